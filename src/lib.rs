@@ -1,0 +1,10 @@
+//! urd.
+pub mod error;
+pub mod limits;
+pub mod store;
+
+/// The generated wire types, one module a package.
+pub mod proto {
+    #![allow(missing_docs, clippy::all)]
+    include!(concat!(env!("OUT_DIR"), "/protos.rs"));
+}

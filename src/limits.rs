@@ -1,0 +1,17 @@
+//! Every bound of the server in one place, each with the sum that justifies it. A bound that a flag can change
+//! is the flag's default here.
+
+/// `--max-request-bytes`: the whole marshalled raft request. etcd's default, 1.5 MiB.
+pub const REQUEST_BYTES_DEFAULT: usize = 1536 * 1024;
+
+/// What the gRPC layer lets in beyond `--max-request-bytes`, for the envelope around a request of full size.
+pub const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;
+
+/// `--max-txn-ops`.
+pub const TXN_OPS_DEFAULT: usize = 128;
+
+/// `--quota-backend-bytes` when it is 0: 2 GiB.
+pub const QUOTA_BYTES_DEFAULT: u64 = 2 * 1024 * 1024 * 1024;
+
+/// Longest lease a client may ask for, in seconds (etcd: lease.MaxLeaseTTL).
+pub const LEASE_TTL_SECONDS_MAX: i64 = 9_000_000_000;
