@@ -1,6 +1,7 @@
 //! urd.
 pub mod error;
 pub mod limits;
+pub mod raft;
 pub mod store;
 
 /// The generated wire types, one module a package.

@@ -1,0 +1,244 @@
+//! The raft log as the `raft` crate sees it: which entries exist, their terms, where their bytes lie. Entries live
+//! in the segments of the log; this keeps a few bytes for each retained index, and the bytes themselves only while
+//! the crate is still likely to ask for them. Never writes: the driver appends to the log, then tells this.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use bytes::Bytes;
+use raft::{
+    GetEntriesContext, RaftState, Storage,
+    eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot},
+};
+
+use crate::store::types::{Place, Values};
+
+/// One retained entry. 56 bytes beside the entry's own bytes, which are dropped once applied.
+struct Slot {
+    term: u64,
+    kind: EntryType,
+    /// Where the entry's data lies in the log.
+    place: Place,
+    /// The data, until `forget` has passed it.
+    data: Option<Bytes>,
+}
+
+/// What is retained of the log: `[first, first + slots.len())`, and the term before `first`.
+pub struct RaftLog {
+    hard_state: HardState,
+    conf_state: ConfState,
+    first: u64,
+    term_before_first: u64,
+    slots: VecDeque<Slot>,
+    /// Indexes below this have no bytes in memory.
+    in_memory_from: u64,
+    values: Arc<dyn Values + Send + Sync>,
+}
+
+impl RaftLog {
+    /// A log that begins after `index`, whose entry had `term`; 0 and 0 for a new cluster. `values` reads entries
+    /// that are no longer in memory.
+    pub fn new(
+        index: u64,
+        term: u64,
+        hard_state: HardState,
+        conf_state: ConfState,
+        values: Arc<dyn Values + Send + Sync>,
+    ) -> Self {
+        RaftLog {
+            hard_state,
+            conf_state,
+            first: index + 1,
+            term_before_first: term,
+            slots: VecDeque::new(),
+            in_memory_from: index + 1,
+            values,
+        }
+    }
+
+    pub fn set_values(&mut self, values: Arc<dyn Values + Send + Sync>) {
+        self.values = values;
+    }
+
+    pub fn set_hard_state(&mut self, hard_state: HardState) {
+        self.hard_state = hard_state;
+    }
+
+    pub fn set_conf_state(&mut self, conf_state: ConfState) {
+        self.conf_state = conf_state;
+    }
+
+    pub fn hard_state(&self) -> &HardState {
+        &self.hard_state
+    }
+
+    fn next(&self) -> u64 {
+        self.first + self.slots.len() as u64
+    }
+
+    /// Adds an entry that has been put into the log's current write. An index that is already there means that a
+    /// new leader overrules the tail: everything from it on is forgotten first.
+    pub fn append(&mut self, index: u64, term: u64, kind: EntryType, data: Bytes, place: Place) {
+        assert!(index >= self.first, "entry {index} lies before the log's first, {}", self.first);
+        assert!(index <= self.next(), "entry {index} leaves a gap after {}", self.next() - 1);
+        self.slots.truncate((index - self.first) as usize);
+        self.in_memory_from = self.in_memory_from.min(index);
+        self.slots.push_back(Slot { term, kind, place, data: Some(data) });
+    }
+
+    /// Where the data of a retained entry lies.
+    pub fn place(&self, index: u64) -> Option<Place> {
+        let at = index.checked_sub(self.first)?;
+        self.slots.get(at as usize).map(|slot| slot.place)
+    }
+
+    /// Drops the bytes of all entries up to `index` from memory; they stay readable from their segments.
+    pub fn forget(&mut self, index: u64) {
+        while self.in_memory_from <= index && self.in_memory_from < self.next() {
+            let at = (self.in_memory_from - self.first) as usize;
+            self.slots[at].data = None;
+            self.in_memory_from += 1;
+        }
+    }
+
+    /// Drops all entries up to `index`: a durable checkpoint covers them and no member needs them.
+    pub fn compact(&mut self, index: u64) {
+        while self.first <= index {
+            let Some(slot) = self.slots.pop_front() else { break };
+            self.term_before_first = slot.term;
+            self.first += 1;
+        }
+        self.in_memory_from = self.in_memory_from.max(self.first);
+    }
+
+    fn entry(&self, index: u64) -> raft::Result<Entry> {
+        let slot = &self.slots[(index - self.first) as usize];
+        let data = match &slot.data {
+            Some(data) => data.clone(),
+            None => self.values.read(slot.place).map_err(raft::Error::Io)?,
+        };
+        Ok(Entry { entry_type: slot.kind, term: slot.term, index, data, ..Entry::default() })
+    }
+}
+
+impl Storage for RaftLog {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(RaftState::new(self.hard_state.clone(), self.conf_state.clone()))
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _context: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        if low < self.first {
+            return Err(raft::Error::Store(raft::StorageError::Compacted));
+        }
+        assert!(high <= self.next(), "entries asked up to {high}, the log ends before {}", self.next());
+        let max_size = max_size.into().unwrap_or(u64::MAX);
+        let mut entries = Vec::with_capacity((high - low) as usize);
+        let mut size = 0;
+        for index in low..high {
+            let entry = self.entry(index)?;
+            // 16 bytes: what the envelope of an entry takes at most beside its data, as the crate counts it.
+            size += entry.data.len() as u64 + 16;
+            if size > max_size && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        if index + 1 == self.first {
+            return Ok(self.term_before_first);
+        }
+        if index < self.first {
+            return Err(raft::Error::Store(raft::StorageError::Compacted));
+        }
+        match self.slots.get((index - self.first) as usize) {
+            Some(slot) => Ok(slot.term),
+            None => Err(raft::Error::Store(raft::StorageError::Unavailable)),
+        }
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.first)
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.next() - 1)
+    }
+
+    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+        // Only a leader with other members asks; a cluster of one has none.
+        Err(raft::Error::Store(raft::StorageError::SnapshotTemporarilyUnavailable))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    struct Disk;
+
+    impl Values for Disk {
+        fn read(&self, place: Place) -> io::Result<Bytes> {
+            Ok(Bytes::from(format!("disk {}", place.offset)))
+        }
+    }
+
+    fn log_of(count: u64) -> RaftLog {
+        let mut log = RaftLog::new(0, 0, HardState::default(), ConfState::default(), Arc::new(Disk));
+        for index in 1..=count {
+            let place = Place { segment: 1, offset: index as u32, len: 1 };
+            log.append(index, 1, EntryType::EntryNormal, Bytes::from(format!("memory {index}")), place);
+        }
+        log
+    }
+
+    fn data(log: &RaftLog, index: u64) -> String {
+        let entries = log.entries(index, index + 1, None, GetEntriesContext::empty(false)).unwrap();
+        String::from_utf8(entries[0].data.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn forgotten_entries_are_read_from_their_place() {
+        let mut log = log_of(5);
+        log.forget(3);
+        assert_eq!(data(&log, 3), "disk 3");
+        assert_eq!(data(&log, 4), "memory 4");
+    }
+
+    #[test]
+    fn an_overruled_tail_is_replaced() {
+        let mut log = log_of(5);
+        log.append(3, 2, EntryType::EntryNormal, Bytes::from_static(b"new"), Place::EMPTY);
+        assert_eq!(log.last_index().unwrap(), 3);
+        assert_eq!(log.term(3).unwrap(), 2);
+        assert_eq!(data(&log, 3), "new");
+    }
+
+    #[test]
+    fn compaction_keeps_the_term_before_the_first() {
+        let mut log = log_of(5);
+        log.compact(4);
+        assert_eq!(log.first_index().unwrap(), 5);
+        assert_eq!(log.term(4).unwrap(), 1);
+        assert!(matches!(log.term(3), Err(raft::Error::Store(raft::StorageError::Compacted))));
+        assert!(log.entries(4, 5, None, GetEntriesContext::empty(false)).is_err());
+    }
+
+    #[test]
+    fn a_size_limit_still_gives_one_entry() {
+        let log = log_of(5);
+        let entries = log.entries(1, 6, 1, GetEntriesContext::empty(false)).unwrap();
+        assert_eq!(entries.len(), 1);
+        let entries = log.entries(1, 6, 60, GetEntriesContext::empty(false)).unwrap();
+        assert_eq!(entries.len(), 2);
+    }
+}

@@ -1,0 +1,3 @@
+//! The raft core: orders proposals, logs them, applies what is committed and publishes the result.
+pub mod log;
+pub mod translate;
