@@ -1,4 +1,5 @@
 //! urd.
+pub mod api;
 pub mod error;
 pub mod limits;
 pub mod raft;

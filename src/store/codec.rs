@@ -1,0 +1,259 @@
+//! How the indexes' trees spell what they hold: numbers as varints, usual cases as flags, so that a key written once
+//! costs about twenty bytes beside its name. In memory only; the checkpoint has a format of its own.
+
+use super::types::{KeyMeta, Place, Revision};
+
+const TOMBSTONE: u8 = 1;
+const SUB: u8 = 2;
+const CREATED_BEFORE: u8 = 4;
+const VERSION: u8 = 8;
+const LEASE: u8 = 16;
+const PLACE: u8 = 32;
+const PREV: u8 = 64;
+const JUMP: u8 = 128;
+
+pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// Reads what this module has written: trusted bytes.
+pub struct Reader<'a>(pub &'a [u8]);
+
+impl<'a> Reader<'a> {
+    #[inline]
+    pub fn byte(&mut self) -> u8 {
+        let (first, rest) = self.0.split_first().expect("an entry of the index is cut short");
+        self.0 = rest;
+        *first
+    }
+
+    #[inline]
+    pub fn varint(&mut self) -> u64 {
+        let (mut value, mut shift) = (0, 0);
+        loop {
+            let byte = self.byte();
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return value;
+            }
+            shift += 7;
+        }
+    }
+
+    #[inline]
+    pub fn take(&mut self, len: usize) -> &'a [u8] {
+        let (head, rest) = self.0.split_at(len);
+        self.0 = rest;
+        head
+    }
+}
+
+fn meta_flags(meta: &KeyMeta) -> u8 {
+    if meta.is_tombstone() {
+        return TOMBSTONE;
+    }
+    let mut flags = 0;
+    if meta.create != meta.revision.main {
+        flags |= CREATED_BEFORE;
+    }
+    if meta.version != 1 {
+        flags |= VERSION;
+    }
+    if meta.lease != 0 {
+        flags |= LEASE;
+    }
+    if meta.place.len != 0 {
+        flags |= PLACE;
+    }
+    flags
+}
+
+fn put_meta_tail(out: &mut Vec<u8>, meta: &KeyMeta, flags: u8) {
+    if flags & CREATED_BEFORE != 0 {
+        put_varint(out, (meta.revision.main - meta.create) as u64);
+    }
+    if flags & VERSION != 0 {
+        put_varint(out, meta.version as u64);
+    }
+    if flags & LEASE != 0 {
+        put_varint(out, meta.lease as u64);
+    }
+    if flags & PLACE != 0 {
+        put_varint(out, u64::from(meta.place.segment));
+        put_varint(out, u64::from(meta.place.offset));
+        put_varint(out, u64::from(meta.place.len));
+    }
+}
+
+fn meta_tail(reader: &mut Reader<'_>, flags: u8, revision: Revision) -> KeyMeta {
+    if flags & TOMBSTONE != 0 {
+        return KeyMeta { revision, ..KeyMeta::default() };
+    }
+    let create = if flags & CREATED_BEFORE != 0 { revision.main - reader.varint() as i64 } else { revision.main };
+    let version = if flags & VERSION != 0 { reader.varint() as i64 } else { 1 };
+    let lease = if flags & LEASE != 0 { reader.varint() as i64 } else { 0 };
+    let place = if flags & PLACE != 0 {
+        Place { segment: reader.varint() as u32, offset: reader.varint() as u32, len: reader.varint() as u32 }
+    } else {
+        Place::EMPTY
+    };
+    KeyMeta { revision, create, version, lease, place }
+}
+
+/// The value of an entry of the key tree: the key's newest state.
+pub fn put_key(out: &mut Vec<u8>, meta: &KeyMeta) {
+    let mut flags = meta_flags(meta);
+    if meta.revision.sub != 0 {
+        flags |= SUB;
+    }
+    out.push(flags);
+    put_varint(out, meta.revision.main as u64);
+    if flags & SUB != 0 {
+        put_varint(out, meta.revision.sub as u64);
+    }
+    put_meta_tail(out, meta, flags);
+}
+
+#[inline]
+pub fn key(value: &[u8]) -> KeyMeta {
+    let mut reader = Reader(value);
+    let flags = reader.byte();
+    let main = reader.varint() as i64;
+    let sub = if flags & SUB != 0 { reader.varint() as i64 } else { 0 };
+    meta_tail(&mut reader, flags, Revision { main, sub })
+}
+
+/// What a subtree's summary needs of a key's newest state: whether it lives, its main revision.
+#[inline]
+pub fn key_summary(value: &[u8]) -> (bool, i64) {
+    let mut reader = Reader(value);
+    let flags = reader.byte();
+    (flags & TOMBSTONE == 0, reader.varint() as i64)
+}
+
+/// Bytes of an event's key in its tree.
+pub const REVISION_BYTES: usize = 12;
+
+/// Main revision and sub-revision, big endian, so that order is order in time. A request has fewer than 2^32 changes.
+pub fn revision_key(revision: Revision) -> [u8; REVISION_BYTES] {
+    let mut key = [0; REVISION_BYTES];
+    key[..8].copy_from_slice(&(revision.main as u64).to_be_bytes());
+    let sub = u32::try_from(revision.sub).expect("a request has fewer than 2^32 changes");
+    key[8..].copy_from_slice(&sub.to_be_bytes());
+    key
+}
+
+pub fn revision_of(key: &[u8]) -> Revision {
+    let main = u64::from_be_bytes(key[..8].try_into().expect("12 bytes")) as i64;
+    let sub = u32::from_be_bytes(key[8..12].try_into().expect("12 bytes"));
+    Revision { main, sub: i64::from(sub) }
+}
+
+/// How an event hangs on the history of its key: the event before it, and a farther one to jump to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub prev: Revision,
+    pub jump: Revision,
+    /// Events before this one when it was made, those compacted since included.
+    pub depth: u64,
+}
+
+/// An event as its tree holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventRef<'a> {
+    pub key: &'a [u8],
+    pub meta: KeyMeta,
+    pub link: Option<Link>,
+}
+
+pub fn put_event(out: &mut Vec<u8>, event: &EventRef<'_>) {
+    let mut flags = meta_flags(&event.meta);
+    if let Some(link) = &event.link {
+        flags |= PREV;
+        if link.jump != link.prev {
+            flags |= JUMP;
+        }
+    }
+    out.push(flags);
+    put_varint(out, event.key.len() as u64);
+    out.extend_from_slice(event.key);
+    put_meta_tail(out, &event.meta, flags);
+    if let Some(link) = &event.link {
+        let main = event.meta.revision.main;
+        put_varint(out, link.depth);
+        put_varint(out, (main - link.prev.main) as u64);
+        put_varint(out, link.prev.sub as u64);
+        if flags & JUMP != 0 {
+            put_varint(out, (main - link.jump.main) as u64);
+            put_varint(out, link.jump.sub as u64);
+        }
+    }
+}
+
+#[inline]
+pub fn event<'a>(revision: Revision, value: &'a [u8]) -> EventRef<'a> {
+    let mut reader = Reader(value);
+    let flags = reader.byte();
+    let len = reader.varint() as usize;
+    let key = reader.take(len);
+    let meta = meta_tail(&mut reader, flags, revision);
+    let link = (flags & PREV != 0).then(|| {
+        let depth = reader.varint();
+        let mut back = || Revision { main: revision.main - reader.varint() as i64, sub: reader.varint() as i64 };
+        let prev = back();
+        let jump = if flags & JUMP != 0 { back() } else { prev };
+        Link { prev, jump, depth }
+    });
+    EventRef { key, meta, link }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn meta() -> impl Strategy<Value = KeyMeta> {
+        let place = (any::<u32>(), any::<u32>(), 0u32..3_000_000)
+            .prop_map(|(segment, offset, len)| if len == 0 { Place::EMPTY } else { Place { segment, offset, len } });
+        (1i64..i64::MAX, 0i64..100_000, 0i64..1000, 0i64..5, any::<i64>(), place).prop_map(
+            |(main, sub, before, version, lease, place)| {
+                let revision = Revision { main, sub };
+                if version == 0 {
+                    return KeyMeta { revision, ..KeyMeta::default() };
+                }
+                KeyMeta { revision, create: main - before.min(main), version, lease, place }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_put_is_read(
+            meta in meta(),
+            name in prop::collection::vec(any::<u8>(), 0..300),
+            link in prop::option::of((0i64..50, 0i64..9, 0i64..50, 0i64..9, any::<u64>())),
+        ) {
+            let mut out = Vec::new();
+            put_key(&mut out, &meta);
+            prop_assert_eq!(key(&out), meta);
+            prop_assert_eq!(key_summary(&out), (!meta.is_tombstone(), meta.revision.main));
+
+            let main = meta.revision.main;
+            let link = link.map(|(prev, prev_sub, jump, jump_sub, depth)| Link {
+                prev: Revision::new(main - prev.min(main), prev_sub),
+                jump: Revision::new(main - jump.min(main), jump_sub),
+                depth,
+            });
+            let wanted = EventRef { key: &name, meta, link };
+            let mut out = Vec::new();
+            put_event(&mut out, &wanted);
+            prop_assert_eq!(event(meta.revision, &out), wanted);
+            prop_assert_eq!(revision_of(&revision_key(meta.revision)), meta.revision);
+        }
+    }
+}

@@ -1,0 +1,469 @@
+//! The revision index: every key's newest state in order of key, every retained event in order of revision, values by
+//! place only. One writer changes it; a clone is an immutable view of the moment. Reads no values and no clock.
+//!
+//! A key's history is a chain through the event tree: each event names the one before it and a jump farther back
+//! (skew-binary jump pointers: E. Myers, "An applicative random-access stack", 1983), so that "the newest at or before
+//! R" takes O(log n) steps for a key with n events. A jump is followed only to a revision above R, so never into what
+//! compaction has removed.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{
+    codec::{self, EventRef, Link},
+    tree::{self, Measure, Plain, Step, Tree},
+    types::{Event, KeyMeta, KeyRange, KeyRef, Place, Revision},
+    usage::Usage,
+};
+use crate::error::{self, Status};
+
+/// What an inner node of the key tree knows of the keys beneath it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeySummary {
+    /// Keys that live now.
+    pub live: u64,
+    /// Newest main revision beneath, tombstones included; compaction may leave it too high, never too low.
+    pub newest: i64,
+}
+
+pub struct KeyMeasure;
+
+impl Measure for KeyMeasure {
+    type Summary = KeySummary;
+
+    fn of(_: &[u8], value: &[u8]) -> KeySummary {
+        let (live, newest) = codec::key_summary(value);
+        KeySummary { live: u64::from(live), newest }
+    }
+
+    fn merge(left: KeySummary, right: KeySummary) -> KeySummary {
+        KeySummary { live: left.live + right.live, newest: left.newest.max(right.newest) }
+    }
+
+    fn replace(whole: KeySummary, old: Option<KeySummary>, new: Option<KeySummary>) -> KeySummary {
+        let new = new.unwrap_or_default();
+        KeySummary { live: whole.live - old.unwrap_or_default().live + new.live, newest: whole.newest.max(new.newest) }
+    }
+}
+
+/// Whether a compaction has anything left to remove.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    Done,
+    More,
+}
+
+/// Where the removal of superseded events stands. Part of the checkpoint: a restart goes on from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sweep {
+    /// Events before this have been looked at.
+    pub next: Revision,
+    /// What lies at or below this and is superseded goes.
+    pub target: i64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Index {
+    keys: Tree<KeyMeasure>,
+    events: Tree<Plain>,
+    current: i64,
+    compacted: i64,
+    sweep: Sweep,
+    usage: Arc<Usage>,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Index {
+    /// An empty store: revision 1, nothing compacted (-1).
+    pub fn new() -> Self {
+        Index {
+            keys: Tree::new(),
+            events: Tree::new(),
+            current: 1,
+            compacted: -1,
+            sweep: Sweep { next: Revision::ZERO, target: -1 },
+            usage: Arc::default(),
+        }
+    }
+
+    /// Put together again from a checkpoint.
+    pub(super) fn restored(
+        keys: Tree<KeyMeasure>,
+        events: Tree<Plain>,
+        current: i64,
+        compacted: i64,
+        sweep: Sweep,
+        usage: Usage,
+    ) -> Self {
+        Index { keys, events, current, compacted, sweep, usage: Arc::new(usage) }
+    }
+
+    pub(super) fn keys_tree(&self) -> &Tree<KeyMeasure> {
+        &self.keys
+    }
+
+    pub(super) fn events_tree(&self) -> &Tree<Plain> {
+        &self.events
+    }
+
+    /// The store's revision.
+    pub fn current(&self) -> i64 {
+        self.current
+    }
+
+    /// The revision compacted to; -1 if never.
+    pub fn compacted(&self) -> i64 {
+        self.compacted
+    }
+
+    pub fn sweep(&self) -> Sweep {
+        self.sweep
+    }
+
+    /// Where retained values lie, by segment.
+    pub fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
+    /// Keys that live now.
+    pub fn live_keys(&self) -> u64 {
+        self.keys.summary().live
+    }
+
+    /// Events retained.
+    pub fn event_count(&self) -> u64 {
+        self.events.len()
+    }
+
+    // ---- changes: the writer only ----
+
+    pub fn set_current(&mut self, main: i64) {
+        debug_assert!(main >= self.current);
+        self.current = main;
+    }
+
+    /// Records a put and gives the key's state before it, if it lived. `create` and `version` follow from that.
+    pub fn put(&mut self, revision: Revision, key: &[u8], lease: i64, place: Place) -> Option<KeyMeta> {
+        let before = self.keys.get(key).map(codec::key);
+        let live = before.filter(|meta| !meta.is_tombstone());
+        let meta = KeyMeta {
+            revision,
+            create: live.map_or(revision.main, |meta| meta.create),
+            version: live.map_or(1, |meta| meta.version + 1),
+            lease,
+            place,
+        };
+        self.record(key, meta, before);
+        live
+    }
+
+    /// Records a delete and gives the state it ended. None, and nothing recorded, if the key does not live.
+    pub fn delete(&mut self, revision: Revision, key: &[u8]) -> Option<KeyMeta> {
+        let before = self.keys.get(key).map(codec::key);
+        let live = before.filter(|meta| !meta.is_tombstone())?;
+        self.record(key, KeyMeta { revision, ..KeyMeta::default() }, before);
+        Some(live)
+    }
+
+    fn record(&mut self, key: &[u8], meta: KeyMeta, before: Option<KeyMeta>) {
+        let link = before.map(|before| self.link_to(before.revision));
+        let mut bytes = Vec::with_capacity(key.len() + 64);
+        codec::put_event(&mut bytes, &EventRef { key, meta, link });
+        self.events.insert(&codec::revision_key(meta.revision), &bytes);
+        bytes.clear();
+        codec::put_key(&mut bytes, &meta);
+        self.keys.insert(key, &bytes);
+        if meta.place.len > 0 {
+            Arc::make_mut(&mut self.usage).add(meta.place, meta.revision.main);
+        }
+    }
+
+    /// How an event after `prev` hangs on the chain. Where a jump leads into what compaction has removed, the event
+    /// that makes it counts as the chain's first.
+    fn link_to(&self, prev: Revision) -> Link {
+        let jump_of = |revision: Revision| -> (Revision, u64) {
+            let event = self.event_ref(revision);
+            let (jump, depth) = match event.and_then(|event| event.link) {
+                Some(link) => (link.jump, link.depth),
+                None => (revision, 0),
+            };
+            if jump != revision && self.event_ref(jump).is_none() { (revision, depth) } else { (jump, depth) }
+        };
+        let (near, depth) = jump_of(prev);
+        let (far, near_depth) = jump_of(near);
+        let (_, far_depth) = jump_of(far);
+        let jump = if depth - near_depth == near_depth - far_depth { far } else { prev };
+        Link { prev, jump, depth: depth + 1 }
+    }
+
+    /// Moves the value of one event. False if the event is gone or its value lies elsewhere by now.
+    pub fn relocate(&mut self, revision: Revision, from: Place, to: Place) -> bool {
+        debug_assert_eq!(from.len, to.len);
+        let Some(event) = self.event_ref(revision).filter(|event| event.meta.place == from) else { return false };
+        let meta = KeyMeta { place: to, ..event.meta };
+        let newest = self.keys.get(event.key).map(codec::key).is_some_and(|newest| newest.revision == revision);
+        let mut bytes = Vec::with_capacity(event.key.len() + 64);
+        codec::put_event(&mut bytes, &EventRef { meta, ..event });
+        if newest {
+            let mut state = Vec::with_capacity(48);
+            codec::put_key(&mut state, &meta);
+            let key = event.key.to_vec();
+            self.keys.insert(&key, &state);
+        }
+        self.events.insert(&codec::revision_key(revision), &bytes);
+        let usage = Arc::make_mut(&mut self.usage);
+        usage.remove(from);
+        usage.add(to, revision.main);
+        true
+    }
+
+    /// Compacts history up to `revision`: from now on reads below it fail; `compaction_step` removes what that makes
+    /// superfluous. (etcd API, KV.Compact.)
+    pub fn begin_compaction(&mut self, revision: i64) -> Result<(), Status> {
+        if revision <= self.compacted {
+            return Err(error::COMPACTED);
+        }
+        if revision > self.current {
+            return Err(error::FUTURE_REV);
+        }
+        if !self.compacting() {
+            // The tombstones that were exactly at the last target are still there.
+            self.sweep.next = Revision::new(self.compacted.max(0), 0);
+        }
+        self.sweep.target = revision;
+        self.compacted = revision;
+        Ok(())
+    }
+
+    /// Whether superseded events wait to be removed.
+    pub fn compacting(&self) -> bool {
+        self.sweep.next.main <= self.sweep.target
+    }
+
+    /// Looks at up to `budget` events and removes what they supersede: of each key, everything before its newest state
+    /// at or below the target, and that too if it is a tombstone below the target (one at the target stays, as
+    /// in etcd since 3.5.16). `freed` is told each place that is no longer pointed at.
+    pub fn compaction_step(&mut self, budget: usize, freed: &mut dyn FnMut(Place)) -> Progress {
+        let target = self.sweep.target;
+        let mut superseded: Vec<Revision> = Vec::new();
+        let mut dead_keys: Vec<(Vec<u8>, Revision)> = Vec::new();
+        let mut next = Revision::new(target + 1, 0);
+        let mut looked_at = 0;
+        for (key, value) in self.events.iter_from(&codec::revision_key(self.sweep.next)) {
+            let revision = codec::revision_of(key);
+            if revision.main > target {
+                break;
+            }
+            if looked_at == budget {
+                next = revision;
+                break;
+            }
+            looked_at += 1;
+            let event = codec::event(revision, value);
+            if let Some(link) = event.link {
+                superseded.push(link.prev);
+            }
+            if event.meta.is_tombstone() && revision.main < target {
+                superseded.push(revision);
+                dead_keys.push((event.key.to_vec(), revision));
+            }
+        }
+        for revision in superseded {
+            let key = codec::revision_key(revision);
+            let Some(value) = self.events.get(&key) else { continue };
+            let place = codec::event(revision, value).meta.place;
+            if place.len > 0 {
+                Arc::make_mut(&mut self.usage).remove(place);
+                freed(place);
+            }
+            self.events.remove(&key);
+        }
+        for (key, revision) in dead_keys {
+            if self.keys.get(&key).map(codec::key).is_some_and(|newest| newest.revision == revision) {
+                self.keys.remove(&key);
+            }
+        }
+        self.sweep.next = next;
+        if self.compacting() { Progress::More } else { Progress::Done }
+    }
+
+    // ---- reads: anybody ----
+
+    /// Whether the store can be read at `at` (0 or less: now). (etcd API, KV.Range: revision.)
+    pub fn check_revision(&self, at: i64) -> Result<(), Status> {
+        if at > self.current {
+            return Err(error::FUTURE_REV);
+        }
+        if at > 0 && at < self.compacted {
+            return Err(error::COMPACTED);
+        }
+        Ok(())
+    }
+
+    fn is_now(&self, at: i64) -> bool {
+        at <= 0 || at >= self.current
+    }
+
+    /// A key's state at `at` (0 or less: now), if it lived then.
+    pub fn get(&self, key: &[u8], at: i64) -> Option<KeyMeta> {
+        let newest = codec::key(self.keys.get(key)?);
+        self.state_at(newest, at)
+    }
+
+    fn state_at(&self, newest: KeyMeta, at: i64) -> Option<KeyMeta> {
+        if self.is_now(at) || newest.revision.main <= at {
+            return (!newest.is_tombstone()).then_some(newest);
+        }
+        let mut event = self.event_ref(newest.revision)?;
+        while event.meta.revision.main > at {
+            let link = event.link?;
+            let back = if link.jump.main > at { link.jump } else { link.prev };
+            // None: what the key was then was a tombstone that compaction has removed.
+            event = self.event_ref(back)?;
+        }
+        (!event.meta.is_tombstone()).then_some(event.meta)
+    }
+
+    /// The keys of a range that live at `at` (0 or less: now), in order of key.
+    pub fn iter<'a>(&'a self, range: KeyRange<'a>, at: i64) -> RangeIter<'a> {
+        let (from, end) = bounds(range);
+        RangeIter { index: self, entries: self.keys.iter_from(from), end, at }
+    }
+
+    /// The same with the keys copied out.
+    pub fn iter_refs<'a>(&'a self, range: KeyRange<'a>, at: i64) -> impl Iterator<Item = KeyRef> + 'a {
+        self.iter(range, at).map(|(key, meta)| KeyRef { key: Bytes::copy_from_slice(key), meta })
+    }
+
+    /// How many keys of a range live at `at` (0 or less: now). O(log n) for the parts of the tree that have not changed
+    /// since.
+    pub fn count(&self, range: KeyRange<'_>, at: i64) -> u64 {
+        if let KeyRange::One(key) = range {
+            return u64::from(self.get(key, at).is_some());
+        }
+        let now = self.is_now(at);
+        let (mut whole, mut single) = (0, 0);
+        let (from, to) = match range {
+            KeyRange::Between(from, to) => (from, Some(to)),
+            KeyRange::From(from) | KeyRange::One(from) => (from, None),
+        };
+        self.keys.descend(
+            from,
+            to,
+            &mut |summary: KeySummary| {
+                if now || summary.newest <= at {
+                    whole += summary.live;
+                    Step::Skip
+                } else {
+                    Step::Enter
+                }
+            },
+            &mut |_, value| {
+                single += u64::from(self.state_at(codec::key(value), at).is_some());
+                true
+            },
+        );
+        whole + single
+    }
+
+    pub(super) fn event_ref(&self, revision: Revision) -> Option<EventRef<'_>> {
+        self.events.get(&codec::revision_key(revision)).map(|value| codec::event(revision, value))
+    }
+
+    /// The event at a revision, if it is retained.
+    pub fn event(&self, revision: Revision) -> Option<Event> {
+        self.event_ref(revision).map(to_event)
+    }
+
+    /// The events from `from` on through main revision `through`, in order, borrowed.
+    pub fn event_refs(&self, from: Revision, through: i64) -> impl Iterator<Item = EventRef<'_>> {
+        self.events
+            .iter_from(&codec::revision_key(from))
+            .map(|(key, value)| codec::event(codec::revision_of(key), value))
+            .take_while(move |event| event.meta.revision.main <= through)
+    }
+
+    /// The same with the keys copied out.
+    pub fn events(&self, from: Revision, through: i64) -> impl Iterator<Item = Event> + '_ {
+        self.event_refs(from, through).map(to_event)
+    }
+
+    /// What `prev_kv` of an event is: its key's state at the main revision before, if it lived then and history still
+    /// reaches there. (etcd API, Watch: prev_kv.)
+    pub fn prev_of(&self, event: &Event) -> Option<KeyMeta> {
+        self.prev_state(event.meta.revision.main, event.prev)
+    }
+
+    /// The same, by the event's main revision and the revision of the event before it.
+    pub fn prev_state(&self, main: i64, prev: Option<Revision>) -> Option<KeyMeta> {
+        if main - 1 < self.compacted {
+            return None;
+        }
+        let mut before = self.event_ref(prev?)?;
+        // A transaction may change a key twice: what was before it counts.
+        while before.meta.revision.main == main {
+            before = self.event_ref(before.link?.prev)?;
+        }
+        (!before.meta.is_tombstone()).then_some(before.meta)
+    }
+}
+
+fn to_event(event: EventRef<'_>) -> Event {
+    Event { key: Bytes::copy_from_slice(event.key), meta: event.meta, prev: event.link.map(|link| link.prev) }
+}
+
+/// Where a range ends.
+enum End<'a> {
+    Never,
+    Before(&'a [u8]),
+    With(&'a [u8]),
+}
+
+fn bounds(range: KeyRange<'_>) -> (&[u8], End<'_>) {
+    match range {
+        KeyRange::One(key) => (key, End::With(key)),
+        KeyRange::From(key) => (key, End::Never),
+        KeyRange::Between(key, end) => (key, End::Before(end)),
+    }
+}
+
+/// Live keys of a range at a revision, in order; made by `Index::iter`.
+pub struct RangeIter<'a> {
+    index: &'a Index,
+    entries: tree::Iter<'a, KeyMeasure>,
+    end: End<'a>,
+    at: i64,
+}
+
+impl<'a> Iterator for RangeIter<'a> {
+    type Item = (&'a [u8], KeyMeta);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let now = self.index.is_now(self.at);
+            // Stretches of deleted keys that compaction has not reached yet.
+            self.entries.skip_subtrees(|summary| summary.live == 0 && (now || summary.newest <= self.at));
+            let (key, value) = self.entries.next()?;
+            let inside = match self.end {
+                End::Never => true,
+                End::Before(end) => key < end,
+                End::With(last) => key <= last,
+            };
+            if !inside {
+                return None;
+            }
+            if let Some(meta) = self.index.state_at(codec::key(value), self.at) {
+                return Some((key, meta));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
