@@ -1,9 +1,14 @@
 //! urd.
 pub mod api;
+pub mod config;
 pub mod error;
+pub mod grpc;
 pub mod limits;
 pub mod raft;
+pub mod runtime;
+pub mod shard;
 pub mod store;
+pub mod wal;
 
 /// The generated wire types, one module a package.
 pub mod proto {

@@ -15,3 +15,9 @@ pub const QUOTA_BYTES_DEFAULT: u64 = 2 * 1024 * 1024 * 1024;
 
 /// Longest lease a client may ask for, in seconds (etcd: lease.MaxLeaseTTL).
 pub const LEASE_TTL_SECONDS_MAX: i64 = 9_000_000_000;
+
+/// What a key-value is counted for beside its bytes, against the quota (etcd: storage/quota.go).
+pub const KV_OVERHEAD_BYTES: u64 = 256;
+
+/// What a lease is counted for against the quota (etcd: storage/quota.go).
+pub const LEASE_COST_BYTES: u64 = 64;

@@ -1,5 +1,11 @@
+pub mod apply;
 pub mod codec;
 pub mod index;
+pub mod lease;
+pub mod membership;
+pub mod range;
+pub mod state;
 pub mod tree;
+pub mod txn;
 pub mod types;
 pub mod usage;

@@ -1,0 +1,246 @@
+//! What is wrong with a request before it is proposed, in the order in which etcd finds it, and what it costs.
+//! (etcdserver/api/v3rpc/key.go, storage/quota.go.) Looks at the request alone, never at the store.
+
+use bytes::Bytes;
+use hashbrown::HashSet;
+
+use crate::{
+    error::{self, Status},
+    limits,
+    proto::etcdserverpb::{
+        DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+        range_request::{SortOrder, SortTarget},
+        request_op::Request,
+    },
+    store::{range, types::KeyRange},
+};
+
+pub fn check_range(request: &RangeRequest) -> Result<(), Status> {
+    if request.key.is_empty() {
+        return Err(error::EMPTY_KEY);
+    }
+    if SortOrder::try_from(request.sort_order).is_err() || SortTarget::try_from(request.sort_target).is_err() {
+        return Err(error::INVALID_SORT_OPTION);
+    }
+    Ok(())
+}
+
+pub fn check_range_stream(request: &RangeRequest) -> Result<(), Status> {
+    check_range(request)?;
+    if !range::is_default_order(request) {
+        return Err(error::RANGE_STREAM_NO_SORT);
+    }
+    if range::has_filters(request) {
+        return Err(error::RANGE_STREAM_NO_FILTER);
+    }
+    Ok(())
+}
+
+pub fn check_put(request: &PutRequest) -> Result<(), Status> {
+    if request.key.is_empty() {
+        return Err(error::EMPTY_KEY);
+    }
+    if request.ignore_value && !request.value.is_empty() {
+        return Err(error::VALUE_PROVIDED);
+    }
+    if request.ignore_lease && request.lease != 0 {
+        return Err(error::LEASE_PROVIDED);
+    }
+    Ok(())
+}
+
+pub fn check_delete_range(request: &DeleteRangeRequest) -> Result<(), Status> {
+    if request.key.is_empty() {
+        return Err(error::EMPTY_KEY);
+    }
+    Ok(())
+}
+
+/// `ops_max`: `--max-txn-ops`.
+pub fn check_txn(request: &TxnRequest, ops_max: usize) -> Result<(), Status> {
+    check_ops(request, ops_max as i64)?;
+    // Overlaps are looked for after the counts, which bound the work.
+    intervals(&request.success)?;
+    intervals(&request.failure)?;
+    Ok(())
+}
+
+fn check_ops(request: &TxnRequest, ops_max: i64) -> Result<(), Status> {
+    let ops = request.compare.len().max(request.success.len()).max(request.failure.len()) as i64;
+    if ops > ops_max {
+        return Err(error::TOO_MANY_OPS);
+    }
+    if request.compare.iter().any(|compare| compare.key.is_empty()) {
+        return Err(error::EMPTY_KEY);
+    }
+    for op in request.success.iter().chain(&request.failure) {
+        match &op.request {
+            Some(Request::RequestRange(range)) => check_range(range)?,
+            Some(Request::RequestPut(put)) => check_put(put)?,
+            Some(Request::RequestDeleteRange(delete)) => check_delete_range(delete)?,
+            // What this level takes is gone for those inside it, so nesting is bounded too.
+            Some(Request::RequestTxn(nested)) => check_ops(nested, ops_max - ops)?,
+            None => return Err(error::KEY_NOT_FOUND),
+        }
+    }
+    Ok(())
+}
+
+/// The intervals that a branch deletes. As in etcd's interval tree, one whose end lies before its key covers nothing,
+/// and an end of one zero byte means everything from the key on.
+#[derive(Default)]
+struct Deletes(Vec<(Bytes, Bytes)>);
+
+impl Deletes {
+    fn covers(&self, key: &[u8]) -> bool {
+        self.0.iter().any(|(from, end)| KeyRange::new(from, end).contains(key))
+    }
+}
+
+/// Finds puts of one key twice, and puts of what is deleted beside them, in one branch and what is nested in it.
+fn intervals(ops: &[RequestOp]) -> Result<(HashSet<Bytes>, Deletes), Status> {
+    let mut deletes = Deletes::default();
+    for op in ops {
+        if let Some(Request::RequestDeleteRange(delete)) = &op.request {
+            deletes.0.push((delete.key.clone(), delete.range_end.clone()));
+        }
+    }
+    let mut puts: HashSet<Bytes> = HashSet::new();
+    for op in ops {
+        let Some(Request::RequestTxn(nested)) = &op.request else { continue };
+        let (then_puts, then_deletes) = intervals(&nested.success)?;
+        let (else_puts, else_deletes) = intervals(&nested.failure)?;
+        for key in &then_puts {
+            if puts.contains(key) || deletes.covers(key) {
+                return Err(error::DUPLICATE_KEY);
+            }
+            puts.insert(key.clone());
+        }
+        for key in else_puts {
+            // Only one of then and else happens: they may put the same key.
+            if (puts.contains(&key) && !then_puts.contains(&key)) || deletes.covers(&key) {
+                return Err(error::DUPLICATE_KEY);
+            }
+            puts.insert(key);
+        }
+        deletes.0.extend(then_deletes.0);
+        deletes.0.extend(else_deletes.0);
+    }
+    for op in ops {
+        let Some(Request::RequestPut(put)) = &op.request else { continue };
+        if deletes.covers(&put.key) || !puts.insert(put.key.clone()) {
+            return Err(error::DUPLICATE_KEY);
+        }
+    }
+    Ok((puts, deletes))
+}
+
+/// Bytes that a put is counted for against the quota.
+pub fn put_cost(request: &PutRequest) -> u64 {
+    limits::KV_OVERHEAD_BYTES + request.key.len() as u64 + request.value.len() as u64
+}
+
+/// The same for a transaction: the dearer of its branches.
+pub fn txn_cost(request: &TxnRequest) -> u64 {
+    let cost = |ops: &[RequestOp]| -> u64 {
+        ops.iter()
+            .map(|op| match &op.request {
+                Some(Request::RequestPut(put)) => put_cost(put),
+                Some(Request::RequestTxn(nested)) => txn_cost(nested),
+                _ => 0,
+            })
+            .sum()
+    };
+    cost(&request.success).max(cost(&request.failure))
+}
+
+/// Whether a transaction only reads, on one level: then it needs no entry of the log.
+pub fn is_read_only(request: &TxnRequest) -> bool {
+    request.success.iter().chain(&request.failure).all(|op| matches!(op.request, Some(Request::RequestRange(_))))
+}
+
+/// Whether a read-only transaction may be answered from this member's state as it is.
+pub fn is_serializable(request: &TxnRequest) -> bool {
+    request
+        .success
+        .iter()
+        .chain(&request.failure)
+        .all(|op| matches!(&op.request, Some(Request::RequestRange(range)) if range.serializable))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(key: &str) -> RequestOp {
+        op(Request::RequestPut(PutRequest { key: key.to_owned().into(), ..Default::default() }))
+    }
+
+    fn delete(key: &str, end: &str) -> RequestOp {
+        op(Request::RequestDeleteRange(DeleteRangeRequest {
+            key: key.to_owned().into(),
+            range_end: end.to_owned().into(),
+            prev_kv: false,
+        }))
+    }
+
+    fn txn(success: Vec<RequestOp>, failure: Vec<RequestOp>) -> TxnRequest {
+        TxnRequest { compare: vec![], success, failure }
+    }
+
+    fn nested(success: Vec<RequestOp>, failure: Vec<RequestOp>) -> RequestOp {
+        op(Request::RequestTxn(txn(success, failure)))
+    }
+
+    fn op(request: Request) -> RequestOp {
+        RequestOp { request: Some(request) }
+    }
+
+    #[test]
+    fn duplicates_are_found_where_etcd_finds_them() {
+        let duplicate = Err(error::DUPLICATE_KEY);
+        let cases: Vec<(&str, Vec<RequestOp>, Result<(), Status>)> = vec![
+            ("one key put twice", vec![put("a"), put("a")], duplicate.clone()),
+            ("two keys", vec![put("a"), put("b")], Ok(())),
+            ("a put in a delete", vec![put("b"), delete("a", "c")], duplicate.clone()),
+            ("a put at a delete's end", vec![put("c"), delete("a", "c")], Ok(())),
+            ("a put after everything", vec![delete("a", "\0"), put("z")], duplicate.clone()),
+            ("deletes may overlap", vec![delete("a", "c"), delete("b", "d")], Ok(())),
+            ("an empty interval", vec![delete("c", "a"), put("b")], Ok(())),
+            ("nested and outer", vec![put("a"), nested(vec![put("a")], vec![])], duplicate.clone()),
+            ("then and else", vec![nested(vec![put("a")], vec![put("a")])], Ok(())),
+            ("two nested", vec![nested(vec![put("a")], vec![]), nested(vec![], vec![put("a")])], duplicate.clone()),
+            (
+                "a put in a nested delete, before it",
+                vec![nested(vec![put("b")], vec![]), nested(vec![delete("a", "c")], vec![])],
+                Ok(()),
+            ),
+            (
+                "a put in a nested delete, after it",
+                vec![nested(vec![delete("a", "c")], vec![]), nested(vec![put("b")], vec![])],
+                duplicate.clone(),
+            ),
+        ];
+        for (what, ops, wanted) in cases {
+            assert_eq!(check_txn(&txn(ops.clone(), vec![]), 128), wanted, "{what}");
+            assert_eq!(check_txn(&txn(vec![], ops), 128), wanted, "{what}, in failure");
+        }
+        assert_eq!(check_txn(&txn(vec![put("a")], vec![put("a")]), 128), Ok(()));
+    }
+
+    #[test]
+    fn nesting_spends_the_budget_of_operations() {
+        let full = |n| (0..n).map(|i| put(&format!("k{i}"))).collect::<Vec<_>>();
+        assert_eq!(check_txn(&txn(full(128), vec![]), 128), Ok(()));
+        assert_eq!(check_txn(&txn(full(129), vec![]), 128), Err(error::TOO_MANY_OPS));
+        assert_eq!(check_txn(&txn(vec![nested(full(127), vec![])], vec![]), 128), Ok(()));
+        assert_eq!(check_txn(&txn(vec![nested(full(128), vec![])], vec![]), 128), Err(error::TOO_MANY_OPS));
+    }
+
+    #[test]
+    fn an_empty_operation_is_refused() {
+        let empty = RequestOp { request: None };
+        assert_eq!(check_txn(&txn(vec![empty], vec![]), 128), Err(error::KEY_NOT_FOUND));
+        assert_eq!(check_txn(&txn(vec![put("")], vec![]), 128), Err(error::EMPTY_KEY));
+    }
+}

@@ -1,0 +1,69 @@
+//! gRPC on h2, by hand: message framing, metadata, deadlines, status trailers, streaming, limits, drain. Knows no
+//! service: what is called is told by a `Handler`.
+//! (gRPC over HTTP/2: the protocol document of the gRPC project.)
+
+pub mod frame;
+
+use std::{
+    future::Future,
+    pin::Pin,
+    rc::Rc,
+    time::Instant,
+};
+
+use bytes::Bytes;
+
+pub use self::frame::Frame;
+use crate::error::Status;
+
+/// How messages flow in a method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// One message in, one out: served by `Handler::unary`.
+    Unary,
+    /// Anything else: served by `Handler::stream`.
+    Stream,
+}
+
+/// A method that the handler knows, by a number of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub method: u16,
+    pub shape: Shape,
+}
+
+/// What came with a call beside its messages.
+#[derive(Debug)]
+pub struct Call {
+    pub metadata: http::HeaderMap,
+    /// From `grpc-timeout`. The layer itself ends a call that passes it; a handler need not look.
+    pub deadline: Option<Instant>,
+}
+
+pub type LocalBoxFuture<T> = Pin<Box<dyn Future<Output = T>>>;
+
+/// The answer to a unary call, at once where nothing has to be waited for: that spares a task.
+pub enum Unary {
+    Ready(Result<Frame, Status>),
+    Later(LocalBoxFuture<Result<Frame, Status>>),
+}
+
+/// What serves the calls of one shard.
+pub trait Handler: 'static {
+    /// The method named by `/package.Service/Method`; None: the call ends with Unimplemented, in grpc-go's words.
+    fn route(&self, path: &str) -> Option<Route>;
+
+    /// `message` is one whole request message, decompressed, without its prefix.
+    fn unary(self: Rc<Self>, method: u16, call: Call, message: Bytes) -> Unary;
+
+    /// Serves a streaming call to its end; what it returns goes into the trailers.
+    fn stream(
+        self: Rc<Self>,
+        method: u16,
+        call: Call,
+        requests: stream::Requests,
+        replies: stream::Replies,
+    ) -> LocalBoxFuture<Result<(), Status>>;
+}
+
+pub mod stream;
