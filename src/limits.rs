@@ -21,3 +21,50 @@ pub const KV_OVERHEAD_BYTES: u64 = 256;
 
 /// What a lease is counted for against the quota (etcd: storage/quota.go).
 pub const LEASE_COST_BYTES: u64 = 64;
+
+/// Most bytes of entries in one message to another member (etcd: rafthttp, maxSizePerMsg).
+pub const RAFT_MESSAGE_BYTES: u64 = 1024 * 1024;
+
+/// Messages with entries on their way to one member at a time (etcd: bootstrap.go, maxInflightMsgs).
+pub const RAFT_INFLIGHT_MESSAGES: usize = 512;
+
+/// Committed bytes that are applied before anything else gets a turn: 4 MiB are about 10,000 small requests, some
+/// 20 ms.
+pub const RAFT_APPLY_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Committed but unapplied entries above which proposals are refused with TooManyRequests (etcd:
+/// v3_server.go, maxGapBetweenApplyAndCommitIndex).
+pub const APPLY_BACKLOG_ENTRIES: u64 = 5000;
+
+/// Bytes of proposals that wait to be logged, over all shards: forty requests of full size, a second's work of a disk
+/// that writes 64 MiB/s. Beyond it: TooManyRequests.
+pub const PROPOSAL_BYTES_QUEUED: usize = 64 * 1024 * 1024;
+
+/// Bytes of proposals that go into one write of the log. Large enough to spread the cost of a sync over thousands of
+/// small requests, small enough that a write takes a few milliseconds.
+pub const WRITE_BATCH_BYTES: usize = 2 * 1024 * 1024;
+
+/// The version that is told wherever etcd tells its own: the one whose behaviour this is.
+pub const ETCD_VERSION: &str = "3.7.3";
+
+/// The cluster version that goes with it.
+pub const CLUSTER_VERSION: &str = "3.7.0";
+
+/// Heartbeat ticks between two looks for space to give back: half a second at etcd's default of 100 ms.
+pub const SPACE_LOOK_TICKS: u64 = 5;
+
+/// Segments kept for further use beside the one prepared ahead: two spare a busy log the writing of zeros.
+pub const SPARE_SEGMENTS: usize = 2;
+
+/// Log written between two checkpoints, or as much as the checkpoint itself takes, whichever is more: a restart then
+/// reads at most about twice the checkpoint, and writing checkpoints costs at most as much as the log.
+pub const CHECKPOINT_LOG_BYTES: u64 = 32 * 1024 * 1024;
+
+/// Events that one slice of a compaction looks at: about 1 ms of a core (etcd: --compaction-batch-limit).
+pub const COMPACTION_SLICE_EVENTS: usize = 1000;
+
+/// Pause between two slices while nobody waits (etcd: --compaction-sleep-interval).
+pub const COMPACTION_PAUSE_MS: u64 = 10;
+
+/// Bytes of live values that one step of repacking moves: a write of a few hundred microseconds.
+pub const REPACK_SLICE_BYTES: usize = 512 * 1024;

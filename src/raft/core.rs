@@ -1,15 +1,19 @@
 //! The raft core as a state machine: proposals, reads, ticks and finished writes go in; a write to make durable, a
 //! view to publish and answers come out. Orders, logs and applies; does no I/O and knows no clock.
 //!
-//! One write of the log is in flight at a time. What arrives meanwhile gathers in the next one, so a batch is as large
+//! One write of the log is in flight at a time. What arrives meanwhile gathers for the next one, so a batch is as large
 //! as the disk is slow, and the crate learns of durability by ready number (`advance_append_async`).
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    sync::Arc,
+};
 
 use bytes::Bytes;
-use hashbrown::HashMap;
+use hashbrown::DefaultHashBuilder;
 use raft::{
-    Config, RawNode, StateRole,
+    Config, RawNode, StateRole, Storage,
     eraftpb::{ConfState, Entry, EntryType, HardState, Message, MessageType},
 };
 
@@ -19,6 +23,7 @@ use super::{
 };
 use crate::{
     error::{self, Status},
+    limits,
     shard::{
         mail::{Control, FromCore, Outcome, ToCore},
         pending::Token,
@@ -26,9 +31,14 @@ use crate::{
     },
     store::{
         apply::{AppliedBatch, ApplyEntry},
+        index::Progress,
         state::State,
+        types::Place,
     },
-    wal::writer::{PendingWrite, Writer},
+    wal::{
+        Move, MovedValue,
+        writer::{LogPosition, PendingWrite, Writer},
+    },
 };
 
 /// What the core is made from.
@@ -37,13 +47,14 @@ pub struct Parts {
     pub log: RaftLog,
     pub state: State,
     pub writer: Writer,
+    /// Relocations that recovery has read, each to be done once the applied index has reached its number.
+    pub moves: Vec<(u64, Vec<Move>)>,
     pub shards: usize,
     /// In ticks of a heartbeat interval.
     pub election_ticks: usize,
     pub pre_vote: bool,
-    /// Largest number of committed but unapplied entries; beyond it proposals are refused (limits.rs).
-    pub backlog_max: u64,
-    pub quota_bytes: u64,
+    /// None: no quota.
+    pub quota_bytes: Option<u64>,
     pub logger: slog::Logger,
 }
 
@@ -66,6 +77,7 @@ struct ReadRound {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     pub term: u64,
+    /// 0: none known.
     pub leader: u64,
     pub commit: u64,
     pub applied: u64,
@@ -76,91 +88,30 @@ pub struct Standing {
 pub struct Effects {
     /// Messages to other members that need not wait for the disk.
     pub messages: Vec<Message>,
-    /// The next write of the log, to be made durable; the driver reports `written` with its ready number.
+    /// The next write of the log, to be made durable; the driver then calls `written`.
     pub write: Option<PendingWrite>,
     /// To be published before any answer goes out.
     pub view: Option<Arc<View>>,
     /// One for each shard that has something to hear.
     pub mail: Vec<(usize, FromCore)>,
+    /// The state to write a checkpoint of, if `want_capture` asked for it.
+    pub capture: Option<Box<Capture>>,
+    /// Entries applied in this turn, for the metrics.
+    pub applied: u64,
 }
 
-pub struct Core {
-    node: RawNode<RaftLog>,
-    state: State,
-    writer: Writer,
-    shards: usize,
-    backlog_max: u64,
-    quota_bytes: u64,
-
-    callers: HashMap<u64, Caller>,
-    /// Reads that arrived since the last round was started.
-    reads_new: Vec<Caller>,
-    rounds: VecDeque<ReadRound>,
-    next_context: u64,
-    /// The crate drops a ReadIndex before the first commit of the leader's term; reads are held back until then.
-    committed_in_term: bool,
-
-    /// Ready number covered by the write in flight and by the one that gathers.
-    in_flight: Option<u64>,
-    gathering: Option<u64>,
-    commit_unlogged: bool,
-    waiting_messages: Vec<(u64, Message)>,
-    unsynced_vote: bool,
-
-    queue: Vec<Queued>,
-    queued_bytes: usize,
-    compaction_waits: Vec<(Caller, i64)>,
-    defragment_waits: Vec<Caller>,
-
-    last_view: Option<Arc<View>>,
-    outcomes: Vec<Vec<(Token, Outcome)>>,
-    batch: AppliedBatch,
-    dirty: bool,
-    /// dbSize as of the last turn, told by the driver.
-    db_size: u64,
+/// A state whose every place is durable, and where the log goes on after it.
+pub struct Capture {
+    pub state: State,
+    pub hard_state: (u64, u64, u64),
+    pub position: LogPosition,
 }
 
-impl Core {
-    pub fn new(parts: Parts) -> raft::Result<Self> {
-        let config = Config {
-            election_tick: parts.election_ticks,
-            heartbeat_tick: 1,
-            applied: parts.state.applied().0,
-            max_size_per_msg: crate::limits::RAFT_MESSAGE_BYTES,
-            max_inflight_msgs: crate::limits::RAFT_INFLIGHT_MESSAGES,
-            check_quorum: true,
-            pre_vote: parts.pre_vote,
-            max_committed_size_per_ready: crate::limits::RAFT_APPLY_BYTES,
-            ..Config::new(parts.id)
-        };
-        Ok(Core {
-            node: RawNode::new(&config, parts.log, &parts.logger)?,
-            state: parts.state,
-            writer: parts.writer,
-            shards: parts.shards,
-            backlog_max: parts.backlog_max,
-            quota_bytes: parts.quota_bytes,
-            callers: HashMap::new(),
-            reads_new: Vec::new(),
-            rounds: VecDeque::new(),
-            next_context: 1,
-            committed_in_term: false,
-            in_flight: None,
-            gathering: None,
-            commit_unlogged: false,
-            waiting_messages: Vec::new(),
-            unsynced_vote: false,
-            queue: Vec::new(),
-            queued_bytes: 0,
-            compaction_waits: Vec::new(),
-            defragment_waits: Vec::new(),
-            last_view: None,
-            outcomes: (0..parts.shards).map(|_| Vec::new()).collect(),
-            batch: AppliedBatch::default(),
-            dirty: false,
-            db_size: 0,
-        })
-    }
+/// A write on its way to the disk.
+struct InFlight {
+    /// The last ready that it makes durable; none where it only moves values.
+    number: Option<u64>,
+    moves: Vec<Move>,
 }
 
 /// A proposal that has not been handed to the crate yet.
@@ -170,13 +121,97 @@ struct Queued {
     data: Bytes,
 }
 
+pub struct Core {
+    node: RawNode<RaftLog>,
+    state: State,
+    writer: Writer,
+    shards: usize,
+    quota_bytes: Option<u64>,
+
+    callers: HashMap<u64, Caller, DefaultHashBuilder>,
+    /// Reads that arrived since the last round was started.
+    reads_new: Vec<Caller>,
+    rounds: VecDeque<ReadRound>,
+    next_context: u64,
+    /// The crate drops a ReadIndex before the first commit of the leader's term; reads are held back until then.
+    committed_in_term: bool,
+
+    in_flight: Option<InFlight>,
+    /// The last ready whose entries wait for the next write.
+    gathering: Option<u64>,
+    moves_gathering: Vec<Move>,
+    moves_recovered: VecDeque<(u64, Vec<Move>)>,
+    commit_unlogged: bool,
+    waiting_messages: Vec<(u64, Message)>,
+    unsynced_vote: bool,
+
+    queue: VecDeque<Queued>,
+    queued_bytes: usize,
+    compaction_waits: Vec<(Caller, i64)>,
+    defragment_waits: Vec<Caller>,
+    capture_wanted: bool,
+
+    last_view: Option<Arc<View>>,
+    outcomes: Vec<Vec<(Token, Outcome)>>,
+    batch: AppliedBatch,
+    /// The state has changed since the last view.
+    dirty: bool,
+    /// dbSize, told by the driver.
+    db_size: u64,
+    applied_count: u64,
+}
+
 impl Core {
+    pub fn new(parts: Parts) -> raft::Result<Self> {
+        let config = Config {
+            election_tick: parts.election_ticks,
+            heartbeat_tick: 1,
+            applied: parts.state.applied().0,
+            max_size_per_msg: limits::RAFT_MESSAGE_BYTES,
+            max_inflight_msgs: limits::RAFT_INFLIGHT_MESSAGES,
+            check_quorum: true,
+            pre_vote: parts.pre_vote,
+            max_committed_size_per_ready: limits::RAFT_APPLY_BYTES,
+            ..Config::new(parts.id)
+        };
+        Ok(Core {
+            node: RawNode::new(&config, parts.log, &parts.logger)?,
+            state: parts.state,
+            writer: parts.writer,
+            shards: parts.shards,
+            quota_bytes: parts.quota_bytes,
+            callers: HashMap::default(),
+            reads_new: Vec::new(),
+            rounds: VecDeque::new(),
+            next_context: 1,
+            committed_in_term: false,
+            in_flight: None,
+            gathering: None,
+            moves_gathering: Vec::new(),
+            moves_recovered: parts.moves.into(),
+            commit_unlogged: false,
+            waiting_messages: Vec::new(),
+            unsynced_vote: false,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            compaction_waits: Vec::new(),
+            defragment_waits: Vec::new(),
+            capture_wanted: false,
+            last_view: None,
+            outcomes: (0..parts.shards).map(|_| Vec::new()).collect(),
+            batch: AppliedBatch::default(),
+            dirty: true,
+            db_size: 0,
+            applied_count: 0,
+        })
+    }
+
     pub fn state(&self) -> &State {
         &self.state
     }
 
-    pub fn writer(&mut self) -> &mut Writer {
-        &mut self.writer
+    pub fn writer(&self) -> &Writer {
+        &self.writer
     }
 
     pub fn standing(&self) -> Standing {
@@ -192,18 +227,18 @@ impl Core {
         self.node.raft.state == StateRole::Leader
     }
 
-    /// Retained entries start here; what lies before is covered by a checkpoint.
-    pub fn first_index(&self) -> u64 {
-        raft::Storage::first_index(self.node.store()).expect("the log's first index is always known")
+    /// Proposals that wait to be applied.
+    pub fn pending(&self) -> usize {
+        self.callers.len() + self.queue.len()
+    }
+
+    /// Whether this leader may serve: an entry of its own term has been applied.
+    pub fn serves(&self) -> bool {
+        self.committed_in_term
     }
 
     pub fn set_db_size(&mut self, bytes: u64) {
         self.db_size = bytes;
-    }
-
-    /// Drops raft entries up to `index`, which a durable checkpoint covers.
-    pub fn compact_log(&mut self, index: u64) {
-        self.node.mut_store().compact(index);
     }
 
     /// One heartbeat interval has passed.
@@ -216,18 +251,24 @@ impl Core {
         self.node.campaign()
     }
 
+    /// Whether a turn would do more than take note: while a write is in flight, proposals only gather.
+    pub fn has_work(&self) -> bool {
+        let reads = !self.reads_new.is_empty() && self.committed_in_term;
+        let proposals = !self.queue.is_empty() && self.may_propose();
+        reads || proposals || self.may_write() || self.outcomes.iter().any(|outcomes| !outcomes.is_empty())
+    }
+
     /// Takes a shard's batch. Nothing happens before `turn`.
     pub fn receive(&mut self, shard: usize, mail: ToCore) {
         let caller = |token| Caller { shard: shard as u16, token };
+        let raft_log = &self.node.raft.raft_log;
+        let backlog = raft_log.committed - raft_log.applied > limits::APPLY_BACKLOG_ENTRIES;
         for proposal in mail.proposals {
-            if self.queued_bytes + proposal.data.len() > crate::limits::PROPOSAL_BYTES_QUEUED
-                || self.node.raft.raft_log.committed - self.node.raft.raft_log.applied > self.backlog_max
-            {
+            if backlog || self.queued_bytes + proposal.data.len() > limits::PROPOSAL_BYTES_QUEUED {
                 self.fail(caller(proposal.token), error::TOO_MANY_REQUESTS);
                 continue;
             }
-            self.queued_bytes += proposal.data.len();
-            self.queue.push(Queued { caller: Some(caller(proposal.token)), id: proposal.id, data: proposal.data });
+            self.enqueue(Some(caller(proposal.token)), proposal.id, proposal.data);
         }
         self.reads_new.extend(mail.reads.into_iter().map(caller));
         for control in mail.controls {
@@ -240,70 +281,113 @@ impl Core {
 
     /// Proposes a request of the member's own, with nobody waiting: its attributes, the cluster's version.
     pub fn propose_own(&mut self, data: Bytes) {
+        self.enqueue(None, 0, data);
+    }
+
+    fn enqueue(&mut self, caller: Option<Caller>, id: u64, data: Bytes) {
         self.queued_bytes += data.len();
-        self.queue.push(Queued { caller: None, id: 0, data });
+        self.queue.push_back(Queued { caller, id, data });
     }
 
     /// The write in flight is durable.
     pub fn written(&mut self) {
-        let number = self.in_flight.take().expect("a write finished that was never started");
+        let done = self.in_flight.take().expect("a write finished that was never started");
         self.unsynced_vote = false;
-        self.node.on_persist_ready(number);
+        for one in done.moves {
+            self.dirty |= self.state.index.relocate(one.revision, one.from, one.to);
+        }
+        if let Some(number) = done.number {
+            self.node.on_persist_ready(number);
+        }
     }
 
     /// Does all that can be done now.
-    pub fn turn(&mut self) -> Effects {
+    ///
+    /// # Errors
+    /// Where a value that decides what an entry does cannot be read: then the member must stop.
+    pub fn turn(&mut self) -> io::Result<Effects> {
         let mut effects = Effects::default();
+        // What is durable is applied first, so that a capture finds the log and the state level.
+        self.handle_readies(&mut effects)?;
+        if self.capture_wanted && self.is_level() {
+            self.capture_wanted = false;
+            let hard_state = self.node.store().hard_state();
+            effects.capture = Some(Box::new(Capture {
+                state: self.state.clone(),
+                hard_state: (hard_state.term, hard_state.vote, hard_state.commit),
+                position: self.writer.position(),
+            }));
+        }
         self.propose_queued();
         self.start_read_round();
-        while self.node.has_ready() {
-            self.handle_ready(&mut effects);
-        }
-        if self.in_flight.is_none() && self.gathering.is_some() {
+        self.handle_readies(&mut effects)?;
+        if self.may_write() {
             if std::mem::take(&mut self.commit_unlogged) {
                 let hard_state = self.node.store().hard_state().clone();
                 self.writer.append_hard_state(hard_state.term, hard_state.vote, hard_state.commit);
             }
-            self.in_flight = self.gathering.take();
+            let moves = std::mem::take(&mut self.moves_gathering);
+            self.in_flight = Some(InFlight { number: self.gathering.take(), moves });
             effects.write = self.writer.take_write();
-            assert!(effects.write.is_some(), "a ready asked for durability and left nothing to write");
+            assert!(effects.write.is_some(), "durability was asked for and nothing left to write");
         }
         self.finish_reads();
-        self.finish_controls();
+        self.finish_compactions();
         self.post(&mut effects);
-        effects
+        effects.applied = std::mem::take(&mut self.applied_count);
+        Ok(effects)
+    }
+
+    fn may_write(&self) -> bool {
+        self.in_flight.is_none() && (self.gathering.is_some() || !self.moves_gathering.is_empty())
+    }
+
+    /// Alone, a leader gains nothing by handing entries to the crate before they can be written; with followers their
+    /// disks run beside its own.
+    fn may_propose(&self) -> bool {
+        self.is_leader() && (self.in_flight.is_none() || !self.node.raft.prs().is_singleton())
+    }
+
+    /// Whether everything in the log is durable and applied.
+    fn is_level(&self) -> bool {
+        let last = self.node.store().last_index().expect("the log's last index is always known");
+        self.in_flight.is_none()
+            && self.gathering.is_none()
+            && self.moves_gathering.is_empty()
+            && self.moves_recovered.is_empty()
+            && last == self.state.applied().0
     }
 
     fn propose_queued(&mut self) {
-        if self.queue.is_empty() || !self.is_leader() {
+        if self.queue.is_empty() || !self.may_propose() {
             return;
         }
         let mut message = Message { from: self.node.raft.id, ..Message::default() };
         message.set_msg_type(MessageType::MsgPropose);
-        let mut entries = Vec::with_capacity(self.queue.len());
-        for queued in &mut self.queue {
+        let (mut entries, mut ids, mut bytes) = (Vec::with_capacity(self.queue.len()), Vec::new(), 0);
+        while bytes < limits::WRITE_BATCH_BYTES {
+            let Some(queued) = self.queue.pop_front() else { break };
+            bytes += queued.data.len();
             if let Some(caller) = queued.caller {
                 self.callers.insert(queued.id, caller);
+                ids.push(queued.id);
             }
-            entries.push(Entry { data: std::mem::take(&mut queued.data), ..Entry::default() });
+            entries.push(Entry { data: queued.data, ..Entry::default() });
         }
+        self.queued_bytes -= bytes;
         message.set_entries(entries.into());
-        if let Err(error) = self.node.step(message) {
+        if let Err(cause) = self.node.step(message) {
             // The leader refuses only while it hands over; the callers may try again.
-            let queue = std::mem::take(&mut self.queue);
-            for queued in queue {
-                if let Some(caller) = queued.caller {
-                    self.callers.remove(&queued.id);
-                    let status = match error {
-                        raft::Error::ProposalDropped => error::NO_LEADER,
-                        _ => Status::internal(error.to_string()),
-                    };
-                    self.fail(caller, status);
+            let status = match cause {
+                raft::Error::ProposalDropped => error::NO_LEADER,
+                other => Status::internal(other.to_string()),
+            };
+            for id in ids {
+                if let Some(caller) = self.callers.remove(&id) {
+                    self.fail(caller, status.clone());
                 }
             }
         }
-        self.queue.clear();
-        self.queued_bytes = 0;
     }
 
     fn start_read_round(&mut self) {
@@ -316,13 +400,19 @@ impl Core {
         self.node.read_index(context.to_be_bytes().to_vec());
     }
 
-    fn handle_ready(&mut self, effects: &mut Effects) {
+    fn handle_readies(&mut self, effects: &mut Effects) -> io::Result<()> {
+        while self.node.has_ready() {
+            self.handle_ready(effects)?;
+        }
+        Ok(())
+    }
+
+    fn handle_ready(&mut self, effects: &mut Effects) -> io::Result<()> {
         let mut ready = self.node.ready();
         let number = ready.number();
         if let Some(soft) = ready.ss() {
             // A new term has to commit something before it may serve reads.
             self.committed_in_term &= soft.raft_state == StateRole::Leader && soft.leader_id == self.node.raft.id;
-            self.dirty = true;
         }
         if let Some(hard_state) = ready.hs() {
             let old = self.node.store().hard_state();
@@ -359,58 +449,62 @@ impl Core {
         let committed = ready.take_committed_entries();
         let must_sync = ready.must_sync();
         self.node.advance_append_async(ready);
-        if must_sync {
-            self.gathering = Some(number);
-        } else if self.gathering.is_some() {
-            self.gathering = Some(number);
-        } else if self.in_flight.is_some() {
-            self.in_flight = Some(number);
-        } else {
-            self.node.on_persist_ready(number);
+        match &mut self.in_flight {
+            // Its own records come before this ready's in the log, which gather for the next write.
+            _ if must_sync || self.gathering.is_some() => self.gathering = Some(number),
+            Some(in_flight) if in_flight.number.is_some() => in_flight.number = Some(number),
+            _ => self.node.on_persist_ready(number),
         }
-        self.apply(committed);
+        self.apply(committed)
     }
 
-    fn apply(&mut self, committed: Vec<Entry>) {
-        let Some(last) = committed.last().map(|entry| entry.index) else { return };
+    fn apply(&mut self, committed: Vec<Entry>) -> io::Result<()> {
+        let Some(last) = committed.last().map(|entry| entry.index) else { return Ok(()) };
         self.dirty = true;
+        self.applied_count += committed.len() as u64;
         for entry in committed {
-            let place = self.node.store().place(entry.index).expect("a committed entry has a place in the log");
+            let (index, term) = (entry.index, entry.term);
             match entry.entry_type {
-                EntryType::EntryNormal if entry.data.is_empty() => self.state.apply_empty(entry.index, entry.term),
-                EntryType::EntryNormal => {
-                    let over_quota = self.quota_bytes != 0 && self.db_size + entry.data.len() as u64 >= self.quota_bytes;
-                    let entry = ApplyEntry {
-                        index: entry.index,
-                        term: entry.term,
-                        base: place,
-                        data: entry.data,
-                        over_quota,
-                    };
-                    let applied = self.state.apply(&entry, self.writer.table(), &mut self.batch);
-                    if let Some(caller) = self.callers.remove(&applied.id) {
-                        self.outcomes[caller.shard as usize]
-                            .push((caller.token, Outcome::Applied(Box::new(applied.result))));
-                    }
-                }
+                EntryType::EntryNormal if entry.data.is_empty() => self.state.apply_empty(index, term),
+                EntryType::EntryNormal => self.apply_request(entry)?,
                 EntryType::EntryConfChange => self.apply_conf_change(&entry),
-                EntryType::EntryConfChangeV2 => match translate::conf_change_v2(&entry.data) {
-                    Ok(Change::Voters(change)) => {
+                EntryType::EntryConfChangeV2 => {
+                    if let Ok(Change::Voters(change)) = translate::conf_change_v2(&entry.data) {
                         let conf_state = self.node.apply_conf_change(&*change);
                         self.set_conf_state(conf_state);
-                        self.state.apply_empty(entry.index, entry.term);
                     }
-                    _ => self.state.apply_empty(entry.index, entry.term),
-                },
+                    self.state.apply_empty(index, term);
+                }
             }
-            if self.is_leader() && self.state.applied().1 == self.node.raft.term {
-                self.committed_in_term = true;
+            while self.moves_recovered.front().is_some_and(|(after, _)| *after <= index) {
+                let (_, moves) = self.moves_recovered.pop_front().expect("just seen");
+                for one in moves {
+                    self.state.index.relocate(one.revision, one.from, one.to);
+                }
             }
+        }
+        if self.is_leader() && self.state.applied().1 == self.node.raft.term {
+            self.committed_in_term = true;
         }
         self.node.advance_apply_to(last);
         self.node.mut_store().forget(last);
-        // Held reads can start once the term has committed something.
-        self.start_read_round();
+        Ok(())
+    }
+
+    fn apply_request(&mut self, entry: Entry) -> io::Result<()> {
+        let base = self.node.store().place(entry.index).expect("a committed entry has a place in the log");
+        let entry = ApplyEntry {
+            index: entry.index,
+            term: entry.term,
+            base,
+            data: entry.data,
+            quota_room: self.quota_bytes.map(|quota| quota.saturating_sub(self.db_size)),
+        };
+        let applied = self.state.apply(&entry, self.writer.table(), &mut self.batch)?;
+        if let Some(caller) = self.callers.remove(&applied.id) {
+            self.outcomes[caller.shard as usize].push((caller.token, Outcome::Applied(Box::new(applied.result))));
+        }
+        Ok(())
     }
 
     fn apply_conf_change(&mut self, entry: &Entry) {
@@ -422,8 +516,8 @@ impl Core {
                     self.set_conf_state(conf_state);
                 }
             }
-            // Logged and committed, but nobody can read it: etcd would stop here too. Skipping it keeps every member
-            // alike, since all of them decode with the same types.
+            // Logged and committed, but nobody can read it. Skipping it keeps every member alike, since all of them
+            // decode with the same types.
             Err(_) => self.state.apply_empty(entry.index, entry.term),
         }
     }
@@ -444,39 +538,13 @@ impl Core {
         }
     }
 
-    /// Removes one slice of what compaction has made obsolete. True while there is more.
-    pub fn compaction_slice(&mut self, budget: usize) -> bool {
-        if !self.state.index.compacting() {
-            return false;
-        }
-        let more = self.state.index.compaction_step(budget, &mut |_| {}) == Progress::More;
-        self.dirty = true;
-        more
-    }
-
-    fn finish_controls(&mut self) {
+    fn finish_compactions(&mut self) {
         if self.compaction_waits.is_empty() || self.state.index.compacting() {
             return;
         }
         for (caller, revision) in std::mem::take(&mut self.compaction_waits) {
             debug_assert!(revision <= self.state.index.compacted());
             self.outcomes[caller.shard as usize].push((caller.token, Outcome::Done));
-        }
-    }
-
-    /// Whether somebody waits for space to be given back.
-    pub fn wants_space(&self) -> bool {
-        !self.defragment_waits.is_empty()
-    }
-
-    /// All space that could be given back has been.
-    pub fn space_given_back(&mut self, result: Result<(), Status>) {
-        for caller in std::mem::take(&mut self.defragment_waits) {
-            let outcome = match &result {
-                Ok(()) => Outcome::Done,
-                Err(status) => Outcome::Failed(status.clone()),
-            };
-            self.outcomes[caller.shard as usize].push((caller.token, outcome));
         }
     }
 
@@ -506,6 +574,86 @@ impl Core {
                     FromCore { view: view.clone(), outcomes, events: events.clone(), leases: leases.clone() },
                 ));
             }
+        }
+    }
+}
+
+/// Space: what the driver's background work asks of the core.
+impl Core {
+    /// The next turn that finds everything durable and applied hands out a capture.
+    pub fn want_capture(&mut self) {
+        self.capture_wanted = true;
+    }
+
+    /// A checkpoint of everything up to `index` is durable: the raft log before it is no longer needed.
+    pub fn checkpointed(&mut self, index: u64) {
+        self.node.mut_store().compact(index);
+        let table = Arc::new(self.writer.table().clone());
+        self.node.mut_store().set_values(table);
+    }
+
+    /// Takes a segment out of the log into which nothing points any more.
+    pub fn retire(&mut self, segment: u32) -> Arc<crate::wal::segment::Segment> {
+        assert!(self.state.index.usage().of(segment).is_none(), "segment {segment} still holds values");
+        self.dirty = true;
+        self.writer.retire(segment)
+    }
+
+    /// Closes the active segment, so that what lies in it can be moved out. False if a write is in flight.
+    pub fn roll(&mut self) -> bool {
+        let level = self.is_level();
+        if level {
+            self.writer.roll();
+        }
+        level
+    }
+
+    /// Writes values anew at the log's end; once they are durable their events point there. Those whose events have
+    /// gone or moved meanwhile are left out.
+    pub fn relocate(&mut self, mut values: Vec<MovedValue>) {
+        let index = &self.state.index;
+        values.retain(|value| index.event(value.revision).is_some_and(|event| event.meta.place == value.from));
+        if values.is_empty() {
+            return;
+        }
+        let places: Vec<Place> = self.writer.append_moved(self.state.applied().0, &values);
+        let moves = values.iter().zip(places);
+        self.moves_gathering
+            .extend(moves.map(|(value, to)| Move { revision: value.revision, from: value.from, to }));
+    }
+
+    /// Whether values are still on their way to a new place.
+    pub fn relocating(&self) -> bool {
+        !self.moves_gathering.is_empty() || self.in_flight.as_ref().is_some_and(|it| !it.moves.is_empty())
+    }
+
+    /// Removes one slice of what compaction has made obsolete. True while there is more.
+    pub fn compaction_slice(&mut self, budget: usize) -> bool {
+        if !self.state.index.compacting() {
+            return false;
+        }
+        self.dirty = true;
+        self.state.index.compaction_step(budget, &mut |_| {}) == Progress::More
+    }
+
+    /// Whether somebody waits for compaction's removals to be over.
+    pub fn somebody_waits_for_compaction(&self) -> bool {
+        !self.compaction_waits.is_empty() || self.wants_space()
+    }
+
+    /// Whether somebody waits for space to be given back.
+    pub fn wants_space(&self) -> bool {
+        !self.defragment_waits.is_empty()
+    }
+
+    /// All space that could be given back has been.
+    pub fn space_given_back(&mut self, result: &Result<(), Status>) {
+        for caller in std::mem::take(&mut self.defragment_waits) {
+            let outcome = match result {
+                Ok(()) => Outcome::Done,
+                Err(status) => Outcome::Failed(status.clone()),
+            };
+            self.outcomes[caller.shard as usize].push((caller.token, outcome));
         }
     }
 }

@@ -1,4 +1,9 @@
 //! The raft core: orders proposals, logs them, applies what is committed and publishes the result.
 pub mod bootstrap;
+pub mod compactor;
+pub mod core;
+pub mod driver;
 pub mod log;
+pub mod segments;
+pub mod space;
 pub mod translate;

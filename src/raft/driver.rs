@@ -1,0 +1,330 @@
+//! Drives the raft core on its executor: brings it the shards' mail, its ticks and its finished writes, and carries out
+//! what it asks for, in order: write the log, publish the view, then post the answers. The first failed write ends the
+//! process: what the disk has taken of it nobody knows.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    future::poll_fn,
+    io,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Poll, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use super::{
+    bootstrap,
+    core::{Capture, Core, Effects},
+    segments::SegmentFiles,
+};
+use crate::{
+    limits,
+    observe::log,
+    runtime,
+    shard::{Member, Shard, mail::FromCore, view::Published},
+    wal::writer::PendingWrite,
+};
+
+/// Where a shard's mail goes: straight to one on the same executor, by post to the others.
+pub trait Post {
+    fn send(&self, shard: usize, mail: FromCore);
+}
+
+pub struct Driver {
+    core: RefCell<Core>,
+    pub(super) files: Rc<SegmentFiles>,
+    member: Arc<Member>,
+    published: Published,
+    /// The shard on this executor, if there is one; its outbox is emptied without a hop.
+    local: Option<Rc<Shard>>,
+    post: Box<dyn Post>,
+    kicked: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+    /// Handed from a turn to the checkpoint that asked for it.
+    capture: RefCell<Option<Box<Capture>>>,
+    capture_waker: RefCell<Option<Waker>>,
+    pub(super) checkpoint_bytes: Cell<u64>,
+    write_waits: RefCell<Vec<Waker>>,
+    /// Wakes the task that gives space back, when there is something for it.
+    space_kicked: Cell<bool>,
+    space_waker: RefCell<Option<Waker>>,
+    was_serving: Cell<bool>,
+}
+
+/// How a member ends when it cannot go on.
+fn stop_for(cause: &io::Error, what: &str, cure: &str) -> ! {
+    log::fatal(what, &[("error", &cause.to_string()), ("cure", &cure)]);
+    std::process::exit(1);
+}
+
+impl Driver {
+    pub fn new(
+        core: Core,
+        files: Rc<SegmentFiles>,
+        member: Arc<Member>,
+        published: Published,
+        local: Option<Rc<Shard>>,
+        post: Box<dyn Post>,
+        checkpoint_bytes: u64,
+    ) -> Rc<Self> {
+        Rc::new(Driver {
+            core: RefCell::new(core),
+            files,
+            member,
+            published,
+            local,
+            post,
+            kicked: Cell::new(true),
+            waker: RefCell::new(None),
+            capture: RefCell::new(None),
+            capture_waker: RefCell::new(None),
+            checkpoint_bytes: Cell::new(checkpoint_bytes),
+            write_waits: RefCell::new(Vec::new()),
+            space_kicked: Cell::new(true),
+            space_waker: RefCell::new(None),
+            was_serving: Cell::new(false),
+        })
+    }
+
+    /// Runs until the executor ends.
+    pub async fn run(self: Rc<Self>) {
+        // First what recovery left committed (a new cluster's own members), so that the campaign finds who may vote.
+        self.turn();
+        if let Err(cause) = self.core.borrow_mut().campaign() {
+            stop_for(&io::Error::other(cause), "cannot stand for election", "report this with the log");
+        }
+        self.turn();
+        runtime::spawn(self.clone().ticks());
+        loop {
+            poll_fn(|context| {
+                let mut work = self.kicked.take();
+                if let Some(shard) = &self.local
+                    && let Poll::Ready(mail) = shard.outbox.poll_take(context)
+                {
+                    self.core.borrow_mut().receive(shard.id, mail);
+                    work |= self.core.borrow().has_work();
+                }
+                if work {
+                    return Poll::Ready(());
+                }
+                *self.waker.borrow_mut() = Some(context.waker().clone());
+                Poll::Pending
+            })
+            .await;
+            self.turn();
+        }
+    }
+
+    async fn ticks(self: Rc<Self>) {
+        for ticks in 1u64.. {
+            runtime::sleep(Duration::from_millis(self.member.config.heartbeat_ms)).await;
+            self.with_core(|core| core.tick());
+            if ticks % limits::SPACE_LOOK_TICKS == 0 {
+                self.kick_space();
+            }
+        }
+    }
+
+    fn kick_space(&self) {
+        self.space_kicked.set(true);
+        if let Some(waker) = self.space_waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Waits until there may be space to give back: after a compaction, on a request, every now and then.
+    pub(super) async fn space_work(&self) {
+        poll_fn(|context| {
+            if self.space_kicked.take() {
+                return Poll::Ready(());
+            }
+            *self.space_waker.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Mail of a shard on another executor.
+    pub fn receive(&self, shard: usize, mail: crate::shard::mail::ToCore) {
+        let work = {
+            let mut core = self.core.borrow_mut();
+            core.receive(shard, mail);
+            core.has_work()
+        };
+        if work {
+            self.kick();
+        }
+    }
+
+    /// Does something with the core and has it take a turn afterwards.
+    pub fn with_core<T>(&self, work: impl FnOnce(&mut Core) -> T) -> T {
+        let result = work(&mut self.core.borrow_mut());
+        self.kick();
+        result
+    }
+
+    /// Looks at the core without disturbing it.
+    pub fn core(&self) -> std::cell::Ref<'_, Core> {
+        self.core.borrow()
+    }
+
+    fn kick(&self) {
+        self.kicked.set(true);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    fn turn(self: &Rc<Self>) {
+        let effects = {
+            let mut core = self.core.borrow_mut();
+            core.set_db_size(core.writer().log_bytes() + self.checkpoint_bytes.get());
+            match core.turn() {
+                Ok(effects) => effects,
+                Err(cause) => stop_for(
+                    &cause,
+                    "a value that decides a request cannot be read; the member stops",
+                    "check the disk, then verify the data directory with urd-wal verify",
+                ),
+            }
+        };
+        let core = self.core.borrow();
+        let wanted = core.wants_space() || core.state().index.compacting();
+        drop(core);
+        if wanted && self.space_waker.borrow().is_some() {
+            self.kick_space();
+        }
+        self.carry_out(effects);
+    }
+
+    fn carry_out(self: &Rc<Self>, effects: Effects) {
+        assert!(effects.messages.is_empty(), "a cluster of one has nobody to write to");
+        if let Some(write) = effects.write {
+            runtime::spawn(self.clone().write(write));
+        }
+        let metrics = &self.member.metrics.core;
+        if let Some(view) = effects.view {
+            self.tell_sizes();
+            self.published.publish(view);
+        }
+        self.tell_standing();
+        if effects.applied > 0 {
+            metrics.applied(effects.applied);
+        }
+        for (shard, mail) in effects.mail {
+            match &self.local {
+                Some(local) if local.id == shard => local.deliver(mail),
+                _ => self.post.send(shard, mail),
+            }
+        }
+        if let Some(capture) = effects.capture {
+            *self.capture.borrow_mut() = Some(capture);
+            if let Some(waker) = self.capture_waker.borrow_mut().take() {
+                waker.wake();
+            }
+        }
+    }
+
+    fn tell_sizes(&self) {
+        let core = self.core.borrow();
+        let total = core.writer().log_bytes() + self.checkpoint_bytes.get();
+        let index = &core.state().index;
+        // What the index itself would take on disk, by the last checkpoint; values by their length.
+        let live = index.usage().live_bytes() + self.checkpoint_bytes.get();
+        self.member.db_size.store(total, Relaxed);
+        self.member.db_size_in_use.store(live.min(total), Relaxed);
+    }
+
+    fn tell_standing(&self) {
+        let core = self.core.borrow();
+        let standing = core.standing();
+        let shared = &self.member.standing;
+        shared.term.store(standing.term, Relaxed);
+        shared.commit.store(standing.commit, Relaxed);
+        shared.applied.store(standing.applied, Relaxed);
+        shared.pending.store(core.pending() as u64, Relaxed);
+        // Not before it can serve: a leader that has committed nothing yet is none to a client.
+        let leader = if core.serves() { standing.leader } else { 0 };
+        if shared.leader.swap(leader, Relaxed) != leader && leader != 0 {
+            self.member.metrics.core.leader_changed();
+        }
+        let serves = core.serves() && core.is_leader();
+        drop(core);
+        if serves && !self.was_serving.replace(true) {
+            self.introduce();
+        }
+    }
+
+    /// A new leader states the cluster's version and its own name and URLs, as etcd's does.
+    fn introduce(&self) {
+        let member = &self.member;
+        let config = &member.config;
+        let core = &mut *self.core.borrow_mut();
+        let urls = &config.advertise_client_urls;
+        core.propose_own(bootstrap::attributes_request(member.next_id(), member.id, &config.name, urls));
+        if core.state().cluster_version.as_deref() != Some(limits::CLUSTER_VERSION) {
+            core.propose_own(bootstrap::cluster_version_request(member.next_id(), limits::CLUSTER_VERSION));
+        }
+        self.kick();
+    }
+
+    async fn write(self: Rc<Self>, write: PendingWrite) {
+        let started = std::time::Instant::now();
+        let bytes: u64 = write.pieces.iter().map(|piece| u64::from(piece.len)).sum();
+        for piece in &write.pieces {
+            if let Err(cause) = self.files.write(piece).await {
+                let what = "the log cannot be written; the member stops, nothing acknowledged is lost";
+                log::error(what, &[("file", &piece.segment.path().display()), ("offset", &piece.offset)]);
+                stop_for(&cause, what, "free space or mend the disk, then start again");
+            }
+        }
+        self.member.metrics.core.wrote(bytes, started.elapsed());
+        self.core.borrow_mut().written();
+        for waker in self.write_waits.borrow_mut().drain(..) {
+            waker.wake();
+        }
+        // Straight on: the callers of this write wait for exactly this turn.
+        self.turn();
+    }
+
+    /// Waits until the write that is in flight, if any, is over.
+    pub(super) async fn after_write(&self) {
+        let mut waited = false;
+        poll_fn(|context| {
+            if std::mem::replace(&mut waited, true) {
+                return Poll::Ready(());
+            }
+            self.write_waits.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// A state to write a checkpoint of, as soon as there is one.
+    pub(super) async fn next_capture(&self) -> Box<Capture> {
+        self.with_core(|core| core.want_capture());
+        poll_fn(|context| match self.capture.borrow_mut().take() {
+            Some(capture) => Poll::Ready(capture),
+            None => {
+                *self.capture_waker.borrow_mut() = Some(context.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    pub fn member(&self) -> &Member {
+        &self.member
+    }
+
+    /// Proposes a request of the member's own.
+    pub fn propose_own(&self, data: Bytes) {
+        self.with_core(|core| core.propose_own(data));
+    }
+}
+
+/// Segments by life, for those who keep something for each.
+pub(super) type ByLife<T> = HashMap<u32, T>;
