@@ -1,5 +1,6 @@
 //! How the indexes' trees spell what they hold: numbers as varints, usual cases as flags, so that a key written once
-//! costs about twenty bytes beside its name. In memory only; the checkpoint has a format of its own.
+//! costs about twenty bytes beside its name. The checkpoint stores the entries as they are: a change here is a new
+//! version of its format (`checkpoint::FORMAT_VERSION`, docs/format.md).
 
 use super::types::{KeyMeta, Place, Revision};
 

@@ -42,6 +42,16 @@ fn attachment(id: i64, key: &[u8]) -> Vec<u8> {
 }
 
 impl LeaseBook {
+    /// Leases, and which key hangs on which.
+    pub(super) fn trees(&self) -> (&Tree<Plain>, &Tree<Plain>) {
+        (&self.leases, &self.keys)
+    }
+
+    /// Put together again from a checkpoint.
+    pub(super) fn restored(leases: Tree<Plain>, keys: Tree<Plain>) -> Self {
+        LeaseBook { leases, keys }
+    }
+
     pub fn len(&self) -> u64 {
         self.leases.len()
     }

@@ -1,4 +1,5 @@
 pub mod apply;
+pub mod checkpoint;
 pub mod codec;
 pub mod index;
 pub mod lease;

@@ -21,6 +21,12 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// Put together again from a checkpoint, in order of segment.
+    pub(super) fn from_parts(segments: Vec<SegmentUse>) -> Self {
+        let live_bytes = segments.iter().map(|it| it.live_bytes).sum();
+        Usage { segments, live_bytes }
+    }
+
     pub fn add(&mut self, place: Place, main: i64) {
         let bytes = u64::from(place.len);
         self.live_bytes += bytes;

@@ -1,24 +1,102 @@
-//! The table of segments a view can read from.
+//! The table of segments a view can read from: what turns a place into bytes. An immutable list; the writer makes a
+//! new one when a segment comes, goes or leaves memory, which is seldom.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use bytes::Bytes;
 
+use super::segment::{SeenResident, Segment};
 use crate::store::types::{Place, Values};
 
-/// An immutable list of segments. Cloning is O(1); holding one pins its segments.
+/// All live segments in order of life. Cloning is O(1); holding one pins its segments.
 #[derive(Clone, Debug, Default)]
-pub struct SegmentTable {}
+pub struct SegmentTable(Arc<Vec<Arc<Segment>>>);
 
 impl SegmentTable {
-    /// The bytes of a place, if reading them cannot stall: in memory of our own, or in a page known to be resident.
-    pub fn resident(&self, _place: Place) -> Option<&[u8]> {
-        None
+    /// A segment by its life number.
+    #[inline]
+    pub fn get(&self, life: u32) -> Option<&Arc<Segment>> {
+        // Without gaps the place follows from the number; repacking leaves gaps.
+        let first = self.0.first()?.life();
+        let straight = life.checked_sub(first)? as usize;
+        match self.0.get(straight) {
+            Some(segment) if segment.life() == life => Some(segment),
+            _ => self.0.binary_search_by_key(&life, |segment| segment.life()).ok().map(|at| &self.0[at]),
+        }
+    }
+
+    /// In order of life.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Segment>> {
+        self.0.iter()
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The bytes of a place, if reading them cannot stall: in memory of our own, or in pages known to be resident. For
+    /// more than one place make a `reader`.
+    pub fn resident(&self, place: Place) -> Option<&[u8]> {
+        self.reader().get(place)
+    }
+
+    /// A reader for the values of one answer: it remembers which pages it has asked the kernel about. Make one for
+    /// each answer, never keep it.
+    pub fn reader(&self) -> Resident<'_> {
+        Resident { table: self, seen: SeenResident::default() }
+    }
+
+    pub(super) fn push(&mut self, segment: Arc<Segment>) {
+        let segments = Arc::make_mut(&mut self.0);
+        assert!(segments.last().is_none_or(|last| last.life() < segment.life()), "segments come in order of life");
+        segments.push(segment);
+    }
+
+    pub(super) fn replace(&mut self, segment: Arc<Segment>) {
+        let segments = Arc::make_mut(&mut self.0);
+        let at = segments.binary_search_by_key(&segment.life(), |it| it.life()).expect("replaces one that is there");
+        segments[at] = segment;
+    }
+
+    pub(super) fn remove(&mut self, life: u32) -> Option<Arc<Segment>> {
+        let at = self.0.binary_search_by_key(&life, |segment| segment.life()).ok()?;
+        Some(Arc::make_mut(&mut self.0).remove(at))
+    }
+}
+
+/// Reads places without stalling, for as long as one answer is encoded.
+pub struct Resident<'a> {
+    table: &'a SegmentTable,
+    seen: SeenResident,
+}
+
+impl<'a> Resident<'a> {
+    /// As `SegmentTable::resident`.
+    #[inline]
+    pub fn get(&self, place: Place) -> Option<&'a [u8]> {
+        if place.len == 0 {
+            return Some(&[]);
+        }
+        self.table.get(place.segment)?.resident(place.offset, place.len, &self.seen)
     }
 }
 
 impl Values for SegmentTable {
-    fn read(&self, _place: Place) -> io::Result<Bytes> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn read(&self, place: Place) -> io::Result<Bytes> {
+        if place.len == 0 {
+            return Ok(Bytes::new());
+        }
+        match self.get(place.segment) {
+            Some(segment) => segment.read_blocking(place.offset, place.len),
+            None => {
+                let message =
+                    format!("segment {:08x} of the log is gone, and a value in it was asked for", place.segment);
+                Err(io::Error::new(io::ErrorKind::NotFound, message))
+            }
+        }
     }
 }

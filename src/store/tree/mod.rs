@@ -343,6 +343,11 @@ impl<M: Measure> Builder<M> {
         Builder { leaf: Leaf::default(), separator: Vec::new(), levels: Vec::new(), len: 0 }
     }
 
+    /// Whether `key` may be pushed next: whether it is above the one before.
+    pub fn ascends_to(&self, key: &[u8]) -> bool {
+        self.leaf.len() == 0 || self.leaf.last_key() < key
+    }
+
     /// # Panics
     /// If `key` is not above the one before.
     pub fn push(&mut self, key: &[u8], value: &[u8]) {

@@ -1,0 +1,533 @@
+//! The checkpoint: the whole applied state at one raft index except values' bytes, as a stream of checksummed blocks
+//! (docs/format.md, version 1). Encodes from an immutable state, so in the background; decodes straight into new trees.
+//! Touches no file: `wal::disk` gives it something to write to and read from.
+
+use std::io::{self, Read, Write};
+
+use prost::Message as _;
+
+use super::{
+    codec::put_varint,
+    index::{Index, KeyMeasure, Sweep},
+    lease::LeaseBook,
+    membership::{Member, Membership},
+    state::{Alarms, Downgrade, State},
+    tree::{Builder, Measure, Plain, Tree},
+    types::Revision,
+    usage::{SegmentUse, Usage},
+};
+use crate::{
+    limits::{CHECKPOINT_BLOCK_BYTES, CHECKPOINT_BLOCK_BYTES_MAX},
+    proto::raftpb,
+};
+
+/// The version of checkpoints that this code writes and reads. It covers the entries of `codec.rs` too.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// A point in the log: where the record after it begins or will begin, and what proves that it is that record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogPosition {
+    /// Life number of the segment.
+    pub life: u32,
+    /// Byte offset in its file.
+    pub offset: u32,
+    /// Number of the write of the record before.
+    pub write: u64,
+    /// Header checksum of the record before.
+    pub chain: u32,
+}
+
+/// How far a live segment is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentExtent {
+    pub life: u32,
+    /// Byte offset behind its last record; 0 if it has none.
+    pub used: u32,
+}
+
+/// What raft must remember beside its entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HardState {
+    pub term: u64,
+    pub vote: u64,
+    pub commit: u64,
+}
+
+/// What a checkpoint says beside the state. The applied index, its term and the ConfState are the state's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckpointHead {
+    pub hard_state: HardState,
+    /// Where replay begins: no record before it is needed for what the state does not hold yet.
+    pub position: LogPosition,
+    /// Live segments (`Writer::extents`); those that are missing here count with their full size.
+    pub extents: Vec<SegmentExtent>,
+}
+
+/// A checkpoint that has been read.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    pub head: CheckpointHead,
+    pub state: State,
+}
+
+/// Why a checkpoint cannot be read. Offsets are bytes from its beginning.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    #[error("reading failed at byte {offset}: {source}")]
+    Io { offset: u64, source: io::Error },
+    #[error("damaged at byte {offset}: {what}")]
+    Damaged { offset: u64, what: &'static str },
+    #[error("it has format version {0}, this program reads version {FORMAT_VERSION}: use a matching version of urd")]
+    Version(u32),
+}
+
+const MAGIC: [u8; 8] = *b"urd-ckp\n";
+const FILE_HEAD_BYTES: usize = 16;
+const BLOCK_HEAD_BYTES: usize = 16;
+
+/// What a block holds. Sections come in this order; one without entries has no block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+enum Section {
+    Head = 1,
+    Keys = 2,
+    Events = 3,
+    Leases = 4,
+    /// Which key hangs on which lease.
+    Attachments = 5,
+    End = 6,
+}
+
+impl Section {
+    fn from_number(number: u8) -> Option<Section> {
+        use Section::*;
+        [Head, Keys, Events, Leases, Attachments, End].into_iter().find(|section| *section as u8 == number)
+    }
+}
+
+// ---- writing ----
+
+/// Writes a checkpoint of `state`.
+///
+/// # Errors
+/// Those of `out`.
+pub fn encode(state: &State, head: &CheckpointHead, out: &mut dyn Write) -> io::Result<()> {
+    let mut file_head = [0; FILE_HEAD_BYTES];
+    file_head[..8].copy_from_slice(&MAGIC);
+    file_head[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    let crc = crc32c::crc32c(&file_head[..12]);
+    file_head[12..].copy_from_slice(&crc.to_le_bytes());
+    out.write_all(&file_head)?;
+
+    let mut blocks = Blocks { out, block: Vec::with_capacity(CHECKPOINT_BLOCK_BYTES), number: 0, chain: crc };
+    put_head(&mut blocks.begin(), state, head);
+    blocks.close(Section::Head)?;
+    blocks.tree(Section::Keys, state.index.keys_tree())?;
+    blocks.tree(Section::Events, state.index.events_tree())?;
+    let (leases, attachments) = state.leases.trees();
+    blocks.tree(Section::Leases, leases)?;
+    blocks.tree(Section::Attachments, attachments)?;
+    let counts = [state.index.keys_tree().len(), state.index.events_tree().len(), leases.len(), attachments.len()];
+    let end = blocks.begin();
+    for count in counts {
+        put_varint(end, count);
+    }
+    blocks.close(Section::End)
+}
+
+struct Blocks<'a> {
+    out: &'a mut dyn Write,
+    /// The block under construction, with room for its head.
+    block: Vec<u8>,
+    number: u32,
+    chain: u32,
+}
+
+impl Blocks<'_> {
+    fn begin(&mut self) -> &mut Vec<u8> {
+        self.block.clear();
+        self.block.resize(BLOCK_HEAD_BYTES, 0);
+        &mut self.block
+    }
+
+    fn close(&mut self, section: Section) -> io::Result<()> {
+        let len = u32::try_from(self.block.len() - BLOCK_HEAD_BYTES).expect("a block is smaller than 4 GiB");
+        self.block[4..8].copy_from_slice(&len.to_le_bytes());
+        self.block[8..12].copy_from_slice(&self.number.to_le_bytes());
+        self.block[12] = section as u8;
+        self.chain = crc32c::crc32c_append(self.chain, &self.block[4..]);
+        self.block[..4].copy_from_slice(&self.chain.to_le_bytes());
+        self.number += 1;
+        self.out.write_all(&self.block)
+    }
+
+    /// All entries of a tree, as key and value with their lengths; none crosses a block's end.
+    fn tree<M: Measure>(&mut self, section: Section, tree: &Tree<M>) -> io::Result<()> {
+        if tree.is_empty() {
+            return Ok(());
+        }
+        self.begin();
+        for (key, value) in tree.iter() {
+            // 10: two lengths as varints of up to 5 bytes.
+            let full = self.block.len() + key.len() + value.len() + 10 > CHECKPOINT_BLOCK_BYTES;
+            if full && self.block.len() > BLOCK_HEAD_BYTES {
+                self.close(section)?;
+                self.begin();
+            }
+            put_bytes(&mut self.block, key);
+            put_bytes(&mut self.block, value);
+        }
+        self.close(section)
+    }
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// Numbers that may be negative (an id of a lease, "never compacted") keep their bits.
+fn put_signed(out: &mut Vec<u8>, value: i64) {
+    put_varint(out, value as u64);
+}
+
+fn put_head(out: &mut Vec<u8>, state: &State, head: &CheckpointHead) {
+    let HardState { term, vote, commit } = head.hard_state;
+    for number in [term, vote, commit] {
+        put_varint(out, number);
+    }
+    let LogPosition { life, offset, write, chain } = head.position;
+    for number in [life.into(), offset.into(), write, chain.into()] {
+        put_varint(out, number);
+    }
+    put_varint(out, head.extents.len() as u64);
+    for extent in &head.extents {
+        put_varint(out, extent.life.into());
+        put_varint(out, extent.used.into());
+    }
+
+    put_varint(out, state.applied_index);
+    put_varint(out, state.applied_term);
+    put_signed(out, state.lease_ttl_min);
+    put_bytes(out, &state.conf_state.encode_to_vec());
+
+    put_varint(out, state.alarms.iter().count() as u64);
+    for (kind, member) in state.alarms.iter() {
+        put_signed(out, kind.into());
+        put_varint(out, member);
+    }
+    put_varint(out, state.membership.members().count() as u64);
+    for member in state.membership.members() {
+        put_varint(out, member.id);
+        put_bytes(out, member.name.as_bytes());
+        out.push(u8::from(member.is_learner));
+        for urls in [&member.peer_urls, &member.client_urls] {
+            put_varint(out, urls.len() as u64);
+            for url in urls {
+                put_bytes(out, url.as_bytes());
+            }
+        }
+    }
+    put_varint(out, state.membership.removed().count() as u64);
+    for id in state.membership.removed() {
+        put_varint(out, id);
+    }
+    // An absent text differs from an empty one.
+    for text in [state.cluster_version.as_deref(), state.downgrade.as_deref().map(|it| it.target.as_str())] {
+        out.push(u8::from(text.is_some()));
+        put_bytes(out, text.unwrap_or_default().as_bytes());
+    }
+
+    let index = &state.index;
+    put_signed(out, index.current());
+    put_signed(out, index.compacted());
+    let Sweep { next, target } = index.sweep();
+    for number in [next.main, next.sub, target] {
+        put_signed(out, number);
+    }
+    put_varint(out, index.usage().segments().len() as u64);
+    for it in index.usage().segments() {
+        put_varint(out, it.segment.into());
+        put_varint(out, it.live_bytes);
+        put_signed(out, it.oldest);
+        put_signed(out, it.newest);
+    }
+}
+
+// ---- reading ----
+
+/// Reads a checkpoint to its end. It must be the whole of what `input` gives.
+///
+/// # Errors
+/// Those of `input`; `Damaged` for whatever does not add up; `Version` for a sound checkpoint of another version.
+pub fn decode(input: &mut dyn Read) -> Result<Checkpoint, CheckpointError> {
+    let mut source = Source { input, offset: 0, number: 0, chain: 0, payload: Vec::new(), payload_at: 0 };
+    source.file_head()?;
+    if source.block()? != Section::Head {
+        return Err(source.damaged("it does not begin with the block that describes it"));
+    }
+    let Some((head, parts)) = Fields(&source.payload).head() else {
+        return Err(source.damaged("the block that describes it does not decode"));
+    };
+
+    let (mut keys, mut events) = (Builder::<KeyMeasure>::new(), Builder::<Plain>::new());
+    let (mut leases, mut attachments) = (Builder::<Plain>::new(), Builder::<Plain>::new());
+    let mut counts = [0u64; 4];
+    let mut before = Section::Head;
+    loop {
+        let section = source.block()?;
+        if section < before {
+            return Err(source.damaged("its sections are out of order"));
+        }
+        before = section;
+        let count = match section {
+            Section::Head => None,
+            Section::Keys => push_all(&source.payload, &mut keys).map(|count| counts[0] += count),
+            Section::Events => push_all(&source.payload, &mut events).map(|count| counts[1] += count),
+            Section::Leases => push_all(&source.payload, &mut leases).map(|count| counts[2] += count),
+            Section::Attachments => push_all(&source.payload, &mut attachments).map(|count| counts[3] += count),
+            Section::End => break,
+        };
+        if count.is_none() {
+            return Err(source.damaged("a block's entries do not decode, or are out of order"));
+        }
+    }
+    let mut fields = Fields(&source.payload);
+    if counts.into_iter().any(|count| fields.varint() != Some(count)) || !fields.0.is_empty() {
+        return Err(source.damaged("the counts at its end differ from what it holds"));
+    }
+    source.expect_end()?;
+
+    let index = Index::restored(
+        keys.finish(),
+        events.finish(),
+        parts.current,
+        parts.compacted,
+        parts.sweep,
+        Usage::from_parts(parts.usage),
+    );
+    let leases = LeaseBook::restored(leases.finish(), attachments.finish());
+    let state = State { index, leases, ..parts.rest };
+    Ok(Checkpoint { head, state })
+}
+
+/// What the first block says of the state, the trees aside.
+struct StateParts {
+    current: i64,
+    compacted: i64,
+    sweep: Sweep,
+    usage: Vec<SegmentUse>,
+    /// With empty trees.
+    rest: State,
+}
+
+struct Source<'a> {
+    input: &'a mut dyn Read,
+    /// Of what is read next.
+    offset: u64,
+    number: u32,
+    chain: u32,
+    payload: Vec<u8>,
+    /// Offset of the block that is being looked at.
+    payload_at: u64,
+}
+
+impl Source<'_> {
+    /// Of the block that is being looked at.
+    fn damaged(&self, what: &'static str) -> CheckpointError {
+        CheckpointError::Damaged { offset: self.payload_at, what }
+    }
+
+    fn failed(&self, source: io::Error) -> CheckpointError {
+        match source.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                CheckpointError::Damaged { offset: self.offset, what: "it is cut short in what begins here" }
+            }
+            _ => CheckpointError::Io { offset: self.offset, source },
+        }
+    }
+
+    fn file_head(&mut self) -> Result<(), CheckpointError> {
+        let mut head = [0; FILE_HEAD_BYTES];
+        self.input.read_exact(&mut head).map_err(|source| self.failed(source))?;
+        if head[..8] != MAGIC {
+            return Err(self.damaged("it does not begin as a checkpoint does"));
+        }
+        let crc = crc32c::crc32c(&head[..12]);
+        if head[12..] != crc.to_le_bytes() {
+            return Err(self.damaged("the checksum of its first 16 bytes is wrong"));
+        }
+        let version = number_at(&head, 8);
+        if version != FORMAT_VERSION {
+            return Err(CheckpointError::Version(version));
+        }
+        self.chain = crc;
+        self.offset = FILE_HEAD_BYTES as u64;
+        Ok(())
+    }
+
+    /// Reads the next block into `payload`.
+    fn block(&mut self) -> Result<Section, CheckpointError> {
+        self.payload_at = self.offset;
+        let mut head = [0; BLOCK_HEAD_BYTES];
+        self.input.read_exact(&mut head).map_err(|source| self.failed(source))?;
+        let len = number_at(&head, 4) as usize;
+        if len > CHECKPOINT_BLOCK_BYTES_MAX {
+            return Err(self.damaged("a block claims to be larger than any is"));
+        }
+        // Grows with what is really there: a damaged length does not allocate.
+        self.payload.clear();
+        let read = self.input.take(len as u64).read_to_end(&mut self.payload);
+        if read.map_err(|source| self.failed(source))? < len {
+            return Err(self.failed(io::ErrorKind::UnexpectedEof.into()));
+        }
+        let crc = crc32c::crc32c_append(crc32c::crc32c_append(self.chain, &head[4..]), &self.payload);
+        if number_at(&head, 0) != crc {
+            return Err(self.damaged("the checksum of a block is wrong"));
+        }
+        if number_at(&head, 8) != self.number {
+            return Err(self.damaged("a block is out of order"));
+        }
+        self.offset += (BLOCK_HEAD_BYTES + len) as u64;
+        self.number += 1;
+        self.chain = crc;
+        Section::from_number(head[12]).ok_or_else(|| self.damaged("a block is of an unknown kind"))
+    }
+
+    fn expect_end(&mut self) -> Result<(), CheckpointError> {
+        match self.input.read(&mut [0]) {
+            Ok(0) => Ok(()),
+            Ok(_) => {
+                Err(CheckpointError::Damaged { offset: self.offset, what: "something follows the checkpoint's end" })
+            }
+            Err(source) => Err(self.failed(source)),
+        }
+    }
+}
+
+fn number_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"))
+}
+
+/// Adds a block's entries to a tree. None if they do not decode or do not ascend.
+fn push_all<M: Measure>(payload: &[u8], tree: &mut Builder<M>) -> Option<u64> {
+    let mut fields = Fields(payload);
+    let mut count = 0;
+    while !fields.0.is_empty() {
+        let key = fields.bytes()?;
+        let value = fields.bytes()?;
+        if !tree.ascends_to(key) {
+            return None;
+        }
+        tree.push(key, value);
+        count += 1;
+    }
+    Some(count)
+}
+
+/// Reads what `put_head` and the like have written. None where the bytes end too early or are not what they should be.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    #[inline]
+    fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    #[inline]
+    fn varint(&mut self) -> Option<u64> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    fn signed(&mut self) -> Option<i64> {
+        self.varint().map(|value| value as i64)
+    }
+
+    fn small(&mut self) -> Option<u32> {
+        u32::try_from(self.varint()?).ok()
+    }
+
+    #[inline]
+    fn bytes(&mut self) -> Option<&'a [u8]> {
+        let len = usize::try_from(self.varint()?).ok()?;
+        let (head, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(head)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.bytes()?).ok()
+    }
+
+    fn list<T>(&mut self, mut one: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        let count = self.varint()?;
+        // Each takes a byte at least, so a damaged count does not allocate.
+        let mut list = Vec::with_capacity(usize::try_from(count).ok()?.min(self.0.len()));
+        for _ in 0..count {
+            list.push(one(self)?);
+        }
+        Some(list)
+    }
+
+    fn optional_text(&mut self) -> Option<Option<&'a str>> {
+        let there = self.byte()? != 0;
+        let text = self.text()?;
+        Some(there.then_some(text))
+    }
+
+    fn member(&mut self) -> Option<Member> {
+        let id = self.varint()?;
+        let name = self.text()?.to_owned();
+        let is_learner = self.byte()? != 0;
+        let mut urls = || self.list(|fields| fields.text().map(str::to_owned));
+        Some(Member { id, name, is_learner, peer_urls: urls()?, client_urls: urls()? })
+    }
+
+    fn head(mut self) -> Option<(CheckpointHead, StateParts)> {
+        let hard_state = HardState { term: self.varint()?, vote: self.varint()?, commit: self.varint()? };
+        let position =
+            LogPosition { life: self.small()?, offset: self.small()?, write: self.varint()?, chain: self.small()? };
+        let extents = self.list(|fields| Some(SegmentExtent { life: fields.small()?, used: fields.small()? }))?;
+
+        let mut state = State::new(0);
+        state.applied_index = self.varint()?;
+        state.applied_term = self.varint()?;
+        state.lease_ttl_min = self.signed()?;
+        state.set_conf_state(raftpb::ConfState::decode(self.bytes()?).ok()?);
+        state.alarms =
+            Alarms::from_parts(self.list(|fields| Some((fields.signed()?.try_into().ok()?, fields.varint()?)))?);
+        let members = self.list(Self::member)?;
+        let removed = self.list(Self::varint)?;
+        state.membership = Membership::from_parts(members, removed);
+        state.cluster_version = self.optional_text()?.map(Into::into);
+        state.downgrade = self.optional_text()?.map(|target| Downgrade { target: target.to_owned() }.into());
+
+        let (current, compacted) = (self.signed()?, self.signed()?);
+        let next = Revision { main: self.signed()?, sub: self.signed()? };
+        let sweep = Sweep { next, target: self.signed()? };
+        let usage = self.list(|fields| {
+            Some(SegmentUse {
+                segment: fields.small()?,
+                live_bytes: fields.varint()?,
+                oldest: fields.signed()?,
+                newest: fields.signed()?,
+            })
+        })?;
+        let ascending = usage.is_sorted_by(|a, b| a.segment < b.segment);
+        if !ascending || !self.0.is_empty() {
+            return None;
+        }
+        let head = CheckpointHead { hard_state, position, extents };
+        Some((head, StateParts { current, compacted, sweep, usage, rest: state }))
+    }
+}

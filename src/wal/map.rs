@@ -1,0 +1,56 @@
+//! A sealed segment's file as memory, for pages that the kernel already holds. The second of the room's `unsafe`
+//! modules. A page that is not resident is never touched: it would stall the core, and an error of the disk would be
+//! a signal instead of an error.
+
+use std::{fs::File, io};
+
+use memmap2::Mmap;
+
+use crate::limits::{LOG_BLOCK_BYTES, RESIDENT_WINDOW_PAGES};
+
+const PAGE: usize = LOG_BLOCK_BYTES as usize;
+
+/// A read-only map of a whole file.
+pub(super) struct Map {
+    map: Mmap,
+    /// Bytes of the kernel's pages: 4 KiB or a multiple.
+    kernel_page: usize,
+}
+
+impl Map {
+    /// Maps a sealed segment. The file must not change or shrink while the map lives: a segment's file is recycled only
+    /// when nobody holds the segment, and the directory is locked against other processes.
+    pub fn new(file: &File) -> io::Result<Map> {
+        // SAFETY: by the condition above, which `disk::recycle` upholds, the bytes stay as they are.
+        let map = unsafe { Mmap::map(file)? };
+        // Values are read one here, one there; reading ahead is the caller's business.
+        map.advise(memmap2::Advice::Random)?;
+        // SAFETY: asks for a constant of the system, touches no memory.
+        let kernel_page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        Ok(Map { map, kernel_page: usize::try_from(kernel_page).unwrap_or(PAGE).max(PAGE) })
+    }
+
+    pub fn get(&self, offset: usize, len: usize) -> Option<&[u8]> {
+        self.map.get(offset..offset.checked_add(len)?)
+    }
+
+    /// Which pages of 4 KiB of window `window` (64 of them each) are resident, a bit each.
+    pub fn resident(&self, window: usize) -> u64 {
+        let from = window * RESIDENT_WINDOW_PAGES * PAGE;
+        if from >= self.map.len() {
+            return 0;
+        }
+        let len = (self.map.len() - from).min(RESIDENT_WINDOW_PAGES * PAGE);
+        let mut pages = [0u8; RESIDENT_WINDOW_PAGES];
+        // SAFETY: `from..from + len` lies in the map and `from` is a multiple of the page size; the kernel writes one
+        // byte for each page begun, at most 64 as its pages are not smaller than 4 KiB.
+        let done =
+            unsafe { libc::mincore(self.map.as_ptr().add(from).cast_mut().cast(), len, pages.as_mut_ptr().cast()) };
+        if done != 0 {
+            return 0;
+        }
+        let page_count = len.div_ceil(PAGE);
+        let resident = |at: &usize| pages[at * PAGE / self.kernel_page] & 1 != 0;
+        (0..page_count).filter(resident).fold(0, |bits, at| bits | 1 << at)
+    }
+}

@@ -1,0 +1,384 @@
+//! How a record and a segment's first block are spelled in bytes (docs/format.md, version 1). Knows no files and no
+//! segments in memory. All numbers are little endian.
+//!
+//! A record has two checksums: one of its payload, which the header holds, and one of its header. So a header proves
+//! alone, without its payload, that its write had begun; and the chain (each header names the checksum of the header
+//! before) covers payloads too. Header checksums start from the log's salt, a secret of the directory: a client cannot
+//! plant a value that looks like a record.
+
+use bytes::Bytes;
+
+use crate::{
+    limits::LOG_BLOCK_BYTES,
+    store::types::{Place, Revision},
+};
+
+/// The version of segments and records that this code writes and reads.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Bytes of a record before its payload.
+pub const HEADER_BYTES: usize = 48;
+
+/// Records begin at multiples of this.
+pub const ALIGN: u32 = 8;
+
+/// Where a segment's first record begins: behind the block of the segment's own header.
+pub const RECORDS_FROM: u32 = LOG_BLOCK_BYTES;
+
+const RECORD_MAGIC: [u8; 2] = *b"uR";
+
+/// What a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Type {
+    /// A raft entry; the payload is its data.
+    Entry = 1,
+    /// Raft's hard state: term, commit (as index) and, as the payload, the vote.
+    HardState = 2,
+    /// Values copied here from segments that are to be freed.
+    Moved = 3,
+}
+
+impl Type {
+    fn from_number(number: u8) -> Option<Type> {
+        match number {
+            1 => Some(Type::Entry),
+            2 => Some(Type::HardState),
+            3 => Some(Type::Moved),
+            _ => None,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Type::Entry => "entry",
+            Type::HardState => "hard-state",
+            Type::Moved => "moved",
+        }
+    }
+}
+
+/// A record's header, its checksum aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    pub payload_crc: u32,
+    /// The header checksum of the record before this one, in whichever segment; 0 for a log's first.
+    pub chain: u32,
+    /// Bytes of payload.
+    pub len: u32,
+    /// Life number of the segment.
+    pub life: u32,
+    pub kind: Type,
+    /// An entry's raft type, in etcd's numbers; 0 in other records.
+    pub entry_type: u8,
+    /// The first record of its write.
+    pub first: bool,
+    /// Number of the write that the record belongs to; each is one more than the one before.
+    pub write: u64,
+    pub term: u64,
+    /// An entry's index; the commit index of a hard state; the applied index that relocated values wait for.
+    pub index: u64,
+}
+
+impl Header {
+    /// The bytes, and the checksum that the next record's chain names.
+    pub fn encode(&self, salt: u32) -> ([u8; HEADER_BYTES], u32) {
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[4..8].copy_from_slice(&self.payload_crc.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.chain.to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.len.to_le_bytes());
+        bytes[16..20].copy_from_slice(&self.life.to_le_bytes());
+        bytes[20] = self.kind as u8 | u8::from(self.first) << 7;
+        bytes[21] = self.entry_type;
+        bytes[22..24].copy_from_slice(&RECORD_MAGIC);
+        bytes[24..32].copy_from_slice(&self.write.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.term.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.index.to_le_bytes());
+        let crc = crc32c::crc32c_append(salt, &bytes[4..]);
+        bytes[..4].copy_from_slice(&crc.to_le_bytes());
+        (bytes, crc)
+    }
+
+    /// The header at the beginning of `bytes`, if one of segment `life` with a right checksum is there, and that
+    /// checksum.
+    #[inline]
+    pub fn decode(bytes: &[u8], salt: u32, life: u32) -> Result<(Header, u32), NoHeader> {
+        let Some(bytes) = bytes.first_chunk::<HEADER_BYTES>() else { return Err(NoHeader::Nothing) };
+        if bytes[22..24] != RECORD_MAGIC || u32_at(bytes, 16) != life {
+            return Err(NoHeader::Nothing);
+        }
+        let crc = u32_at(bytes, 0);
+        if crc32c::crc32c_append(salt, &bytes[4..]) != crc {
+            return Err(NoHeader::Nothing);
+        }
+        let kind = Type::from_number(bytes[20] & 0x7f).ok_or(NoHeader::UnknownType(bytes[20] & 0x7f))?;
+        let header = Header {
+            payload_crc: u32_at(bytes, 4),
+            chain: u32_at(bytes, 8),
+            len: u32_at(bytes, 12),
+            life,
+            kind,
+            entry_type: bytes[21],
+            first: bytes[20] & 0x80 != 0,
+            write: u64_at(bytes, 24),
+            term: u64_at(bytes, 32),
+            index: u64_at(bytes, 40),
+        };
+        Ok((header, crc))
+    }
+}
+
+/// Why there is no header to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoHeader {
+    /// Nothing that was ever written as a header of this segment's life.
+    Nothing,
+    /// A header whose checksum is right, of a type that this version does not know.
+    UnknownType(u8),
+}
+
+/// Bytes from a record's beginning to the earliest beginning of the next.
+pub fn record_bytes(payload: usize) -> u32 {
+    let bytes = (HEADER_BYTES + payload).next_multiple_of(ALIGN as usize);
+    u32::try_from(bytes).expect("a record is smaller than 4 GiB")
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
+}
+
+// ---- the segment's first block ----
+
+const SEGMENT_MAGIC: [u8; 8] = *b"urd-log\n";
+
+/// What a segment's first block says. It is durable before the file gets a segment's name and never written again in
+/// this life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentHeader {
+    pub life: u32,
+    /// Bytes of the file, this block included.
+    pub size: u32,
+    /// Where header checksums start from; the same in all segments of a log.
+    pub salt: u32,
+    pub cluster_id: u64,
+    pub member_id: u64,
+}
+
+/// Why a segment's first block is not to be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadSegmentHeader {
+    #[error("its first block is no header of a segment")]
+    Magic,
+    #[error("it has format version {0}, this program reads version {FORMAT_VERSION}: use a matching version of urd")]
+    Version(u32),
+    #[error("the checksum of its first block is wrong")]
+    Checksum,
+}
+
+impl SegmentHeader {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut block = vec![0; LOG_BLOCK_BYTES as usize];
+        block[..8].copy_from_slice(&SEGMENT_MAGIC);
+        block[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        block[12..16].copy_from_slice(&self.life.to_le_bytes());
+        block[16..20].copy_from_slice(&self.size.to_le_bytes());
+        block[20..24].copy_from_slice(&self.salt.to_le_bytes());
+        block[24..32].copy_from_slice(&self.cluster_id.to_le_bytes());
+        block[32..40].copy_from_slice(&self.member_id.to_le_bytes());
+        let crc = crc32c::crc32c(&block[..LOG_BLOCK_BYTES as usize - 4]);
+        block[LOG_BLOCK_BYTES as usize - 4..].copy_from_slice(&crc.to_le_bytes());
+        block
+    }
+
+    pub fn decode(block: &[u8]) -> Result<SegmentHeader, BadSegmentHeader> {
+        let end = LOG_BLOCK_BYTES as usize - 4;
+        if block.len() < LOG_BLOCK_BYTES as usize || block[..8] != SEGMENT_MAGIC {
+            return Err(BadSegmentHeader::Magic);
+        }
+        // Before the version: a damaged one must not send the operator looking for another program.
+        if crc32c::crc32c(&block[..end]) != u32_at(block, end) {
+            return Err(BadSegmentHeader::Checksum);
+        }
+        let version = u32_at(block, 8);
+        if version != FORMAT_VERSION {
+            return Err(BadSegmentHeader::Version(version));
+        }
+        Ok(SegmentHeader {
+            life: u32_at(block, 12),
+            size: u32_at(block, 16),
+            salt: u32_at(block, 20),
+            cluster_id: u64_at(block, 24),
+            member_id: u64_at(block, 32),
+        })
+    }
+}
+
+// ---- relocated values ----
+
+/// Bytes of a record's list of values before their bytes: for each one its revision, its old place, where it is now.
+const MOVED_ITEM_BYTES: usize = 32;
+const MOVED_HEAD_BYTES: usize = 8;
+
+/// A live value that is to be copied into the log's end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MovedValue {
+    /// The event whose value it is. Several events may share a value: then each is named, with the same place.
+    pub revision: Revision,
+    pub from: Place,
+    /// The bytes at `from`.
+    pub value: Bytes,
+}
+
+/// What a record of relocated values says of one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Move {
+    pub revision: Revision,
+    pub from: Place,
+    pub to: Place,
+}
+
+/// Gathers values into the payload of one record. A value shared by several events is stored once.
+#[derive(Default)]
+pub struct MovedPayload {
+    items: Vec<(Revision, Place, u32)>,
+    values: Vec<u8>,
+}
+
+impl MovedPayload {
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Bytes of the payload with one more value of `len` bytes.
+    pub fn len_with(&self, len: usize) -> usize {
+        MOVED_HEAD_BYTES + (self.items.len() + 1) * MOVED_ITEM_BYTES + self.values.len() + len
+    }
+
+    pub fn push(&mut self, moved: &MovedValue) {
+        assert_eq!(moved.from.len as usize, moved.value.len(), "a value is moved whole");
+        let at = match self.items.iter().find(|(_, from, _)| *from == moved.from) {
+            Some((_, _, at)) => *at,
+            None => {
+                let at = self.values.len() as u32;
+                self.values.extend_from_slice(&moved.value);
+                at
+            }
+        };
+        self.items.push((moved.revision, moved.from, at));
+    }
+
+    /// The payload, and where each value lies in it.
+    pub fn finish(self) -> (Vec<u8>, Vec<u32>) {
+        let base = MOVED_HEAD_BYTES + self.items.len() * MOVED_ITEM_BYTES;
+        let mut payload = Vec::with_capacity(base + self.values.len());
+        payload.extend_from_slice(&(self.items.len() as u64).to_le_bytes());
+        let mut offsets = Vec::with_capacity(self.items.len());
+        for (revision, from, at) in &self.items {
+            let at = base as u32 + at;
+            payload.extend_from_slice(&revision.main.to_le_bytes());
+            payload.extend_from_slice(&(revision.sub as u32).to_le_bytes());
+            for number in [from.segment, from.offset, from.len, at, 0] {
+                payload.extend_from_slice(&number.to_le_bytes());
+            }
+            offsets.push(at);
+        }
+        payload.extend_from_slice(&self.values);
+        (payload, offsets)
+    }
+}
+
+/// What the payload of a record of relocated values says, given where that payload lies. None if it is not one.
+pub fn decode_moved(payload: &[u8], place: Place) -> Option<Vec<Move>> {
+    let (count, mut rest) = payload.split_first_chunk::<8>()?;
+    let count = usize::try_from(u64::from_le_bytes(*count)).ok()?;
+    if count > rest.len() / MOVED_ITEM_BYTES {
+        return None;
+    }
+    let mut moves = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (item, tail) = rest.split_first_chunk::<MOVED_ITEM_BYTES>()?;
+        rest = tail;
+        let revision = Revision { main: u64_at(item, 0) as i64, sub: i64::from(u32_at(item, 8)) };
+        let from = Place { segment: u32_at(item, 12), offset: u32_at(item, 16), len: u32_at(item, 20) };
+        let at = u32_at(item, 24);
+        if u64::from(at) + u64::from(from.len) > payload.len() as u64 {
+            return None;
+        }
+        moves.push(Move { revision, from, to: Place { offset: place.offset + at, len: from.len, ..place } });
+    }
+    Some(moves)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_read_as_it_was_written_and_believed_in_its_own_log_only() {
+        let header = Header {
+            payload_crc: 1,
+            chain: 2,
+            len: 3,
+            life: 4,
+            kind: Type::Moved,
+            entry_type: 1,
+            first: true,
+            write: 5,
+            term: 6,
+            index: 7,
+        };
+        let (bytes, crc) = header.encode(99);
+        assert_eq!(Header::decode(&bytes, 99, 4), Ok((header, crc)));
+        assert_eq!(Header::decode(&bytes, 98, 4), Err(NoHeader::Nothing), "another log's salt");
+        assert_eq!(Header::decode(&bytes, 99, 5), Err(NoHeader::Nothing), "another life");
+        assert_eq!(Header::decode(&bytes[..47], 99, 4), Err(NoHeader::Nothing));
+        for bit in 0..bytes.len() * 8 {
+            let mut bytes = bytes;
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Header::decode(&bytes, 99, 4), Err(NoHeader::Nothing), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_segment_of_another_version_is_told_from_a_damaged_one() {
+        let header = SegmentHeader { life: 1, size: 65536, salt: 3, cluster_id: 4, member_id: 5 };
+        let block = header.encode();
+        assert_eq!(SegmentHeader::decode(&block), Ok(header));
+        let mut damaged = block.clone();
+        damaged[8] = 2;
+        assert_eq!(SegmentHeader::decode(&damaged), Err(BadSegmentHeader::Checksum));
+        let mut newer = damaged;
+        let crc = crc32c::crc32c(&newer[..4092]);
+        newer[4092..].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(SegmentHeader::decode(&newer), Err(BadSegmentHeader::Version(2)));
+    }
+
+    #[test]
+    fn a_value_that_events_share_is_stored_once() {
+        let from = Place { segment: 1, offset: 5000, len: 3 };
+        let other = Place { segment: 1, offset: 6000, len: 2 };
+        let value = |main, from, value: &'static [u8]| MovedValue {
+            revision: Revision::new(main, 1),
+            from,
+            value: Bytes::from_static(value),
+        };
+        let mut payload = MovedPayload::default();
+        for moved in [value(7, from, b"abc"), value(8, other, b"xy"), value(9, from, b"abc")] {
+            payload.push(&moved);
+        }
+        let (bytes, offsets) = payload.finish();
+        assert_eq!(offsets, [104, 107, 104]);
+        assert_eq!(bytes.len(), 109);
+        let place = Place { segment: 2, offset: 8192, len: bytes.len() as u32 };
+        let moves = decode_moved(&bytes, place).unwrap();
+        assert_eq!(moves[2].revision, Revision::new(9, 1));
+        assert_eq!(moves[2].from, from);
+        assert_eq!(moves[2].to, Place { segment: 2, offset: 8192 + 104, len: 3 });
+        assert_eq!(decode_moved(&bytes[..108], place), None);
+        assert_eq!(decode_moved(&[255; 40], place), None);
+    }
+}

@@ -1,0 +1,535 @@
+//! A restart: checkpoint, then the records behind it, then the judgement of the log's end. `read` changes nothing and
+//! serves the tools too; `recover` cuts a torn end, makes durable what it has read, and gives the writer that goes on.
+//!
+//! Only damage at the very end that cannot be told from a torn last write is cut. Everything else is refused with the
+//! file, the offset and the raft index that was expected there: never skipped, never guessed.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+
+use super::{
+    disk::{self, Dir, DiskError, Listing},
+    record::{self, BadSegmentHeader, FORMAT_VERSION, Move, RECORDS_FROM, SegmentHeader, Type},
+    replay::{Cursor, Image, Record, Spot, What},
+    segment::Segment,
+    writer::{LogParts, Writer},
+};
+use crate::{
+    limits::{LOG_BLOCK_BYTES, LOG_RECENT_BYTES, SEGMENT_BYTES_DEFAULT, SEGMENT_REQUESTS_MIN},
+    store::{
+        checkpoint::{self, Checkpoint, CheckpointError, HardState, LogPosition},
+        types::Place,
+    },
+};
+
+/// What a log is opened with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Size of new segments. Those there are keep theirs.
+    pub segment_bytes: u32,
+    /// Bytes of sealed segments to keep in memory.
+    pub recent_bytes: u64,
+    /// Written into a new log; an old one keeps its own, see `Recovered`.
+    pub cluster_id: u64,
+    pub member_id: u64,
+}
+
+impl Options {
+    /// For requests of up to `request_bytes`.
+    pub fn for_requests(request_bytes: usize, cluster_id: u64, member_id: u64) -> Options {
+        let least = request_bytes.saturating_mul(SEGMENT_REQUESTS_MIN as usize).next_multiple_of(1 << 20);
+        let segment_bytes = u32::try_from(least).unwrap_or(u32::MAX & !((1 << 20) - 1)).max(SEGMENT_BYTES_DEFAULT);
+        Options { segment_bytes, recent_bytes: LOG_RECENT_BYTES, cluster_id, member_id }
+    }
+}
+
+/// A raft entry of the log's tail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEntry {
+    pub index: u64,
+    pub term: u64,
+    /// Its type in etcd's numbers.
+    pub kind: u8,
+    pub data: Bytes,
+    /// Where `data` lies.
+    pub place: Place,
+}
+
+/// The end of a torn write, cut off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    pub file: PathBuf,
+    pub offset: u32,
+    /// The raft index that was expected there.
+    pub index: u64,
+}
+
+/// What a restart begins with.
+pub struct Recovered {
+    /// None: replay is from the log's beginning.
+    pub checkpoint: Option<Checkpoint>,
+    /// Of the checkpoint or the log, whichever is later.
+    pub hard_state: HardState,
+    /// The entries behind the checkpoint's applied index (without a checkpoint: all), without gaps.
+    pub entries: Vec<LogEntry>,
+    /// Relocations in the log's order: each is due once the state has applied the index beside it (at once, if it
+    /// already has). One that the state knows already does nothing: `Index::relocate` says false.
+    pub moves: Vec<(u64, Vec<Move>)>,
+    pub writer: Writer,
+    /// To be told to the operator.
+    pub cut: Option<Cut>,
+    /// The directory held no log: a new one was begun.
+    pub is_new: bool,
+    /// As the log says; for a new one, as the options say.
+    pub cluster_id: u64,
+    pub member_id: u64,
+}
+
+/// Why a log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error(
+        "{} is damaged at byte {offset}, where the record of raft entry {index} was expected: {what}. This is no torn \
+         last write, so acknowledged data may be lost. Remove the member from its cluster and add it again with an \
+         empty data directory, or restore a snapshot; keep this directory for study",
+        file.display()
+    )]
+    Damaged { file: PathBuf, offset: u64, index: u64, what: String },
+    #[error(
+        "the checkpoint {} cannot be used: {source}. Remove the member from its cluster and add it again with an \
+         empty data directory, or restore a snapshot; keep this directory for study",
+        file.display()
+    )]
+    Checkpoint { file: PathBuf, source: CheckpointError },
+    #[error(
+        "{} is missing: {why}. Put the file back if it was moved away; else remove the member from its cluster and \
+         add it again with an empty data directory, or restore a snapshot",
+        file.display()
+    )]
+    Missing { file: PathBuf, why: String },
+    #[error(
+        "{} was written by another version of urd: format version {version}, this program reads {FORMAT_VERSION}. \
+         Start the version that wrote it",
+        file.display()
+    )]
+    Version { file: PathBuf, version: u32 },
+}
+
+/// Opens the log of a directory: reads it, cuts a torn end, makes what was read durable. A directory without a log gets
+/// a new one.
+///
+/// # Errors
+/// Whatever makes it doubtful that all acknowledged entries are there; the directory is unchanged then.
+///
+/// # Panics
+/// If the segment size is no multiple of the block.
+pub fn recover(dir: &Dir, options: &Options) -> Result<Recovered, RecoveryError> {
+    assert_eq!(options.segment_bytes % LOG_BLOCK_BYTES, 0, "segments are whole blocks");
+    let Some(found) = read(dir)? else { return begin(dir, options) };
+    let Found { checkpoint, hard_state, entries, moves, mut segments, tail, .. } = found;
+    let first = segments[0].header;
+
+    // From the back, so that a crash in between leaves a log that is torn at the same spot.
+    while let Some(last) = segments.pop_if(|last| last.header.life > tail.life) {
+        let header = last.header;
+        if tail.torn {
+            // Its header stays until it has another name.
+            dir.zero_segment(header.life, RECORDS_FROM, header.size)?;
+        }
+        dir.demote(header.life)?;
+    }
+    let active = segments.pop().expect("the tail is in a segment");
+    let mut head = tail.image;
+    let boundary = tail.offset.next_multiple_of(LOG_BLOCK_BYTES);
+    let leftover = head[tail.offset as usize..boundary as usize].iter().any(|byte| *byte != 0);
+    if tail.torn || leftover {
+        let to = if tail.torn { active.header.size } else { boundary };
+        dir.zero_segment(tail.life, tail.offset, to)?;
+    }
+    for segment in segments.iter().chain([&active]).filter(|segment| segment.replayed) {
+        dir.sync_segment(segment.header.life)?;
+    }
+
+    head.truncate(boundary as usize);
+    head[tail.offset as usize..].fill(0);
+    let parts = LogParts {
+        dir: dir.path().to_owned(),
+        segment_bytes: options.segment_bytes,
+        salt: first.salt,
+        cluster_id: first.cluster_id,
+        member_id: first.member_id,
+        recent_bytes: options.recent_bytes,
+    };
+    let sealed =
+        segments.into_iter().map(|it| Segment::in_file(dir.path(), it.header.life, it.header.size, it.used)).collect();
+    let Cursor { write, chain } = tail.cursor;
+    let writer = Writer::resume(parts, sealed, tail.life, active.header.size, &head, write, chain)
+        .map_err(|source| DiskError::Io { action: "hold in memory", path: dir.segment_path(tail.life), source })?;
+    Ok(Recovered {
+        checkpoint,
+        hard_state,
+        entries,
+        moves,
+        writer,
+        cut: tail.torn.then_some(tail.cut),
+        is_new: false,
+        cluster_id: first.cluster_id,
+        member_id: first.member_id,
+    })
+}
+
+fn begin(dir: &Dir, options: &Options) -> Result<Recovered, RecoveryError> {
+    let Options { segment_bytes, recent_bytes, cluster_id, member_id } = *options;
+    let salt = disk::random_salt()?;
+    let header = SegmentHeader { life: 1, size: segment_bytes, salt, cluster_id, member_id };
+    let path = dir.ensure_segment(&header)?;
+    let parts = LogParts { dir: dir.path().to_owned(), segment_bytes, salt, cluster_id, member_id, recent_bytes };
+    let writer = Writer::resume(parts, Vec::new(), 1, segment_bytes, &header.encode(), 0, 0)
+        .map_err(|source| DiskError::Io { action: "hold in memory", path, source })?;
+    Ok(Recovered {
+        checkpoint: None,
+        hard_state: HardState::default(),
+        entries: Vec::new(),
+        moves: Vec::new(),
+        writer,
+        cut: None,
+        is_new: true,
+        cluster_id,
+        member_id,
+    })
+}
+
+/// A segment of a log that was read.
+#[derive(Clone, Copy, Debug)]
+pub struct FoundSegment {
+    pub header: SegmentHeader,
+    /// Where its last write ends; its size if that is not known.
+    pub used: u32,
+    /// Whether its records were read, or it lies before the checkpoint's position.
+    pub replayed: bool,
+}
+
+/// Where a log ends.
+pub struct Tail {
+    pub life: u32,
+    pub offset: u32,
+    pub cursor: Cursor,
+    /// Whether remains of a torn write follow.
+    pub torn: bool,
+    pub cut: Cut,
+    /// The file of segment `life`.
+    image: Vec<u8>,
+}
+
+/// A log that was read.
+pub struct Found {
+    pub checkpoint: Option<Checkpoint>,
+    pub hard_state: HardState,
+    pub entries: Vec<LogEntry>,
+    pub moves: Vec<(u64, Vec<Move>)>,
+    /// In order of life.
+    pub segments: Vec<FoundSegment>,
+    pub tail: Tail,
+}
+
+impl Found {
+    /// Where replay began.
+    pub fn position(&self) -> LogPosition {
+        start(self.checkpoint.as_ref())
+    }
+}
+
+fn start(checkpoint: Option<&Checkpoint>) -> LogPosition {
+    match checkpoint {
+        Some(checkpoint) => checkpoint.head.position,
+        None => LogPosition { life: 1, offset: RECORDS_FROM, write: 0, chain: 0 },
+    }
+}
+
+/// Reads the checkpoint and the records behind it, and changes nothing. None if there is neither checkpoint nor
+/// segment. Memory: one segment, and those that entries behind the checkpoint lie in.
+pub fn read(dir: &Dir) -> Result<Option<Found>, RecoveryError> {
+    let listing = dir.list()?;
+    let checkpoint = read_checkpoint(dir)?;
+    if listing.segments.is_empty() && checkpoint.is_none() {
+        return Ok(None);
+    }
+    let position = start(checkpoint.as_ref());
+    check_all_there(dir, &listing, checkpoint.as_ref(), position)?;
+    let headers = read_headers(dir, &listing.segments, checkpoint.as_ref())?;
+    let mut segments: Vec<FoundSegment> = headers
+        .into_iter()
+        .map(|header| {
+            let extents = checkpoint.iter().flat_map(|checkpoint| &checkpoint.head.extents);
+            let extent = extents.filter(|extent| extent.life == header.life && extent.used > 0).next_back();
+            let used = extent.map_or(header.size, |extent| extent.used.min(header.size));
+            FoundSegment { header, used, replayed: header.life >= position.life }
+        })
+        .collect();
+
+    let mut replay = Replay::new(dir, checkpoint.as_ref());
+    let tail = replay.run(&mut segments, position)?;
+    let Replay { hard_state, entries, moves, .. } = replay;
+    Ok(Some(Found { checkpoint, hard_state, entries, moves, segments, tail }))
+}
+
+fn read_checkpoint(dir: &Dir) -> Result<Option<Checkpoint>, RecoveryError> {
+    let Some(mut file) = dir.open_checkpoint()? else { return Ok(None) };
+    let decoded = checkpoint::decode(&mut file);
+    decoded.map(Some).map_err(|source| RecoveryError::Checkpoint { file: dir.checkpoint_path(), source })
+}
+
+/// Whether the files that must be there are: all from the position on, and those that the checkpoint's values lie in.
+fn check_all_there(
+    dir: &Dir,
+    listing: &Listing,
+    checkpoint: Option<&Checkpoint>,
+    position: LogPosition,
+) -> Result<(), RecoveryError> {
+    let lives = &listing.segments;
+    let missing = |life, why: &str| RecoveryError::Missing { file: dir.segment_path(life), why: why.into() };
+    if let Some(checkpoint) = checkpoint {
+        for it in checkpoint.state.index.usage().segments() {
+            // Values of entries behind the position are not in the state yet.
+            if lives.binary_search(&it.segment).is_err() {
+                return Err(missing(it.segment, "the checkpoint names values in it"));
+            }
+        }
+    } else if lives[0] != position.life {
+        let why = format!("the log begins with segment {:08x}, so there was one", lives[0]);
+        return Err(RecoveryError::Missing { file: dir.checkpoint_path(), why });
+    }
+    let from = lives.partition_point(|life| *life < position.life);
+    let last = lives.last().copied().unwrap_or(0).max(position.life);
+    for (life, found) in (position.life..=last).zip(lives[from..].iter().map(Some).chain(std::iter::repeat(None))) {
+        if found != Some(&life) {
+            let why = if life == position.life { "the log is to be replayed from it" } else { "later ones are there" };
+            return Err(missing(life, why));
+        }
+    }
+    Ok(())
+}
+
+/// The first block of each segment.
+fn read_headers(
+    dir: &Dir,
+    lives: &[u32],
+    checkpoint: Option<&Checkpoint>,
+) -> Result<Vec<SegmentHeader>, RecoveryError> {
+    let index = checkpoint.map_or(1, |checkpoint| checkpoint.state.applied().0 + 1);
+    let mut headers: Vec<SegmentHeader> = Vec::with_capacity(lives.len());
+    for &life in lives {
+        let file = dir.segment_path(life);
+        let damaged = |offset: u64, what: String| RecoveryError::Damaged { file: file.clone(), offset, index, what };
+        let (block, size) = dir.read_segment_head(life)?;
+        let header = match SegmentHeader::decode(&block) {
+            Ok(header) => header,
+            Err(BadSegmentHeader::Version(version)) => return Err(RecoveryError::Version { file, version }),
+            Err(bad) => return Err(damaged(0, bad.to_string())),
+        };
+        if header.life != life {
+            return Err(damaged(0, format!("it says that it is segment {:08x}", header.life)));
+        }
+        if u64::from(header.size) != size {
+            let what = format!("the file has {size} bytes, its header says {}", header.size);
+            return Err(damaged(size.min(header.size.into()), what));
+        }
+        if header.size % LOG_BLOCK_BYTES != 0 || header.size <= RECORDS_FROM {
+            return Err(damaged(0, format!("no segment has {} bytes", header.size)));
+        }
+        if let Some(first) = headers.first()
+            && (first.salt, first.cluster_id, first.member_id) != (header.salt, header.cluster_id, header.member_id)
+        {
+            return Err(damaged(0, format!("it belongs to another log than segment {:08x}", first.life)));
+        }
+        headers.push(header);
+    }
+    Ok(headers)
+}
+
+/// The log's tail as it is read, record by record.
+struct Replay<'a> {
+    dir: &'a Dir,
+    applied: u64,
+    hard_state: HardState,
+    /// The write that the hard state came with.
+    hard_state_write: u64,
+    entries: Vec<LogEntry>,
+    moves: Vec<(u64, Vec<Move>)>,
+}
+
+impl<'a> Replay<'a> {
+    fn new(dir: &'a Dir, checkpoint: Option<&Checkpoint>) -> Self {
+        Replay {
+            dir,
+            applied: checkpoint.map_or(0, |checkpoint| checkpoint.state.applied().0),
+            hard_state: checkpoint.map(|checkpoint| checkpoint.head.hard_state).unwrap_or_default(),
+            hard_state_write: 0,
+            entries: Vec::new(),
+            moves: Vec::new(),
+        }
+    }
+
+    /// The raft index that the next entry should have.
+    fn expected(&self) -> u64 {
+        self.entries.last().map_or(self.applied, |entry| entry.index) + 1
+    }
+
+    fn damaged(&self, life: u32, offset: u32, what: String) -> RecoveryError {
+        let (file, index) = (self.dir.segment_path(life), self.expected());
+        RecoveryError::Damaged { file, offset: offset.into(), index, what }
+    }
+
+    /// Reads all records from `position` on, notes how far each segment is used, and judges the end.
+    fn run(&mut self, segments: &mut [FoundSegment], position: LogPosition) -> Result<Tail, RecoveryError> {
+        let mut at = segments.partition_point(|segment| segment.header.life < position.life);
+        let mut cursor = Cursor { write: position.write, chain: position.chain };
+        let mut offset = position.offset;
+        let mut bytes = Bytes::from(self.dir.read_segment(position.life)?);
+        if offset < RECORDS_FROM || offset % record::ALIGN != 0 || offset as usize > bytes.len() {
+            let what = "the checkpoint names this as where replay begins, and no record begins there".to_owned();
+            return Err(self.damaged(position.life, offset, what));
+        }
+        loop {
+            let SegmentHeader { life, salt, .. } = segments[at].header;
+            let mut spot = self.run_segment(&bytes, life, salt, &mut offset, &mut cursor)?;
+            segments[at].used = offset.next_multiple_of(LOG_BLOCK_BYTES);
+            let mut spot_life = life;
+
+            if let Some(next) = segments.get(at + 1).map(|next| next.header) {
+                let next_bytes = Bytes::from(self.dir.read_segment(next.life)?);
+                let image = Image { bytes: &next_bytes, life: next.life, salt };
+                match image.record_at(RECORDS_FROM, cursor) {
+                    Ok(_) => {
+                        at += 1;
+                        offset = RECORDS_FROM;
+                        bytes = next_bytes;
+                        continue;
+                    }
+                    // The next write's beginning: the spot is there, and this segment ends as it should.
+                    Err(found) if found.what == What::Payload && spot.what == What::NoRecord => {
+                        (spot, spot_life) = (found, next.life);
+                    }
+                    Err(_) => {}
+                }
+            }
+            let torn = self.judge(&bytes, &segments[at..], offset, (spot_life, spot), cursor)?;
+            self.settle_commit(life, offset, cursor)?;
+            let cut = Cut { file: self.dir.segment_path(spot_life), offset: spot.offset, index: self.expected() };
+            return Ok(Tail { life, offset, cursor, torn, cut, image: bytes.into() });
+        }
+    }
+
+    /// Reads the records of one segment and gives the spot where they end.
+    fn run_segment(
+        &mut self,
+        bytes: &Bytes,
+        life: u32,
+        salt: u32,
+        offset: &mut u32,
+        cursor: &mut Cursor,
+    ) -> Result<Spot, RecoveryError> {
+        let image = Image { bytes, life, salt };
+        loop {
+            match image.next(*offset, *cursor) {
+                Ok(record) => {
+                    self.take(&record, bytes)?;
+                    (*offset, *cursor) = (record.end(), record.cursor);
+                }
+                Err(spot) => return Ok(spot),
+            }
+        }
+    }
+
+    fn take(&mut self, record: &Record, bytes: &Bytes) -> Result<(), RecoveryError> {
+        let Record { header, offset, .. } = *record;
+        let data = bytes.slice(record.payload());
+        let place = Place { segment: header.life, offset: record.payload().start as u32, len: header.len };
+        match header.kind {
+            Type::Entry => {
+                let (index, expected) = (header.index, self.expected());
+                if index > expected {
+                    return Err(self.damaged(header.life, offset, format!("it is the record of entry {index}")));
+                }
+                // A new leader has overruled the tail; what is applied it cannot have.
+                let first = expected - self.entries.len() as u64;
+                self.entries.truncate(index.saturating_sub(first) as usize);
+                if index > self.applied {
+                    self.entries.push(LogEntry { index, term: header.term, kind: header.entry_type, data, place });
+                }
+            }
+            Type::HardState => {
+                let Ok(vote) = data.as_ref().try_into().map(u64::from_le_bytes) else {
+                    return Err(self.damaged(header.life, offset, "a hard state without a vote".into()));
+                };
+                self.hard_state = HardState { term: header.term, vote, commit: header.index };
+                self.hard_state_write = header.write;
+            }
+            Type::Moved => {
+                let Some(moves) = record::decode_moved(&data, place) else {
+                    return Err(self.damaged(header.life, offset, "a list of relocated values that is none".into()));
+                };
+                self.moves.push((header.index, moves));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether what follows the end is what a torn write has left. `Damaged` if something later shows that it was no
+    /// torn write.
+    fn judge(
+        &self,
+        bytes: &Bytes,
+        segments: &[FoundSegment],
+        offset: u32,
+        (spot_life, spot): (u32, Spot),
+        cursor: Cursor,
+    ) -> Result<bool, RecoveryError> {
+        let damaged = |why: String| self.damaged(spot_life, spot.offset, why);
+        if let What::UnknownType(number) = spot.what {
+            return Err(damaged(format!("a record of type {number}, which this version does not know, is there")));
+        }
+        let mut torn = spot.what == What::Payload;
+        for (at, FoundSegment { header: SegmentHeader { life, salt, .. }, .. }) in segments.iter().enumerate() {
+            let (bytes, from) = match at {
+                0 => (bytes.clone(), offset),
+                _ => (self.dir.read_segment(*life)?.into(), RECORDS_FROM),
+            };
+            let image = Image { bytes: &bytes, life: *life, salt: *salt };
+            let survey = image.survey(from, &spot, cursor);
+            if let Some((later_offset, later)) = survey.later {
+                let file = self.dir.segment_path(*life);
+                let found = match spot.what {
+                    What::Payload => "its payload's checksum is wrong",
+                    _ => "no such record is there",
+                };
+                return Err(damaged(format!(
+                    "{found}, but a later write ({}; the last sound one is {}) is in {} at byte {later_offset}",
+                    later.write,
+                    cursor.write,
+                    file.display()
+                )));
+            }
+            torn |= survey.remains;
+        }
+        Ok(torn)
+    }
+
+    /// A commit beyond the last entry is what a torn write may leave of a batch; otherwise entries are missing.
+    fn settle_commit(&mut self, life: u32, offset: u32, cursor: Cursor) -> Result<(), RecoveryError> {
+        let last = self.expected() - 1;
+        if self.hard_state.commit > last {
+            if self.hard_state_write != cursor.write {
+                let what = format!("the log ends here, but entries up to {} are committed", self.hard_state.commit);
+                return Err(self.damaged(life, offset, what));
+            }
+            self.hard_state.commit = last;
+        }
+        // What is applied was committed, whatever the hard state of that time had heard of.
+        self.hard_state.commit = self.hard_state.commit.max(self.applied);
+        Ok(())
+    }
+}
