@@ -1,15 +1,93 @@
-//! The seam to the runtime: spawn, time, sockets, files with aligned durable writes, the way between cores. glommio is
-//! its implementation; no type of it appears outside this folder.
+//! The seam to the runtime: tasks, time, work that blocks, executors pinned to cores, the way between them, files with
+//! aligned durable writes, sockets, signals. glommio is its implementation and no type of it appears outside this
+//! folder. It knows nothing of what is done with it.
 
-use std::{future::Future, time::Duration};
+pub mod executors;
+pub mod file;
+pub mod mesh;
+mod os;
+mod poller;
+pub mod signals;
+pub mod socket;
+
+use std::{
+    cell::Cell,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    pin::Pin,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
 
 /// Runs a future on this executor; it goes on by itself.
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
     glommio::spawn_local(future).detach();
 }
 
+/// Runs a future on this executor; awaiting the task gives what the future returned. Dropping the task ends it.
+pub fn spawn_with_handle<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
+    Task(glommio::spawn_local(future))
+}
+
+/// A running future that can be awaited, or ended by dropping it.
+#[must_use = "dropping a task ends it"]
+pub struct Task<T>(glommio::Task<T>);
+
+impl<T> Future for Task<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        Pin::new(&mut self.0).poll(context)
+    }
+}
+
+/// The monotonic clock.
+pub fn now() -> Instant {
+    Instant::now()
+}
+
 pub async fn sleep(duration: Duration) {
-    glommio::timer::sleep(duration).await;
+    glommio::timer::Timer::new(duration).await;
+}
+
+/// The result of a future, or None if it takes longer than `limit`; the future is dropped then.
+pub async fn timeout<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    let mut timer = glommio::timer::Timer::new(limit);
+    std::future::poll_fn(|context| {
+        if let Poll::Ready(value) = future.as_mut().poll(context) {
+            return Poll::Ready(Some(value));
+        }
+        Pin::new(&mut timer).poll(context).map(|_| None)
+    })
+    .await
+}
+
+/// A beat of fixed length.
+pub struct Interval {
+    period: Duration,
+    next: Instant,
+}
+
+impl Interval {
+    /// The first tick is one period from now.
+    pub fn new(period: Duration) -> Self {
+        assert!(!period.is_zero(), "a beat has a length");
+        Interval { period, next: now() + period }
+    }
+
+    /// Waits for the next tick. Ticks that were missed are left out, the beat stays.
+    pub async fn tick(&mut self) -> Instant {
+        let waited_from = now();
+        if let Some(wait) = self.next.checked_duration_since(waited_from).filter(|wait| !wait.is_zero()) {
+            sleep(wait).await;
+        }
+        let ticked = self.next;
+        let late = now().saturating_duration_since(ticked);
+        let missed = (late.as_nanos() / self.period.as_nanos()) as u32;
+        self.next = ticked + self.period * (missed + 1);
+        ticked
+    }
 }
 
 /// Lets everything else that is ready run first.
@@ -17,7 +95,24 @@ pub async fn yield_now() {
     glommio::executor().yield_task_queue_now().await;
 }
 
-/// Runs something that may block on a low-priority thread of its own.
+/// Runs something that may block on a low-priority thread of its own, on any core the process may use; this executor
+/// goes on meanwhile. A panic in it is raised where it is awaited. The work is queued at once, awaited or not.
 pub async fn background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    glommio::executor().spawn_blocking(work).await
+    thread_local! {
+        static LOWERED: Cell<bool> = const { Cell::new(false) };
+    }
+    let guarded = move || {
+        if !LOWERED.replace(true) {
+            os::lower_this_thread();
+        }
+        // A thread that unwinds is gone for good, and whoever waits for its answer with it.
+        catch_unwind(AssertUnwindSafe(work))
+    };
+    match glommio::executor().spawn_blocking(guarded).await {
+        Ok(value) => value,
+        Err(panic) => resume_unwind(panic),
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,369 @@
+//! Files: aligned writes that are durable when they return, past the page cache; reads through the ring into memory of
+//! the caller's; and a probe that finds out which way of making a write durable is quicker on a device. What the bytes
+//! mean is the log's business.
+
+use std::{
+    fs::OpenOptions,
+    io::{self, Write},
+    os::fd::{AsRawFd, BorrowedFd},
+    path::Path,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use glommio::{
+    GlommioError, allocate_dma_buffer,
+    io::{BufferedFile, DmaFile, OpenOptions as RingOptions},
+};
+
+use super::{background, now, os};
+use crate::limits::{DISK_BLOCK_BYTES, PROBE_WRITES};
+
+/// How a write becomes durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Opened with O_DSYNC: the write returns when it is on the device (one FUA write, where the device knows that).
+    Dsync,
+    /// An fdatasync after the write.
+    Fdatasync,
+}
+
+/// A file for durable writes.
+pub struct DirectFile {
+    file: Inner,
+    direct: bool,
+    durability: Durability,
+}
+
+enum Inner {
+    Direct(DmaFile),
+    Buffered(BufferedFile),
+}
+
+impl DirectFile {
+    /// Opens an existing file for writing, past the page cache. Where the file system cannot do that (tmpfs, some
+    /// network and stacked ones) writes go through the cache and are made durable by fdatasync, whatever was asked:
+    /// see `is_direct` and `durability`.
+    pub async fn open(path: impl AsRef<Path>, durability: Durability) -> io::Result<Self> {
+        let path = path.as_ref();
+        let mut options = RingOptions::new();
+        // For writing alone. Were it for reading too, glommio would try completions by polling, and where the device
+        // has these the core would spin as long as the device takes.
+        options.write(true);
+        if durability == Durability::Dsync {
+            options.custom_flags(libc::O_DSYNC);
+        }
+        match options.dma_open(path).await {
+            Ok(file) => {
+                // SAFETY: the descriptor is open as long as `file` is.
+                let direct = os::is_direct(unsafe { BorrowedFd::borrow_raw(file.as_raw_fd()) })?;
+                let durability = if direct { durability } else { Durability::Fdatasync };
+                Ok(DirectFile { file: Inner::Direct(file), direct, durability })
+            }
+            // What fcntl and open say where O_DIRECT is not known.
+            Err(error) if io_error(&error) == Some(libc::EINVAL) => {
+                let file = RingOptions::new().write(true).buffered_open(path).await.map_err(io::Error::from)?;
+                Ok(DirectFile { file: Inner::Buffered(file), direct: false, durability: Durability::Fdatasync })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether writes go past the page cache.
+    pub fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// How writes are made durable.
+    pub fn durability(&self) -> Durability {
+        self.durability
+    }
+
+    /// Writes bytes, copied once into memory the device can read, and returns when they are durable. Offset and length
+    /// are multiples of DISK_BLOCK_BYTES. After an error nothing is known of what is on the device in that range.
+    pub async fn write_durable(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        assert!(offset.is_multiple_of(DISK_BLOCK_BYTES as u64), "offset {offset} is not aligned");
+        assert!(bytes.len().is_multiple_of(DISK_BLOCK_BYTES), "length {} is not aligned", bytes.len());
+        let mut done = 0;
+        while done < bytes.len() {
+            let written = self.write(offset + done as u64, &bytes[done..]).await?;
+            // A short write goes on at the last whole block: what is past it is written again.
+            let whole = written - written % DISK_BLOCK_BYTES;
+            if whole == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            done += whole;
+        }
+        match self.durability {
+            Durability::Dsync => Ok(()),
+            Durability::Fdatasync => self.sync().await,
+        }
+    }
+
+    async fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<usize> {
+        let written = match &self.file {
+            Inner::Direct(file) => {
+                let mut buffer = allocate_dma_buffer(bytes.len());
+                buffer.as_bytes_mut().copy_from_slice(bytes);
+                file.write_at(buffer, offset).await
+            }
+            Inner::Buffered(file) => file.write_at(bytes.to_vec(), offset).await,
+        };
+        written.map_err(io::Error::from)
+    }
+
+    /// fdatasync, through the ring.
+    pub async fn sync(&self) -> io::Result<()> {
+        let synced = match &self.file {
+            Inner::Direct(file) => file.fdatasync().await,
+            Inner::Buffered(file) => file.fdatasync().await,
+        };
+        synced.map_err(io::Error::from)
+    }
+
+    pub async fn close(self) -> io::Result<()> {
+        let closed = match self.file {
+            Inner::Direct(file) => file.close().await,
+            Inner::Buffered(file) => file.close().await,
+        };
+        closed.map_err(io::Error::from)
+    }
+}
+
+fn io_error(error: &GlommioError<()>) -> Option<i32> {
+    match error {
+        GlommioError::IoError(source) | GlommioError::EnhancedIoError { source, .. } => source.raw_os_error(),
+        _ => None,
+    }
+}
+
+/// A file for reading through the page cache, so that what was read stays in memory.
+pub struct ReadFile {
+    file: BufferedFile,
+}
+
+impl ReadFile {
+    pub async fn open(path: impl AsRef<Path>) -> io::Result<Self> {
+        let file = BufferedFile::open(path).await.map_err(io::Error::from)?;
+        Ok(ReadFile { file })
+    }
+
+    /// Reads `len` bytes at an offset, or fewer where the file ends. Bytes that are in memory are taken at once;
+    /// for the others the ring is asked, so a slow device stalls nobody.
+    pub async fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        let mut bytes = Vec::with_capacity(len);
+        // The allocator may have given more.
+        let room = &mut bytes.spare_capacity_mut()[..len];
+        // SAFETY: the descriptor is open as long as `self.file` is.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.file.as_raw_fd()) };
+        if let Ok(count) = os::read_resident(fd, room, offset) {
+            // SAFETY: that many have just been read into the vector.
+            unsafe { bytes.set_len(count) };
+        }
+        while bytes.len() < len {
+            let read = self.file.read_at(offset + bytes.len() as u64, len - bytes.len()).await;
+            let read = read.map_err(io::Error::from)?;
+            if read.is_empty() {
+                break;
+            }
+            bytes.extend_from_slice(&read);
+        }
+        Ok(bytes.into())
+    }
+
+    /// Bytes in the file now.
+    pub async fn len(&self) -> io::Result<u64> {
+        self.file.file_size().await.map_err(io::Error::from)
+    }
+
+    pub async fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len().await? == 0)
+    }
+
+    pub async fn close(self) -> io::Result<()> {
+        self.file.close().await.map_err(io::Error::from)
+    }
+}
+
+/// Which way of making writes durable is quicker on the device that holds `dir`: measured with single blocks, in turns,
+/// in a file written beforehand as the log's are, which is removed again.
+pub async fn probe(dir: impl AsRef<Path>) -> io::Result<Durability> {
+    let path = dir.as_ref().join(format!("durability-probe-{}", std::process::id()));
+    let made = path.clone();
+    background(move || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(made)?;
+        file.write_all(&vec![0; PROBE_WRITES * DISK_BLOCK_BYTES])?;
+        file.sync_all()
+    })
+    .await?;
+    let measured = measure(&path).await;
+    background(move || std::fs::remove_file(path)).await?;
+    measured
+}
+
+async fn measure(path: &Path) -> io::Result<Durability> {
+    let ways = [Durability::Dsync, Durability::Fdatasync];
+    let files = [DirectFile::open(path, ways[0]).await?, DirectFile::open(path, ways[1]).await?];
+    let block = [0x5a; DISK_BLOCK_BYTES];
+    let mut took = [Vec::with_capacity(PROBE_WRITES), Vec::with_capacity(PROBE_WRITES)];
+    for number in 0..PROBE_WRITES {
+        for (file, took) in files.iter().zip(&mut took) {
+            let begun = now();
+            file.write_durable((number * DISK_BLOCK_BYTES) as u64, &block).await?;
+            took.push(begun.elapsed());
+        }
+    }
+    let direct = files[0].is_direct();
+    for file in files {
+        file.close().await?;
+    }
+    let [dsync, fdatasync] = took.map(median);
+    Ok(if direct && dsync <= fdatasync { Durability::Dsync } else { Durability::Fdatasync })
+}
+
+/// The median: a single write that met the journal's commit says nothing.
+fn median(mut durations: Vec<Duration>) -> Duration {
+    durations.sort_unstable();
+    durations[durations.len() / 2]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::executors::run_one;
+
+    fn zeroed(dir: &Path, blocks: usize) -> std::path::PathBuf {
+        let path = dir.join("segment");
+        std::fs::write(&path, vec![0; blocks * DISK_BLOCK_BYTES]).unwrap();
+        path
+    }
+
+    fn pattern(len: usize) -> Vec<u8> {
+        (0..len).map(|index| (index * 31 % 251) as u8).collect()
+    }
+
+    async fn write_and_read_back(dir: &Path, durability: Durability) -> DirectFile {
+        let path = zeroed(dir, 1024);
+        let file = DirectFile::open(&path, durability).await.unwrap();
+        let one = pattern(DISK_BLOCK_BYTES);
+        // More than the memory registered with the ring.
+        let many = pattern(600 * DISK_BLOCK_BYTES);
+        file.write_durable(3 * DISK_BLOCK_BYTES as u64, &one).await.unwrap();
+        file.write_durable(10 * DISK_BLOCK_BYTES as u64, &many).await.unwrap();
+        let mut expected = vec![0; 1024 * DISK_BLOCK_BYTES];
+        expected[3 * DISK_BLOCK_BYTES..][..one.len()].copy_from_slice(&one);
+        expected[10 * DISK_BLOCK_BYTES..][..many.len()].copy_from_slice(&many);
+        assert!(std::fs::read(&path).unwrap() == expected, "what is in the file is what was written");
+        file
+    }
+
+    #[test]
+    fn writes_are_in_the_file_when_they_return() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        run_one(move || async move {
+            for durability in [Durability::Dsync, Durability::Fdatasync] {
+                let file = write_and_read_back(dir.path(), durability).await;
+                if file.is_direct() {
+                    assert_eq!(file.durability(), durability);
+                }
+                file.close().await.unwrap();
+            }
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_file_system_in_memory_is_told_apart() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        run_one(move || async move {
+            let file = write_and_read_back(dir.path(), Durability::Dsync).await;
+            assert!(!file.is_direct());
+            assert_eq!(file.durability(), Durability::Fdatasync);
+            assert_eq!(probe(dir.path()).await.unwrap(), Durability::Fdatasync);
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_write_to_a_full_device_is_an_error() {
+        run_one(|| async {
+            let file = DirectFile::open("/dev/full", Durability::Fdatasync).await.unwrap();
+            let error = file.write_durable(0, &pattern(DISK_BLOCK_BYTES)).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::StorageFull, "{error}");
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_missing_file_is_an_error() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        run_one(move || async move {
+            let path = dir.path().join("none");
+            let written = DirectFile::open(&path, Durability::Dsync).await.err().unwrap();
+            assert_eq!(written.kind(), io::ErrorKind::NotFound, "{written}");
+            let read = ReadFile::open(&path).await.err().unwrap();
+            assert_eq!(read.kind(), io::ErrorKind::NotFound, "{read}");
+        })
+        .unwrap();
+    }
+
+    #[test]
+    #[should_panic(expected = "offset 512 is not aligned")]
+    fn an_unaligned_write_is_a_mistake() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        let result = run_one(move || async move {
+            let file = DirectFile::open(zeroed(dir.path(), 2), Durability::Dsync).await.unwrap();
+            file.write_durable(512, &pattern(DISK_BLOCK_BYTES)).await
+        });
+        drop(result);
+    }
+
+    #[test]
+    fn reads_are_what_is_there_and_end_with_the_file() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        let path = dir.path().join("data");
+        let data = pattern(100_000);
+        std::fs::write(&path, &data).unwrap();
+        run_one(move || async move {
+            let file = ReadFile::open(&path).await.unwrap();
+            assert_eq!(file.len().await.unwrap(), 100_000);
+            for (offset, len, got) in [(0, 10, 10), (4095, 8193, 8193), (99_990, 100, 10), (100_000, 5, 0), (7, 0, 0)] {
+                let bytes = file.read_at(offset as u64, len).await.unwrap();
+                assert_eq!(&bytes[..], &data[offset..offset + got]);
+            }
+        })
+        .unwrap();
+    }
+
+    /// What a direct write put beside the page cache is read back cold.
+    #[test]
+    fn cold_pages_are_read_through_the_ring() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        run_one(move || async move {
+            let path = zeroed(dir.path(), 64);
+            let writer = DirectFile::open(&path, Durability::Dsync).await.unwrap();
+            let data = pattern(64 * DISK_BLOCK_BYTES);
+            writer.write_durable(0, &data).await.unwrap();
+            let reader = ReadFile::open(&path).await.unwrap();
+            let bytes = reader.read_at(5000, 200_000).await.unwrap();
+            assert!(bytes[..] == data[5000..205_000]);
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn the_probe_answers_and_cleans_up() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        run_one(move || async move {
+            probe(dir.path()).await.unwrap();
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn one_slow_write_does_not_decide_the_probe() {
+        let millis = |list: &[u64]| list.iter().map(|&ms| Duration::from_millis(ms)).collect::<Vec<_>>();
+        assert_eq!(median(millis(&[3, 1, 900, 2, 2])), Duration::from_millis(2));
+    }
+}
