@@ -21,3 +21,9 @@ pub async fn yield_now() {
 pub async fn background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     glommio::executor().spawn_blocking(work).await
 }
+
+/// Runs a test on an executor of its own.
+#[cfg(test)]
+pub fn run<T>(future: impl Future<Output = T>) -> T {
+    glommio::LocalExecutorBuilder::default().io_memory(64 * 1024).make().expect("io_uring is there").run(future)
+}
