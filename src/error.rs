@@ -27,6 +27,9 @@ pub enum Code {
 }
 
 impl Code {
+    /// How many codes there are; their numbers are 0..COUNT.
+    pub const COUNT: usize = 17;
+
     /// The name as grpc-go prints it and as the metric label `grpc_code` carries it.
     pub fn name(self) -> &'static str {
         match self {

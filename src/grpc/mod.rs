@@ -2,13 +2,28 @@
 //! service: what is called is told by a `Handler`.
 //! (gRPC over HTTP/2: the protocol document of the gRPC project.)
 
+mod call;
+mod connection;
+pub mod drain;
 pub mod frame;
+mod inbound;
+mod payload;
+mod ping;
+mod request;
+mod response;
+mod settings;
+mod wire;
 
 use std::{future::Future, pin::Pin, rc::Rc, time::Instant};
 
 use bytes::Bytes;
 
-pub use self::frame::Frame;
+pub use self::{
+    connection::serve,
+    drain::Drain,
+    frame::Frame,
+    settings::{Counters, Method, Settings},
+};
 use crate::error::Status;
 
 /// How messages flow in a method.
@@ -48,6 +63,10 @@ pub trait Handler: 'static {
     /// The method named by `/package.Service/Method`; None: the call ends with Unimplemented, in grpc-go's words.
     fn route(&self, path: &str) -> Option<Route>;
 
+    /// Whether any method of `package.Service` is served: an unknown method is refused in other words than an unknown
+    /// service.
+    fn knows_service(&self, service: &str) -> bool;
+
     /// `message` is one whole request message, decompressed, without its prefix.
     fn unary(self: Rc<Self>, method: u16, call: Call, message: Bytes) -> Unary;
 
@@ -62,3 +81,6 @@ pub trait Handler: 'static {
 }
 
 pub mod stream;
+
+#[cfg(test)]
+mod tests;

@@ -1,13 +1,28 @@
-//! The two halves of a streaming call as a handler sees them.
+//! The two halves of a streaming call as a handler sees them, and the task that serves it. The task moves what h2
+//! receives to where the handler reads it and ends the handler when its deadline has passed or its caller is gone; it
+//! never reads a message itself.
 
-use std::task::{Context, Poll};
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
 
 use bytes::Bytes;
 
-use crate::error::Status;
+use super::{
+    Call, Drain, Handler, LocalBoxFuture,
+    call::{Answer, PanicEndsProcess, Timer},
+    drain,
+    frame::PREFIX_BYTES,
+    inbound::{Broken, Inbound},
+    payload::{Payload, Queue},
+};
+use crate::error::{self, Code, Status};
 
 /// The messages of the caller, one after another.
-pub struct Requests {}
+pub struct Requests(Rc<Channel>);
 
 impl Requests {
     /// The next message; None once the caller has closed its side. An error ends the call with that status.
@@ -15,8 +30,34 @@ impl Requests {
         std::future::poll_fn(|context| self.poll_next(context)).await
     }
 
-    pub fn poll_next(&mut self, _context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
-        Poll::Pending
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
+        let channel = &*self.0;
+        if let Some(status) = &*channel.failed.borrow() {
+            return Poll::Ready(Some(Err(status.clone())));
+        }
+        let next = channel.inbound.borrow_mut().next();
+        let status = match next {
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Ready(Some(Ok(message))) => {
+                let answer = channel.answer.borrow();
+                answer.link().settings.counters.received(answer.method(), message.len());
+                return Poll::Ready(Some(Ok(message)));
+            }
+            // The call's task knows it too and ends the call.
+            Poll::Ready(Some(Err(Broken::Reset))) => error::CONTEXT_CANCELED,
+            Poll::Ready(Some(Err(Broken::Cut))) => Status::fixed(Code::Internal, "unexpected EOF"),
+            Poll::Ready(Some(Err(Broken::Refused(status)))) => status,
+            Poll::Pending => {
+                let mut reader = channel.reader.borrow_mut();
+                match &mut *reader {
+                    Some(waker) => waker.clone_from(context.waker()),
+                    None => *reader = Some(context.waker().clone()),
+                }
+                return Poll::Pending;
+            }
+        };
+        *channel.failed.borrow_mut() = Some(status.clone());
+        Poll::Ready(Some(Err(status)))
     }
 }
 
@@ -26,21 +67,131 @@ pub struct Gone;
 
 /// The way back to the caller. Bounded by the stream's and the connection's flow control: a handler that sends
 /// without waiting for `poll_ready` is held only by its own count.
-pub struct Replies {}
+pub struct Replies {
+    channel: Rc<Channel>,
+    draining: drain::Waiter,
+}
 
 impl Replies {
-    /// Ready once what was sent before has been taken over by flow control, so that at most one message is queued.
-    pub fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Gone>> {
-        Poll::Pending
+    /// Ready while less than `limits::GRPC_REPLY_QUEUE_BYTES` of what was sent before waits for flow control, so that
+    /// at most that and one message is queued.
+    pub fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        if self.channel.gone.get() {
+            return Poll::Ready(Err(Gone));
+        }
+        self.channel.queue.poll_room(context).map(Ok)
     }
 
-    /// Queues a sealed message, in one part or several (`Frame::seal_before`).
-    pub fn send(&mut self, _parts: impl IntoIterator<Item = Bytes>) -> Result<(), Gone> {
-        Ok(())
+    /// Queues a sealed message, in one part or several (`Frame::seal_before`). The first sends the headers, too.
+    pub fn send(&mut self, parts: impl IntoIterator<Item = Bytes>) -> Result<(), Gone> {
+        if self.channel.gone.get() {
+            return Err(Gone);
+        }
+        let before = self.channel.queue.bytes();
+        let payload = Payload::queued(parts, &self.channel.queue);
+        let message_len = self.channel.queue.bytes() - before - PREFIX_BYTES;
+        let sent = self.channel.answer.borrow_mut().send(payload, message_len);
+        sent.map_err(|_| {
+            self.channel.gone.set(true);
+            Gone
+        })
     }
 
     /// Bytes queued in this stream that flow control has not taken yet.
     pub fn queued_bytes(&self) -> usize {
-        0
+        self.channel.queue.bytes()
+    }
+
+    /// Ready once the shard is to be emptied: the handler has to end the call, with the status that befits it.
+    pub fn poll_draining(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.draining.poll(context)
+    }
+}
+
+/// What a streaming call's handler and its task have in common.
+struct Channel {
+    inbound: RefCell<Inbound>,
+    answer: RefCell<Answer>,
+    queue: Rc<Queue>,
+    gone: Cell<bool>,
+    /// What is wrong with the caller's messages: that becomes the call's status, whatever the handler says.
+    failed: RefCell<Option<Status>>,
+    /// Who waits for a message.
+    reader: RefCell<Option<Waker>>,
+}
+
+/// How a call came to its end.
+enum End {
+    Gone,
+    Late,
+    Served(Result<(), Status>),
+}
+
+pub(super) fn begin(handler: &Rc<dyn Handler>, call: Call, inbound: Inbound, answer: Answer, drain: &Drain) {
+    let method = answer.method();
+    answer.link().settings.counters.started(method);
+    let timer = Timer::new(call.deadline);
+    let channel = Rc::new(Channel {
+        inbound: RefCell::new(inbound),
+        answer: RefCell::new(answer),
+        queue: Rc::default(),
+        gone: Cell::new(false),
+        failed: RefCell::new(None),
+        reader: RefCell::new(None),
+    });
+    let requests = Requests(channel.clone());
+    let replies = Replies { channel: channel.clone(), draining: drain.waiter() };
+    let guard = PanicEndsProcess;
+    let served = handler.clone().stream(method, call, requests, replies);
+    std::mem::forget(guard);
+    crate::runtime::spawn(run(served, timer, channel));
+}
+
+async fn run(mut served: LocalBoxFuture<Result<(), Status>>, mut timer: Timer, channel: Rc<Channel>) {
+    let end = poll_fn(|context| {
+        if channel.answer.borrow_mut().poll_gone(context).is_ready() {
+            return Poll::Ready(End::Gone);
+        }
+        channel.inbound.borrow_mut().fill(context);
+        // A handler may have given its requests to another task.
+        let elsewhere = channel.reader.borrow_mut().take_if(|reader| !reader.will_wake(context.waker()));
+        if let Some(reader) = elsewhere {
+            reader.wake();
+        }
+        let guard = PanicEndsProcess;
+        let outcome = served.as_mut().poll(context);
+        std::mem::forget(guard);
+        match outcome {
+            Poll::Ready(outcome) => Poll::Ready(End::Served(outcome)),
+            Poll::Pending => timer.poll(context).map(|()| End::Late),
+        }
+    })
+    .await;
+    // The handler goes first, and nothing it does while going reaches the caller.
+    channel.gone.set(true);
+    drop(served);
+    let failed = channel.failed.borrow_mut().replace(error::CONTEXT_CANCELED);
+    let mut answer = channel.answer.borrow_mut();
+    let code = match end {
+        End::Gone => Code::Canceled,
+        End::Late => {
+            if channel.queue.bytes() == 0 {
+                answer.finish(&error::DEADLINE_EXCEEDED);
+            } else {
+                // The status would wait behind what the caller does not take.
+                answer.cancel();
+            }
+            Code::DeadlineExceeded
+        }
+        End::Served(outcome) => {
+            let status = failed.or(outcome.err()).unwrap_or(Status::OK);
+            answer.finish(&status);
+            status.code
+        }
+    };
+    answer.link().settings.counters.handled(answer.method(), code);
+    let reader = channel.reader.borrow_mut().take();
+    if let Some(reader) = reader {
+        reader.wake();
     }
 }

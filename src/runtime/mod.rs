@@ -116,3 +116,9 @@ pub async fn background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'st
 
 #[cfg(test)]
 mod tests;
+
+/// Runs a test on an executor of its own.
+#[cfg(test)]
+pub fn run<T>(future: impl Future<Output = T>) -> T {
+    glommio::LocalExecutorBuilder::default().io_memory(64 * 1024).make().expect("io_uring is there").run(future)
+}

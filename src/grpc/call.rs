@@ -1,0 +1,292 @@
+//! One call from its head to its status. A unary call whose message has come and whose answer is there at once is
+//! served on the spot, within the connection's turn; everything else gets one task of its own, which ends with the
+//! call, with its deadline, or with its stream.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use h2::{RecvStream, SendStream, server::SendResponse};
+use http::{HeaderValue, Request, StatusCode};
+
+use super::{
+    Call, Drain, Frame, Handler, LocalBoxFuture, Shape, Unary,
+    frame::PREFIX_BYTES,
+    inbound::{Broken, Inbound},
+    payload::Payload,
+    request, response, stream,
+    wire::Link,
+};
+use crate::{
+    error::{self, Code, Status},
+    runtime,
+};
+
+/// Serves a request that h2 has accepted.
+pub(super) fn begin(
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Payload>,
+    handler: &Rc<dyn Handler>,
+    link: &Rc<Link>,
+    drain: &Drain,
+) {
+    let (parts, body) = request.into_parts();
+    let head = match request::judge(&parts, &**handler) {
+        Ok(head) => head,
+        Err(refusal) => {
+            link.replied.set(true);
+            // An error says that the stream is gone: then there is nobody to tell.
+            let _ = respond.send_response(*refusal, true);
+            return;
+        }
+    };
+    let deadline = head.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let call = Call { metadata: parts.headers, deadline };
+    let inbound = Inbound::new(body, head.encoding, link.clone());
+    let answer = Answer::new(respond, head.route.method, head.content_type, link.clone());
+    match head.route.shape {
+        Shape::Unary => unary(handler, call, inbound, answer),
+        Shape::Stream => stream::begin(handler, call, inbound, answer, drain),
+    }
+}
+
+/// The way back to the caller of one call: counts it as running as long as it lives.
+pub(super) struct Answer {
+    respond: SendResponse<Payload>,
+    /// Once the headers have been sent.
+    stream: Option<SendStream<Payload>>,
+    method: u16,
+    content_type: HeaderValue,
+    link: Rc<Link>,
+}
+
+impl Answer {
+    fn new(respond: SendResponse<Payload>, method: u16, content_type: HeaderValue, link: Rc<Link>) -> Self {
+        link.calls.set(link.calls.get() + 1);
+        let calls = &link.settings.counters.calls;
+        calls.set(calls.get() + 1);
+        Answer { respond, stream: None, method, content_type, link }
+    }
+
+    pub fn link(&self) -> &Rc<Link> {
+        &self.link
+    }
+
+    pub fn method(&self) -> u16 {
+        self.method
+    }
+
+    /// Sends one message, before it the headers if it is the first.
+    pub fn send(&mut self, payload: Payload, message_len: usize) -> Result<(), h2::Error> {
+        self.link.replied.set(true);
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            None => {
+                let headers = response::headers(self.content_type.clone());
+                self.stream.insert(self.respond.send_response(headers, false)?)
+            }
+        };
+        stream.send_data(payload, false)?;
+        self.link.settings.counters.sent(self.method, message_len);
+        Ok(())
+    }
+
+    /// Ends the call with a status; a caller that is gone is not told.
+    pub fn finish(&mut self, status: &Status) {
+        self.link.replied.set(true);
+        let _ = match &mut self.stream {
+            Some(stream) => stream.send_trailers(response::trailers(status)),
+            None => {
+                let response = response::trailers_only(StatusCode::OK, self.content_type.clone(), status);
+                self.respond.send_response(response, true).map(drop)
+            }
+        };
+    }
+
+    /// Ends the call where even a status could not be delivered: what is queued is thrown away.
+    pub fn cancel(&mut self) {
+        self.respond.send_reset(h2::Reason::CANCEL);
+    }
+
+    /// Ready once the caller has given up or is gone.
+    pub fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        match &mut self.stream {
+            Some(stream) => stream.poll_reset(context).map(drop),
+            None => self.respond.poll_reset(context).map(drop),
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.link.calls.set(self.link.calls.get() - 1);
+        let calls = &self.link.settings.counters.calls;
+        calls.set(calls.get() - 1);
+    }
+}
+
+fn unary(handler: &Rc<dyn Handler>, call: Call, mut inbound: Inbound, mut answer: Answer) {
+    // Nobody is to be woken: if the message has not come, the call's task asks again.
+    inbound.fill(&mut Context::from_waker(Waker::noop()));
+    match inbound.next() {
+        Poll::Ready(message) => {
+            drop(inbound);
+            let deadline = call.deadline;
+            if let Some(later) = answer_at_once(handler, call, message, &mut answer) {
+                runtime::spawn(async move { answer_later(later, deadline, answer).await });
+            }
+        }
+        Poll::Pending => {
+            let handler = handler.clone();
+            runtime::spawn(async move { receive_then_answer(handler, call, inbound, answer).await });
+        }
+    }
+}
+
+async fn receive_then_answer(handler: Rc<dyn Handler>, call: Call, mut inbound: Inbound, mut answer: Answer) {
+    let deadline = call.deadline;
+    let mut timer = Timer::new(deadline);
+    let message = poll_fn(|context| {
+        inbound.fill(context);
+        if let Poll::Ready(message) = inbound.next() {
+            return Poll::Ready(Some(message));
+        }
+        timer.poll(context).map(|()| None)
+    })
+    .await;
+    drop(inbound);
+    match message {
+        None => answer.finish(&error::DEADLINE_EXCEEDED),
+        Some(message) => {
+            if let Some(later) = answer_at_once(&handler, call, message, &mut answer) {
+                answer_later(later, deadline, answer).await;
+            }
+        }
+    }
+}
+
+type Answered = LocalBoxFuture<Result<Frame, Status>>;
+
+/// Hands the message to the handler and sends the answer, or returns what has to be waited for.
+fn answer_at_once(
+    handler: &Rc<dyn Handler>,
+    call: Call,
+    message: Option<Result<Bytes, Broken>>,
+    answer: &mut Answer,
+) -> Option<Answered> {
+    let message = match message {
+        Some(Ok(message)) => message,
+        Some(Err(Broken::Reset)) => return None,
+        Some(Err(Broken::Refused(status))) => {
+            answer.finish(&status);
+            return None;
+        }
+        // grpc-go hands through what its reader says.
+        Some(Err(Broken::Cut)) => {
+            answer.finish(&Status::fixed(Code::Unknown, "unexpected EOF"));
+            return None;
+        }
+        None => {
+            answer.finish(&Status::fixed(Code::Unknown, "EOF"));
+            return None;
+        }
+    };
+    let counters = &answer.link.settings.counters;
+    counters.started(answer.method);
+    counters.received(answer.method, message.len());
+    let guard = PanicEndsProcess;
+    let outcome = handler.clone().unary(answer.method, call, message);
+    std::mem::forget(guard);
+    match outcome {
+        Unary::Ready(outcome) => {
+            send_outcome(outcome, answer);
+            None
+        }
+        Unary::Later(later) => Some(later),
+    }
+}
+
+async fn answer_later(mut later: Answered, deadline: Option<Instant>, mut answer: Answer) {
+    let mut timer = Timer::new(deadline);
+    let outcome = poll_fn(|context| {
+        let guard = PanicEndsProcess;
+        let outcome = later.as_mut().poll(context);
+        std::mem::forget(guard);
+        if let Poll::Ready(outcome) = outcome {
+            return Poll::Ready(Some(outcome));
+        }
+        if timer.poll(context).is_ready() {
+            return Poll::Ready(Some(Err(error::DEADLINE_EXCEEDED)));
+        }
+        answer.poll_gone(context).map(|()| None)
+    })
+    .await;
+    // What the handler still holds is let go before the caller is told.
+    drop(later);
+    match outcome {
+        Some(outcome) => send_outcome(outcome, &mut answer),
+        None => answer.link.settings.counters.handled(answer.method, Code::Canceled),
+    }
+}
+
+fn send_outcome(outcome: Result<Frame, Status>, answer: &mut Answer) {
+    let code = match outcome {
+        Ok(frame) => {
+            let sealed = frame.seal();
+            let message_len = sealed.len() - PREFIX_BYTES;
+            if answer.send(Payload::whole(sealed), message_len).is_ok() {
+                answer.finish(&Status::OK);
+            }
+            Code::Ok
+        }
+        Err(status) => {
+            answer.finish(&status);
+            status.code
+        }
+    };
+    answer.link.settings.counters.handled(answer.method, code);
+}
+
+/// A deadline that is waited for; costs nothing until it is first asked.
+pub(super) struct Timer {
+    deadline: Option<Instant>,
+    sleep: Option<LocalBoxFuture<()>>,
+}
+
+impl Timer {
+    pub fn new(deadline: Option<Instant>) -> Self {
+        Timer { deadline, sleep: None }
+    }
+
+    pub fn after(duration: Duration) -> Self {
+        Timer::new(Instant::now().checked_add(duration))
+    }
+
+    /// Ready once the deadline has passed; never without one.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(deadline) = self.deadline else {
+            return Poll::Pending;
+        };
+        let sleep = self.sleep.get_or_insert_with(|| {
+            // A timer further off than a century is none: its arithmetic need not be tried.
+            let left = deadline.saturating_duration_since(Instant::now()).min(Duration::from_secs(3_000_000_000));
+            Box::pin(runtime::sleep(left))
+        });
+        Pin::new(sleep).poll(context)
+    }
+}
+
+/// A panic in a handler is a programmer's error, after which the shard's state cannot be trusted: it ends the process
+/// at once, with the message that the panic has printed, instead of taking a core away in silence.
+pub(super) struct PanicEndsProcess;
+
+impl Drop for PanicEndsProcess {
+    fn drop(&mut self) {
+        std::process::abort();
+    }
+}

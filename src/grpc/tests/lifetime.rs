@@ -1,0 +1,1 @@
+//! Deadlines, cancels, drain, keepalive.
