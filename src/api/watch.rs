@@ -47,9 +47,8 @@ pub trait Inbound {
 impl Inbound for Requests {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<WatchRequest, Status>>> {
         let decode = |message: Result<Bytes, Status>| {
-            WatchRequest::decode(message?).map_err(|cause| {
-                Status::internal(format!("grpc: failed to unmarshal the received message: {cause}"))
-            })
+            WatchRequest::decode(message?)
+                .map_err(|cause| Status::internal(format!("grpc: failed to unmarshal the received message: {cause}")))
         };
         Requests::poll_next(self, context).map(|message| message.map(decode))
     }

@@ -13,15 +13,12 @@ use super::{
     Resident,
     encode::{Reply, Writer},
     groups::NONE,
-    table::{Standing, StreamId, Table, flags},
+    table::{Bounds, Standing, StreamId, Table, flags},
 };
-use crate::{
-    limits,
-    store::{
-        codec::EventRef,
-        index::Index,
-        types::{KeyRange, Place, Revision},
-    },
+use crate::store::{
+    codec::EventRef,
+    index::Index,
+    types::{KeyRange, Place, Revision},
 };
 
 /// What has come of a slice.
@@ -66,16 +63,17 @@ impl Table {
     /// Whether a slice for this stream would do something.
     pub fn has_slice(&self, stream: StreamId) -> bool {
         let stream = &self.streams[stream.0 as usize];
-        stream.behind_first != NONE && Table::has_room(stream, self.queued)
+        stream.behind_first != NONE && self.settings.bounds.admit(stream, self.queued)
     }
 
     /// Does one slice of a stream's catching up, from a published state at or beyond what the table has delivered.
     pub fn catch_up(&mut self, stream: StreamId, index: &Index, values: &dyn Resident, term: u64) -> Slice {
         debug_assert!(index.current() >= self.revision, "a state is published before its events are delivered");
+        let bounds = self.settings.bounds;
         let mut looked_at = 0;
         let mut slice = Slice::Idle;
-        for _ in 0..limits::CATCH_UP_WATCHES {
-            if looked_at >= limits::CATCH_UP_EVENTS || !self.has_slice(stream) {
+        for _ in 0..bounds.slice_watches {
+            if looked_at >= bounds.slice_events || !self.has_slice(stream) {
                 break;
             }
             slice = Slice::Some;
@@ -95,7 +93,7 @@ impl Table {
                 writer: Writer::default(),
                 looked_at: 0,
             };
-            batch.gather(index, self.groups.range(watch.group), watch.flags, values);
+            batch.gather(index, self.groups.range(watch.group), watch.flags, values, &bounds);
             looked_at += 1 + batch.looked_at;
             if !batch.writer.holes.is_empty() {
                 return Slice::Read(Box::new(batch));
@@ -136,7 +134,7 @@ impl Table {
 }
 
 impl Batch {
-    fn gather(&mut self, index: &Index, range: KeyRange<'_>, form: u8, values: &dyn Resident) {
+    fn gather(&mut self, index: &Index, range: KeyRange<'_>, form: u8, values: &dyn Resident, bounds: &Bounds) {
         let mut revisions = 0;
         let mut last = 0;
         // False, with `next` set, once the batch is full. Only between revisions: one is never parted.
@@ -144,7 +142,7 @@ impl Batch {
             let meta = &event.meta;
             let main = meta.revision.main;
             if main != last {
-                if revisions == limits::CATCH_UP_REVISIONS || batch.writer.out.len() >= limits::CATCH_UP_BYTES {
+                if revisions == bounds.revisions || batch.writer.out.len() >= bounds.response_bytes {
                     batch.next = main;
                     return false;
                 }
@@ -159,7 +157,7 @@ impl Batch {
             true
         };
         // Few events since: found by key, without a look at all the others.
-        if let Some(changes) = index.changes(range, self.from, limits::CATCH_UP_EVENTS / 2) {
+        if let Some(changes) = index.changes(range, self.from, bounds.slice_events / 2) {
             self.looked_at = changes.len();
             for revision in changes {
                 let event = index.event_ref(revision).expect("the index names an event that it holds");
@@ -172,7 +170,7 @@ impl Batch {
         let mut seen = 0;
         for event in index.event_refs(Revision::new(self.from, 0), self.revision) {
             let main = event.meta.revision.main;
-            if self.looked_at >= limits::CATCH_UP_EVENTS && main != seen {
+            if self.looked_at >= bounds.slice_events && main != seen {
                 self.next = main;
                 return;
             }

@@ -59,7 +59,7 @@ impl Table {
             let stream = &mut streams[watch.stream as usize];
             let (events, parts) = match body {
                 Body::Nothing => continue,
-                Body::Events { events, parts } if Table::has_room(stream, *queued) => (events, parts),
+                Body::Events { events, parts } if settings.bounds.admit(stream, *queued) => (events, parts),
                 _ => {
                     Table::set_behind(watches, streams, woken, *at, revision);
                     continue;

@@ -24,8 +24,7 @@ use bytes::Bytes;
 
 pub use self::table::{Moment, Settings, StreamId, Table};
 use crate::{
-    limits,
-    runtime,
+    limits, runtime,
     shard::view::View,
     store::{
         apply::RevisionEvents,
@@ -206,3 +205,5 @@ pub async fn let_others_run() {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) mod world;

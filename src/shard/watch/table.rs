@@ -120,6 +120,39 @@ pub struct Settings {
     pub fragment_bytes: usize,
     pub progress_interval_ms: u64,
     pub election_ms: u64,
+    pub bounds: Bounds,
+}
+
+/// How much a table takes on, from `limits.rs`; tests make it small.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    pub stream_bytes: usize,
+    pub queued_bytes: usize,
+    pub revisions: usize,
+    pub response_bytes: usize,
+    pub slice_events: usize,
+    pub slice_watches: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Bounds {
+            stream_bytes: limits::WATCH_STREAM_BYTES,
+            queued_bytes: limits::WATCH_QUEUED_BYTES,
+            revisions: limits::CATCH_UP_REVISIONS,
+            response_bytes: limits::CATCH_UP_BYTES,
+            slice_events: limits::CATCH_UP_EVENTS,
+            slice_watches: limits::CATCH_UP_WATCHES,
+        }
+    }
+}
+
+impl Bounds {
+    /// Whether a stream takes more events, where `queued` bytes wait in all.
+    pub(super) fn admit(&self, stream: &Stream, queued: usize) -> bool {
+        let waiting = stream.out.bytes();
+        waiting == 0 || waiting < self.stream_bytes && queued < self.queued_bytes
+    }
 }
 
 impl Settings {
@@ -134,6 +167,7 @@ impl Settings {
             fragment_bytes: config.max_request_bytes + limits::GRPC_OVERHEAD_BYTES,
             progress_interval_ms,
             election_ms: config.election_ms,
+            bounds: Bounds::default(),
         }
     }
 }
@@ -283,12 +317,6 @@ impl Table {
         self.woken.extend(wakers);
     }
 
-    /// Whether a stream takes more events now.
-    pub(super) fn has_room(stream: &Stream, queued: usize) -> bool {
-        let waiting = stream.out.bytes();
-        waiting == 0 || waiting < limits::WATCH_STREAM_BYTES && queued < limits::WATCH_QUEUED_BYTES
-    }
-
     pub(super) fn wake(stream: &mut Stream, woken: &mut Vec<Waker>) {
         woken.extend(stream.waker.take());
     }
@@ -362,15 +390,7 @@ impl Table {
         Ok(id)
     }
 
-    fn insert(
-        &mut self,
-        stream: u32,
-        id: i64,
-        key: &[u8],
-        end: &[u8],
-        request: &WatchCreateRequest,
-        now: Moment,
-    ) {
+    fn insert(&mut self, stream: u32, id: i64, key: &[u8], end: &[u8], request: &WatchCreateRequest, now: Moment) {
         let start = request.start_revision;
         let behind = start != 0 && start <= now.revision;
         let filters = |kind: FilterType| request.filters.contains(&(kind as i32));
@@ -648,7 +668,7 @@ impl Table {
 
     /// Everything up to the table's revision lies before this in the stream's queue. A full one is not made fuller.
     fn tell_progress(&mut self, stream: u32, id: i64, term: u64) {
-        if Table::has_room(&self.streams[stream as usize], self.queued) {
+        if self.settings.bounds.admit(&self.streams[stream as usize], self.queued) {
             self.reply(stream, self.revision, term, &Reply { watch_id: id, ..Reply::default() });
         }
     }
