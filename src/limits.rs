@@ -199,3 +199,49 @@ pub const GRPC_STREAM_ERRORS: usize = 16 * 1024;
 
 /// From the connection to the end of the HTTP/2 preface (grpc-go: ConnectionTimeout).
 pub const GRPC_HANDSHAKE_SECONDS: u64 = 120;
+/// Bytes of watch responses that wait in one stream. Over it, its watches fall behind and keep a position only. A
+/// quarter of a MiB is what a window of 64 KiB lets through in four round trips, and thousands of small events.
+pub const WATCH_STREAM_BYTES: usize = 256 * 1024;
+
+/// Bytes that wait in one watch stream before no more of its requests are read: the answers to 10,000 creations in one
+/// flight, 60 bytes each, and as much again.
+pub const WATCH_CONTROL_BYTES: usize = 1024 * 1024 + 256 * 1024;
+
+/// Bytes of watch responses that wait in all streams of a shard: a thousand stalled streams. Over it only a stream in
+/// which nothing waits is given more, one response at a time.
+pub const WATCH_QUEUED_BYTES: usize = 256 * 1024 * 1024;
+
+/// Watches of a shard: 4 Mi of 250 bytes are 1 GiB.
+pub const WATCHES_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes of the distinct ranges that the watches of a shard name: 64 for each of the most there may be.
+pub const WATCH_RANGE_BYTES_MAX: usize = 64 * WATCHES_MAX;
+
+/// Events shorter than this are copied behind the head of each response, longer ones shared: a part of its own costs
+/// two allocations and a frame, about what copying 2 KiB costs.
+pub const WATCH_SHARED_BYTES_MIN: usize = 2048;
+
+/// Small responses of one stream are written into buffers of up to this: one h2 frame of the default size.
+pub const WATCH_TAIL_BYTES: usize = 16 * 1024;
+
+/// Distinct revisions in one response to a watch that catches up (etcd: watchBatchMaxRevs).
+pub const CATCH_UP_REVISIONS: usize = 1000;
+
+/// Bytes of one response to a watch that catches up, reached at the end of a revision: two thirds of the largest request,
+/// so that most responses stay in the size of single values.
+pub const CATCH_UP_BYTES: usize = 1024 * 1024;
+
+/// Events looked at in one slice of catching up: about 1 ms at 0.25 µs each.
+pub const CATCH_UP_EVENTS: usize = 4096;
+
+/// Watches handled in one slice of catching up: one that has nothing to be told costs about 2 µs.
+pub const CATCH_UP_WATCHES: usize = 128;
+
+/// Responses written in one slice of fanning out: about 1 ms at 0.1 µs each.
+pub const FAN_OUT_RESPONSES: usize = 8192;
+
+/// Bytes of events that wait to be fanned out on a shard. Over it its watches fall behind and read the event index.
+pub const FAN_OUT_BYTES: usize = 64 * 1024 * 1024;
+
+/// Requests of one watch stream handled before others are let in: about 0.1 ms.
+pub const WATCH_REQUESTS: usize = 128;

@@ -2,4 +2,5 @@
 pub mod check;
 pub mod encode;
 pub mod request;
+pub mod watch;
 pub mod wire;

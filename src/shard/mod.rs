@@ -6,6 +6,7 @@ pub mod mail;
 pub mod outbox;
 pub mod pending;
 pub mod view;
+pub mod watch;
 
 use std::{
     cell::{Cell, RefCell},
@@ -23,6 +24,7 @@ use self::{
     outbox::Outbox,
     pending::Pending,
     view::{Published, View},
+    watch::{Moment, Watches},
 };
 use crate::{
     api::encode::Head,
@@ -98,11 +100,15 @@ pub struct Shard {
     /// Milliseconds since the server started, moved on by the shard's timer; good enough for timeouts.
     now_ms: Cell<u64>,
     pub leases: RefCell<lease::Deadlines>,
+    pub watches: Watches<Arc<View>>,
 }
 
 impl Shard {
     pub fn new(id: usize, member: Arc<Member>, published: Published) -> Self {
+        let settings = watch::Settings::new(member.head.clone(), &member.config);
+        let watches = Watches::new(settings, published.load().revision());
         Shard {
+            watches,
             id,
             member,
             published,
@@ -111,6 +117,11 @@ impl Shard {
             now_ms: Cell::new(0),
             leases: RefCell::new(lease::Deadlines::default()),
         }
+    }
+
+    /// The present as responses state it.
+    pub fn moment(&self) -> Moment {
+        Moment { revision: self.view().revision(), term: self.member.term() }
     }
 
     pub fn view(&self) -> Arc<View> {
@@ -166,6 +177,7 @@ impl Shard {
         for (token, outcome) in mail.outcomes {
             self.pending.answer(token, (outcome, mail.view.clone()));
         }
+        self.watches.deliver(&mail.events, &mail.view, self.member.term());
     }
 
     /// Moves the shard's clock on; requests that have waited longer than etcd lets them are told so.
@@ -179,11 +191,15 @@ impl Shard {
             error::TIMEOUT
         };
         self.pending.expire(before, || (Outcome::Failed(status.clone()), view.clone()));
+        let has_leader = self.member.standing.leader.load(Relaxed) != 0;
+        let moment = Moment { revision: view.revision(), term: self.member.term() };
+        self.watches.with(|watches| watches.tick(now_ms, has_leader, moment));
     }
 
     /// Ends every wait: the server stops.
     pub fn stop(&self) {
         let view = self.view();
         self.pending.expire(u64::MAX, || (Outcome::Failed(error::STOPPED), view.clone()));
+        self.watches.with(watch::Table::stop);
     }
 }

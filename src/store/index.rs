@@ -18,6 +18,8 @@ use super::{
 };
 use crate::error::{self, Status};
 
+mod changes;
+
 /// What an inner node of the key tree knows of the keys beneath it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeySummary {
@@ -372,7 +374,8 @@ impl Index {
         whole + single
     }
 
-    pub(super) fn event_ref(&self, revision: Revision) -> Option<EventRef<'_>> {
+    /// The event at a revision, if it is retained, borrowed.
+    pub fn event_ref(&self, revision: Revision) -> Option<EventRef<'_>> {
         self.events.get(&codec::revision_key(revision)).map(|value| codec::event(revision, value))
     }
 
