@@ -1,5 +1,6 @@
 pub mod apply;
 pub mod codec;
+pub mod hash;
 pub mod index;
 pub mod lease;
 pub mod membership;
