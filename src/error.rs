@@ -171,5 +171,40 @@ table! {
     CONTEXT_CANCELED: Canceled, "context canceled";
     DEADLINE_EXCEEDED: DeadlineExceeded, "context deadline exceeded";
     RANGE_STREAM_NO_SORT: Unimplemented, "RangeStream does not support custom sort orders";
+    STREAM_PIN_TOO_OLD: ResourceExhausted, "range stream is read too slowly: its revision was held for too long";
+    NO_REQUEST_MESSAGE: Internal, "cardinality violation: received no request message from non-client-streaming RPC";
+    HEALTH_UNKNOWN_SERVICE: NotFound, "unknown service";
     RANGE_STREAM_NO_FILTER: Unimplemented, "RangeStream does not support revision filters";
+}
+
+/// The request of a unary call that is not what its method takes, in grpc-go's words.
+pub fn undecodable(cause: &prost::DecodeError) -> Status {
+    Status::internal(format!("grpc: error unmarshalling request: {}", decode_cause(cause)))
+}
+
+/// The same in a stream.
+pub fn undecodable_in_stream(cause: &prost::DecodeError) -> Status {
+    Status::internal(format!("grpc: failed to unmarshal the received message: {}", decode_cause(cause)))
+}
+
+fn decode_cause(cause: &prost::DecodeError) -> &'static str {
+    match cause.to_string().contains("UTF-8") {
+        true => "string field contains invalid UTF-8",
+        false => "proto: cannot parse invalid wire-format data",
+    }
+}
+
+/// A reply that gRPC cannot carry, in grpc-go's words.
+pub fn send_too_large(len: usize, max: usize) -> Status {
+    Status::new(Code::ResourceExhausted, format!("grpc: trying to send message larger than max ({len} vs. {max})"))
+}
+
+/// A method that this version does not serve, in grpc-go's words.
+pub fn method_unimplemented(method: &str) -> Status {
+    Status::unimplemented(format!("method {method} not implemented"))
+}
+
+/// A stored value could not be read.
+pub fn unreadable(cause: &std::io::Error) -> Status {
+    Status::internal(format!("a stored value could not be read: {cause}"))
 }

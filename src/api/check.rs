@@ -58,16 +58,16 @@ pub fn check_delete_range(request: &DeleteRangeRequest) -> Result<(), Status> {
 
 /// `ops_max`: `--max-txn-ops`.
 pub fn check_txn(request: &TxnRequest, ops_max: usize) -> Result<(), Status> {
-    check_ops(request, ops_max as i64)?;
+    check_ops(request, ops_max as i64, limits::TXN_DEPTH_MAX)?;
     // Overlaps are looked for after the counts, which bound the work.
     intervals(&request.success)?;
     intervals(&request.failure)?;
     Ok(())
 }
 
-fn check_ops(request: &TxnRequest, ops_max: i64) -> Result<(), Status> {
+fn check_ops(request: &TxnRequest, ops_max: i64, depth_max: usize) -> Result<(), Status> {
     let ops = request.compare.len().max(request.success.len()).max(request.failure.len()) as i64;
-    if ops > ops_max {
+    if ops > ops_max || depth_max == 0 {
         return Err(error::TOO_MANY_OPS);
     }
     if request.compare.iter().any(|compare| compare.key.is_empty()) {
@@ -79,7 +79,7 @@ fn check_ops(request: &TxnRequest, ops_max: i64) -> Result<(), Status> {
             Some(Request::RequestPut(put)) => check_put(put)?,
             Some(Request::RequestDeleteRange(delete)) => check_delete_range(delete)?,
             // What this level takes is gone for those inside it, so nesting is bounded too.
-            Some(Request::RequestTxn(nested)) => check_ops(nested, ops_max - ops)?,
+            Some(Request::RequestTxn(nested)) => check_ops(nested, ops_max - ops, depth_max - 1)?,
             None => return Err(error::KEY_NOT_FOUND),
         }
     }
@@ -235,6 +235,19 @@ mod tests {
         assert_eq!(check_txn(&txn(full(129), vec![]), 128), Err(error::TOO_MANY_OPS));
         assert_eq!(check_txn(&txn(vec![nested(full(127), vec![])], vec![]), 128), Ok(()));
         assert_eq!(check_txn(&txn(vec![nested(full(128), vec![])], vec![]), 128), Err(error::TOO_MANY_OPS));
+    }
+
+    #[test]
+    fn what_passes_the_check_decodes_as_a_logged_request() {
+        use prost::Message as _;
+        let deep = |levels| {
+            (1..levels).fold(txn(vec![put("k")], vec![]), |inner, _| txn(vec![op(Request::RequestTxn(inner))], vec![]))
+        };
+        assert_eq!(check_txn(&deep(limits::TXN_DEPTH_MAX + 1), 128), Err(error::TOO_MANY_OPS));
+        let deepest = deep(limits::TXN_DEPTH_MAX);
+        assert_eq!(check_txn(&deepest, 128), Ok(()));
+        let data = crate::api::request::internal(crate::api::request::Kind::Txn, &deepest.encode_to_vec(), 1);
+        crate::proto::etcdserverpb::InternalRaftRequest::decode(data).unwrap();
     }
 
     #[test]

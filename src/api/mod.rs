@@ -1,6 +1,16 @@
 //! The services of etcd, one file each, and what they share.
 pub mod check;
+pub mod cluster;
 pub mod encode;
+pub mod health;
+pub mod kv;
+pub mod lease;
+pub mod maintenance;
+pub mod range_stream;
 pub mod request;
+pub mod service;
+#[cfg(test)]
+mod testing;
+pub mod values;
 pub mod watch;
 pub mod wire;

@@ -122,3 +122,9 @@ mod tests;
 pub fn run<T>(future: impl Future<Output = T>) -> T {
     glommio::LocalExecutorBuilder::default().io_memory(64 * 1024).make().expect("io_uring is there").run(future)
 }
+
+/// Milliseconds since the process first asked, never going back.
+pub fn now_ms() -> u64 {
+    static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    START.get_or_init(std::time::Instant::now).elapsed().as_millis() as u64
+}

@@ -1,5 +1,214 @@
-//! A shard's slice of the lease deadlines.
+//! Deadlines of the leases that one shard owns, and the mail about them between shards. A plain structure: time comes
+//! in with every call, in milliseconds of the shard's clock; what leases exist is the store's to say, what happens to
+//! an expired one is decided by the log.
+//!
+//! A deadline is kept twice: exactly, by id, and roughly, in a wheel of slots that grow coarser the farther they lie
+//! ahead. A renewal touches the first only; when a slot comes up, leases that were renewed since move on to a later
+//! slot. So a renewal is one look-up, and a lease moves between slots no more often than its time halves.
 
-/// Deadlines of the leases that this shard owns.
+use std::collections::BTreeMap;
+
+use hashbrown::{HashMap, hash_map::Entry};
+
+use crate::{limits, store::lease::Lease};
+
+/// The shard that keeps a lease's deadline.
+pub fn owner(id: i64, shards: usize) -> usize {
+    // Ids count up by one or by 256 (request ids), so their bits are mixed first. (Knuth, "The Art of Computer
+    // Programming", 6.4: multiplicative hashing.)
+    let mixed = (id as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    ((mixed * shards as u64) >> 32) as usize
+}
+
+/// What one shard asks of the shard that owns a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseCall {
+    Renew(i64),
+    Remaining(i64),
+    /// All leases that the shard owns.
+    All,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeaseAnswer {
+    /// Renewed for this many seconds.
+    Renewed { ttl: i64 },
+    /// Its time has passed and it is about to be revoked.
+    Expired,
+    /// There is no such lease.
+    Unknown,
+    /// Milliseconds left, negative once its time has passed; seconds it was granted for.
+    Remaining { left_ms: i64, ttl: i64 },
+    /// Ids and deadlines.
+    All(Vec<(i64, u64)>),
+    /// This member does not keep deadlines: it does not lead.
+    NotPrimary,
+}
+
+/// One lease's deadline: 24 bytes beside its id.
+#[derive(Clone, Copy, Debug)]
+struct Deadline {
+    at_ms: u64,
+    /// When its slot comes up; an entry of any other slot is a leftover.
+    slot_ms: u64,
+    /// Seconds it was granted for; the top bit says that it has been handed out as due.
+    ttl: u64,
+}
+
+const HANDED_OUT: u64 = 1 << 63;
+
+impl Deadline {
+    fn ttl(&self) -> i64 {
+        (self.ttl & !HANDED_OUT) as i64
+    }
+
+    fn handed_out(&self) -> bool {
+        self.ttl & HANDED_OUT != 0
+    }
+}
+
+/// Deadlines of the leases that a shard owns, while its member leads; empty while it does not.
 #[derive(Debug, Default)]
-pub struct Deadlines {}
+pub struct Deadlines {
+    primary: bool,
+    leases: HashMap<i64, Deadline>,
+    /// When a slot comes up, and the leases that may be in it.
+    slots: BTreeMap<u64, Vec<i64>>,
+    /// Entries of slots whose lease has gone.
+    leftovers: usize,
+}
+
+impl Deadlines {
+    pub fn is_primary(&self) -> bool {
+        self.primary
+    }
+
+    pub fn len(&self) -> usize {
+        self.leases.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.leases.is_empty()
+    }
+
+    /// A lease was granted for `ttl` seconds. Known ones are left as they are: the news may come twice.
+    pub fn granted(&mut self, id: i64, ttl: i64, now_ms: u64) {
+        if self.primary {
+            self.insert(id, ttl, after(now_ms, ttl), now_ms);
+        }
+    }
+
+    pub fn revoked(&mut self, id: i64) {
+        if self.leases.remove(&id).is_some() {
+            self.leftovers += 1;
+            if self.leftovers > self.leases.len() + 1024 {
+                self.sweep_leftovers();
+            }
+        }
+    }
+
+    /// Gives a lease its whole time again and tells how many seconds that is. None if it is not known, or if its time
+    /// has passed: an expired lease is not brought back (etcd: lessor.go, Renew).
+    pub fn renew(&mut self, id: i64, now_ms: u64) -> Option<i64> {
+        let deadline = self.leases.get_mut(&id)?;
+        if deadline.handed_out() || deadline.at_ms <= now_ms {
+            return None;
+        }
+        deadline.at_ms = after(now_ms, deadline.ttl());
+        Some(deadline.ttl())
+    }
+
+    /// Milliseconds until a lease's time has passed, negative if it has, and the seconds it was granted for.
+    pub fn remaining(&self, id: i64, now_ms: u64) -> Option<(i64, i64)> {
+        let deadline = self.leases.get(&id)?;
+        Some((deadline.at_ms as i64 - now_ms as i64, deadline.ttl()))
+    }
+
+    /// Ids and deadlines of all leases, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (i64, u64)> + '_ {
+        self.leases.iter().map(|(id, deadline)| (*id, deadline.at_ms))
+    }
+
+    /// Up to `max` leases whose time has passed, never one too early. Each is handed out again if it has not been
+    /// revoked some seconds later.
+    pub fn due(&mut self, now_ms: u64, max: usize) -> Vec<i64> {
+        let mut due = Vec::new();
+        while let Some(mut slot) = self.slots.first_entry() {
+            let slot_ms = *slot.key();
+            if slot_ms > now_ms || due.len() >= max {
+                break;
+            }
+            let Some(id) = slot.get_mut().pop() else {
+                slot.remove();
+                continue;
+            };
+            let Some(deadline) = self.leases.get_mut(&id).filter(|deadline| deadline.slot_ms == slot_ms) else {
+                self.leftovers = self.leftovers.saturating_sub(1);
+                continue;
+            };
+            deadline.slot_ms = if deadline.at_ms <= now_ms {
+                due.push(id);
+                deadline.ttl |= HANDED_OUT;
+                (now_ms + limits::LEASE_EXPIRY_RETRY_MS).next_multiple_of(limits::LEASE_STEP_MS)
+            } else {
+                slot_for(deadline.at_ms, now_ms)
+            };
+            self.slots.entry(deadline.slot_ms).or_default().push(id);
+        }
+        due
+    }
+
+    /// This member leads from now on: every lease has what a checkpoint left of it, or its whole time, and
+    /// `extend_ms` more, for renewals that the old leader took and nobody knows of. (etcd: lessor.go, Promote. Its
+    /// spreading of deadlines that pile up is not needed: expired leases are handed out at a bounded rate anyway.)
+    pub fn promote(&mut self, leases: impl IntoIterator<Item = Lease>, extend_ms: u64, now_ms: u64) {
+        *self = Deadlines { primary: true, ..Deadlines::default() };
+        for lease in leases {
+            let left = if lease.remaining > 0 { lease.remaining } else { lease.ttl };
+            self.insert(lease.id, lease.ttl, after(now_ms, left) + extend_ms, now_ms);
+        }
+    }
+
+    /// This member does not lead any more.
+    pub fn demote(&mut self) {
+        *self = Deadlines::default();
+    }
+
+    fn insert(&mut self, id: i64, ttl: i64, at_ms: u64, now_ms: u64) {
+        let slot_ms = slot_for(at_ms, now_ms);
+        if let Entry::Vacant(vacant) = self.leases.entry(id) {
+            vacant.insert(Deadline { at_ms, slot_ms, ttl: ttl as u64 });
+            self.slots.entry(slot_ms).or_default().push(id);
+        }
+    }
+
+    fn sweep_leftovers(&mut self) {
+        let leases = &self.leases;
+        self.slots.retain(|slot_ms, ids| {
+            ids.retain(|id| leases.get(id).is_some_and(|deadline| deadline.slot_ms == *slot_ms));
+            ids.shrink_to_fit();
+            !ids.is_empty()
+        });
+        self.leftovers = 0;
+    }
+}
+
+fn after(now_ms: u64, seconds: i64) -> u64 {
+    let seconds = seconds.clamp(0, limits::LEASE_TTL_SECONDS_MAX) as u64;
+    now_ms + seconds * 1000
+}
+
+/// The slot in which a deadline is looked at: for one within 16 steps, its own step, rounded up; for one farther
+/// ahead, the last boundary before it of a sixteenth of its distance. Slots of one width share their boundaries, so
+/// there are at most about 32 slots for each doubling of the distance, whatever the number of leases.
+fn slot_for(at_ms: u64, now_ms: u64) -> u64 {
+    let distance = at_ms.saturating_sub(now_ms);
+    if distance < 16 * limits::LEASE_STEP_MS {
+        return at_ms.next_multiple_of(limits::LEASE_STEP_MS);
+    }
+    let width = (distance / 16 + 1).next_power_of_two() / 2;
+    at_ms / width * width
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,14 @@
-//! What travels between a shard and the raft core: batches, once a turn of the loop, never single requests.
+//! What travels between a shard and the raft core, and from shard to shard: batches, once a turn of the loop, never single requests.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{pending::Token, view::View};
+use super::{
+    lease::{LeaseAnswer, LeaseCall},
+    pending::Token,
+    view::View,
+};
 use crate::{
     error::Status,
     store::apply::{Answer, LeaseChange, RevisionEvents},
@@ -62,4 +66,17 @@ pub struct FromCore {
     /// The events of the turn, in order; shared by all shards.
     pub events: Arc<Vec<RevisionEvents>>,
     pub leases: Arc<Vec<LeaseChange>>,
+}
+
+/// What one executor sends another, a turn's worth at a time.
+#[derive(Debug)]
+pub enum Post {
+    ToCore(ToCore),
+    FromCore(FromCore),
+    /// Questions about leases that the receiver owns.
+    LeaseCalls(Vec<(Token, LeaseCall)>),
+    /// Their answers, back at who asked.
+    LeaseAnswers(Vec<(Token, LeaseAnswer)>),
+    /// An accepted connection for the receiver to serve.
+    Socket(std::os::fd::OwnedFd),
 }

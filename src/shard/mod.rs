@@ -18,11 +18,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use prost::Message as _;
 
 use self::{
+    lease::{LeaseAnswer, LeaseCall},
     mail::{Control, FromCore, Outcome, Proposal},
-    outbox::Outbox,
-    pending::Pending,
+    outbox::{NeighbourOutbox, Outbox},
+    pending::{Pending, Token, Waiting},
     view::{Published, View},
     watch::{Moment, Watches},
 };
@@ -30,7 +32,12 @@ use crate::{
     api::encode::Head,
     config::Config,
     error::{self, Status},
-    store::apply::Answer,
+    limits,
+    proto::etcdserverpb::{InternalRaftRequest, LeaseRevokeRequest, RequestHeader},
+    store::{
+        apply::{Answer, LeaseChange},
+        hash::CompactionHashes,
+    },
 };
 
 /// What every shard knows of the member it serves.
@@ -43,6 +50,8 @@ pub struct Member {
     /// Bytes of the log and the checkpoints, and those of them that live; told by the raft core.
     pub db_size: AtomicU64,
     pub db_size_in_use: AtomicU64,
+    /// Told by the raft core at each compaction.
+    pub compaction_hashes: CompactionHashes,
     /// The low part of request ids, shared by all shards (etcd: pkg/idutil).
     next_id: AtomicU64,
 }
@@ -70,6 +79,7 @@ impl Member {
             standing: SharedStanding::default(),
             db_size: AtomicU64::new(0),
             db_size_in_use: AtomicU64::new(0),
+            compaction_hashes: CompactionHashes::default(),
             next_id: AtomicU64::new(first),
         }
     }
@@ -101,12 +111,24 @@ pub struct Shard {
     now_ms: Cell<u64>,
     pub leases: RefCell<lease::Deadlines>,
     pub watches: Watches<Arc<View>>,
+    /// What is for each other shard, by its id; the one for this shard stays empty.
+    pub neighbours: Vec<NeighbourOutbox>,
+    lease_calls: Rc<Pending<LeaseAnswer>>,
+    /// Revokes of expired leases that are on their way.
+    revokes: RefCell<Vec<Waiting<Told>>>,
+    /// Calls that end when no leader has been known for long enough.
+    leaderless: Rc<Pending<()>>,
+    /// Since when no leader is known.
+    leaderless_since_ms: Cell<Option<u64>>,
+    /// Streams that hold a view.
+    pins: Rc<Pending<()>>,
 }
 
 impl Shard {
     pub fn new(id: usize, member: Arc<Member>, published: Published) -> Self {
         let settings = watch::Settings::new(member.head.clone(), &member.config);
         let watches = Watches::new(settings, published.load().revision());
+        let neighbours = (0..member.config.shards).map(|_| NeighbourOutbox::default()).collect();
         Shard {
             watches,
             id,
@@ -116,6 +138,12 @@ impl Shard {
             pending: Rc::new(Pending::default()),
             now_ms: Cell::new(0),
             leases: RefCell::new(lease::Deadlines::default()),
+            neighbours,
+            lease_calls: Rc::default(),
+            revokes: RefCell::default(),
+            leaderless: Rc::default(),
+            leaderless_since_ms: Cell::new(None),
+            pins: Rc::default(),
         }
     }
 
@@ -172,28 +200,195 @@ impl Shard {
         }
     }
 
-    /// Hands the raft core's answers to those who wait.
+    /// Hands the raft core's answers to those who wait, once this shard's leases are what the answers say. The clock
+    /// must have been moved on (`advance`): a deadline that counts from an old time comes too early.
     pub fn deliver(&self, mail: FromCore) {
+        for change in mail.leases.iter() {
+            match *change {
+                LeaseChange::Granted { id, ttl } if self.owns(id) => {
+                    self.leases.borrow_mut().granted(id, ttl, self.now_ms.get());
+                }
+                LeaseChange::Revoked { id } if self.owns(id) => self.leases.borrow_mut().revoked(id),
+                // What a checkpoint says counts for the next leader, who finds it in the state.
+                _ => {}
+            }
+        }
         for (token, outcome) in mail.outcomes {
             self.pending.answer(token, (outcome, mail.view.clone()));
         }
         self.watches.deliver(&mail.events, &mail.view, self.member.term());
     }
 
-    /// Moves the shard's clock on; requests that have waited longer than etcd lets them are told so.
+    /// Moves the shard's clock on. To be called with the current time before anything that counts from it: mail, a
+    /// keep-alive.
+    pub fn advance(&self, now_ms: u64) {
+        self.now_ms.set(now_ms.max(self.now_ms.get()));
+    }
+
+    /// The shard's timer, several times a second: requests that have waited longer than etcd lets them are told so,
+    /// leases are taken over or given up with the leadership.
     pub fn tick(&self, now_ms: u64) {
-        self.now_ms.set(now_ms);
-        let before = now_ms.saturating_sub(self.member.config.request_timeout_ms());
+        self.advance(now_ms);
+        let timeout_ms = self.member.config.request_timeout_ms();
+        let before = now_ms.saturating_sub(timeout_ms);
         let view = self.view();
-        let status = if self.member.standing.leader.load(Relaxed) == 0 {
-            error::TIMEOUT_DUE_TO_LEADER_FAIL
-        } else {
-            error::TIMEOUT
-        };
+        let leaderless = self.member.standing.leader.load(Relaxed) == 0;
+        let status = if leaderless { error::TIMEOUT_DUE_TO_LEADER_FAIL } else { error::TIMEOUT };
         self.pending.expire(before, || (Outcome::Failed(status.clone()), view.clone()));
         let has_leader = self.member.standing.leader.load(Relaxed) != 0;
         let moment = Moment { revision: view.revision(), term: self.member.term() };
         self.watches.with(|watches| watches.tick(now_ms, has_leader, moment));
+        self.lease_calls.expire(before, || LeaseAnswer::NotPrimary);
+        self.pins.expire(now_ms.saturating_sub(limits::STREAM_PIN_MS_MAX), || ());
+        self.tell_leaderless(leaderless, now_ms);
+        self.take_or_give_up_leases(&view);
+    }
+
+    /// After three election timeouts without a leader those who asked for it are told. (etcd: v3rpc/interceptor.go,
+    /// monitorLeader.)
+    fn tell_leaderless(&self, leaderless: bool, now_ms: u64) {
+        if !leaderless {
+            self.leaderless_since_ms.set(None);
+            return;
+        }
+        let since_ms = self.leaderless_since_ms.get().unwrap_or(now_ms);
+        self.leaderless_since_ms.set(Some(since_ms));
+        if now_ms - since_ms >= 3 * self.member.config.election_ms {
+            self.leaderless.expire(u64::MAX, || ());
+        }
+    }
+
+    /// Resolves when no leader has been known for three election timeouts.
+    pub fn leaderless(&self) -> Waiting<()> {
+        self.leaderless.wait(self.now_ms.get())
+    }
+
+    /// Resolves when whoever holds a view since now has held it for too long.
+    pub fn pin_expires(&self) -> Waiting<()> {
+        self.pins.wait(self.now_ms.get())
+    }
+
+    fn owns(&self, id: i64) -> bool {
+        lease::owner(id, self.neighbours.len()) == self.id
+    }
+
+    fn take_or_give_up_leases(&self, view: &View) {
+        let mut leases = self.leases.borrow_mut();
+        match (self.member.is_leader(), leases.is_primary()) {
+            (true, false) => {
+                let owned = view.state.leases.iter().filter(|lease| self.owns(lease.id));
+                leases.promote(owned, self.member.config.election_ms, self.now_ms.get());
+            }
+            (false, true) => leases.demote(),
+            _ => {}
+        }
+    }
+
+    /// Asks the shard that owns a lease. For `LeaseCall::All` see `all_leases`.
+    ///
+    /// # Errors
+    /// NotPrimary is an answer; a shard that does not answer in time counts as that.
+    pub async fn lease(&self, id: i64, call: LeaseCall) -> LeaseAnswer {
+        let owner = lease::owner(id, self.neighbours.len());
+        self.ask(owner, call).await
+    }
+
+    /// Ids of all leases with their deadlines, from every shard. None if this member does not keep them.
+    pub async fn all_leases(&self) -> Option<Vec<(i64, u64)>> {
+        let mut leases = Vec::new();
+        for shard in 0..self.neighbours.len() {
+            match self.ask(shard, LeaseCall::All).await {
+                LeaseAnswer::All(part) => leases.extend(part),
+                _ => return None,
+            }
+        }
+        Some(leases)
+    }
+
+    async fn ask(&self, shard: usize, call: LeaseCall) -> LeaseAnswer {
+        if shard == self.id {
+            return self.answer_lease(call);
+        }
+        let waiting = self.lease_calls.wait(self.now_ms.get());
+        self.neighbours[shard].call(waiting.token(), call);
+        waiting.await
+    }
+
+    fn answer_lease(&self, call: LeaseCall) -> LeaseAnswer {
+        let now_ms = self.now_ms.get();
+        let mut leases = self.leases.borrow_mut();
+        if !leases.is_primary() {
+            return LeaseAnswer::NotPrimary;
+        }
+        let id = match call {
+            LeaseCall::Renew(id) | LeaseCall::Remaining(id) => id,
+            LeaseCall::All => return LeaseAnswer::All(leases.iter().collect()),
+        };
+        // The published view is ahead of the mail: a lease may exist of which this shard has not heard yet.
+        let Some(lease) = self.view().state.leases.get(id) else { return LeaseAnswer::Unknown };
+        leases.granted(id, lease.ttl, now_ms);
+        match call {
+            LeaseCall::Renew(_) => match leases.renew(id, now_ms) {
+                Some(ttl) => LeaseAnswer::Renewed { ttl },
+                None => LeaseAnswer::Expired,
+            },
+            _ => match leases.remaining(id, now_ms) {
+                Some((left_ms, ttl)) => LeaseAnswer::Remaining { left_ms, ttl },
+                None => LeaseAnswer::Unknown,
+            },
+        }
+    }
+
+    /// Answers another shard's questions about leases. The clock must have been moved on.
+    pub fn receive_lease_calls(&self, from: usize, calls: Vec<(Token, LeaseCall)>) {
+        let answers = calls.into_iter().map(|(token, call)| (token, self.answer_lease(call))).collect();
+        self.neighbours[from].answer(answers);
+    }
+
+    pub fn receive_lease_answers(&self, answers: Vec<(Token, LeaseAnswer)>) {
+        for (token, answer) in answers {
+            self.lease_calls.answer(token, answer);
+        }
+    }
+
+    /// Proposes to revoke the leases of this shard whose time has passed, as many as may be under way at once. To be
+    /// called by the shard's timer, after `tick`.
+    pub fn expire_due(&self, now_ms: u64) {
+        let mut revokes = self.revokes.borrow_mut();
+        revokes.retain(|revoke| !revoke.is_answered());
+        let room = limits::LEASE_REVOKES_IN_FLIGHT.saturating_sub(revokes.len());
+        if room == 0 || !self.member.is_leader() {
+            return;
+        }
+        for lease in self.leases.borrow_mut().due(now_ms, room) {
+            revokes.push(self.revoke(lease));
+        }
+    }
+
+    /// Proposes to revoke a lease whose time has passed.
+    fn revoke(&self, lease: i64) -> Waiting<Told> {
+        let waiting = self.pending.wait(self.now_ms.get());
+        let id = self.member.next_id();
+        let request = InternalRaftRequest {
+            header: Some(RequestHeader { id, ..Default::default() }),
+            lease_revoke: Some(LeaseRevokeRequest { id: lease }),
+            ..Default::default()
+        };
+        self.outbox.propose(Proposal { token: waiting.token(), id, data: request.encode_to_vec().into() });
+        waiting
+    }
+
+    /// Waits until an expired lease is revoked.
+    ///
+    /// # Errors
+    /// Where nobody knows whether it was.
+    pub async fn expired_lease_gone(&self, lease: i64) -> Result<(), Status> {
+        match self.revoke(lease).await {
+            // Not found says it too: it was revoked in the meantime.
+            (Outcome::Applied(_), _) => Ok(()),
+            (Outcome::Failed(status), _) => Err(status),
+            (Outcome::Done, _) => unreachable!("a proposal is answered with its result"),
+        }
     }
 
     /// Ends every wait: the server stops.
@@ -201,5 +396,6 @@ impl Shard {
         let view = self.view();
         self.pending.expire(u64::MAX, || (Outcome::Failed(error::STOPPED), view.clone()));
         self.watches.with(watch::Table::stop);
+        self.lease_calls.expire(u64::MAX, || LeaseAnswer::NotPrimary);
     }
 }

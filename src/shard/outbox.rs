@@ -7,8 +7,11 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::mail::{Control, Proposal, ToCore};
-use crate::shard::pending::Token;
+use super::{
+    lease::{LeaseAnswer, LeaseCall},
+    mail::{Control, Post, Proposal, ToCore},
+    pending::Token,
+};
 
 #[derive(Default)]
 pub struct Outbox {
@@ -49,6 +52,53 @@ impl Outbox {
     }
 
     pub async fn take(&self) -> ToCore {
+        poll_fn(|context| self.poll_take(context)).await
+    }
+}
+
+/// What a shard has for one other shard until the turn ends; one forwarder takes it.
+#[derive(Default)]
+pub struct NeighbourOutbox {
+    calls: RefCell<Vec<(Token, LeaseCall)>>,
+    answers: RefCell<Vec<(Token, LeaseAnswer)>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl NeighbourOutbox {
+    pub fn call(&self, token: Token, call: LeaseCall) {
+        self.calls.borrow_mut().push((token, call));
+        self.wake();
+    }
+
+    pub fn answer(&self, answers: Vec<(Token, LeaseAnswer)>) {
+        self.answers.borrow_mut().extend(answers);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Ready with everything that has gathered, at least one batch.
+    pub fn poll_take(&self, context: &mut Context<'_>) -> Poll<Vec<Post>> {
+        let (calls, answers) = (self.calls.take(), self.answers.take());
+        if calls.is_empty() && answers.is_empty() {
+            *self.waker.borrow_mut() = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        let mut posts = Vec::with_capacity(2);
+        if !calls.is_empty() {
+            posts.push(Post::LeaseCalls(calls));
+        }
+        if !answers.is_empty() {
+            posts.push(Post::LeaseAnswers(answers));
+        }
+        Poll::Ready(posts)
+    }
+
+    pub async fn take(&self) -> Vec<Post> {
         poll_fn(|context| self.poll_take(context)).await
     }
 }

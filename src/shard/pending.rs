@@ -103,6 +103,11 @@ impl<T> Waiting<T> {
     pub fn token(&self) -> Token {
         self.token
     }
+
+    /// Whether the answer is there, for who does not await it.
+    pub fn is_answered(&self) -> bool {
+        self.pending.slots.borrow()[self.token.slot as usize].answer.is_some()
+    }
 }
 
 impl<T> Future for Waiting<T> {

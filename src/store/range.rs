@@ -34,6 +34,11 @@ pub fn has_filters(request: &RangeRequest) -> bool {
         || request.max_create_revision != 0
 }
 
+/// Whether the tree gives the answer as it is wanted: then only what is handed out is looked at.
+pub fn is_in_order(request: &RangeRequest) -> bool {
+    sort_of(request).is_none() && !has_filters(request)
+}
+
 /// Sorted by something after it was cut to the limit, or before: in both cases by this.
 fn sort_of(request: &RangeRequest) -> Option<(SortTarget, bool)> {
     let (target, order) = (request.sort_target(), request.sort_order());
@@ -92,7 +97,7 @@ pub fn plan(index: &Index, request: &RangeRequest) -> Plan {
     }
     let limit = if request.limit > 0 { request.limit } else { i64::MAX };
     let sort = sort_of(request);
-    if sort.is_none() && !has_filters(request) {
+    if is_in_order(request) {
         return Plan::InOrder { take: limit.min(count) as u64, count, more: count > limit };
     }
     let mut kvs: Vec<KeyRef> = if is_default_order(request) && !has_filters(request) {

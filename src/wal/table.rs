@@ -50,6 +50,21 @@ impl SegmentTable {
         Resident { table: self, seen: SeenResident::default() }
     }
 
+    /// Segments that lie in memory, by life in ascending order, for tests of what reads them.
+    #[cfg(test)]
+    pub fn in_memory(segments: impl IntoIterator<Item = (u32, Bytes)>) -> Self {
+        let mut segments: Vec<(u32, Bytes)> = segments.into_iter().collect();
+        segments.sort_by_key(|(life, _)| *life);
+        let mut table = SegmentTable::default();
+        for (life, bytes) in segments {
+            let mut filler = super::memory::Memory::new(bytes.len().max(1) as u32).expect("memory is to be had");
+            filler.append(&[&bytes]);
+            let dir = std::path::Path::new("");
+            table.push(Arc::new(Segment::in_memory(dir, life, bytes.len() as u32, filler.memory().clone())));
+        }
+        table
+    }
+
     pub(super) fn push(&mut self, segment: Arc<Segment>) {
         let segments = Arc::make_mut(&mut self.0);
         assert!(segments.last().is_none_or(|last| last.life() < segment.life()), "segments come in order of life");

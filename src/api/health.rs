@@ -1,0 +1,51 @@
+//! The standard health service of gRPC. etcd tells one service, the empty name, and serves as long as it runs.
+//! (gRPC health checking protocol; grpc-go's health server for the answers to other names.)
+
+use std::{collections::HashMap, rc::Rc};
+
+use bytes::Bytes;
+
+use super::service::{Services, decode, only_request, refuse};
+use crate::{
+    error::{self, Status},
+    grpc::{
+        Call, Frame, LocalBoxFuture, Unary,
+        stream::{Replies, Requests},
+    },
+    proto::grpc::health::v1::{
+        HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse,
+        health_check_response::ServingStatus,
+    },
+};
+
+fn serving(service: &str) -> Option<HealthCheckResponse> {
+    service.is_empty().then_some(HealthCheckResponse { status: ServingStatus::Serving as i32 })
+}
+
+pub fn check(_: Rc<Services>, message: Bytes) -> Unary {
+    let result = decode::<HealthCheckRequest>(message)
+        .and_then(|request| serving(&request.service).ok_or(error::HEALTH_UNKNOWN_SERVICE));
+    Unary::Ready(result.map(|response| Frame::of(&response)))
+}
+
+pub fn list(_: Rc<Services>, message: Bytes) -> Unary {
+    if let Err(status) = decode::<HealthListRequest>(message) {
+        return refuse(status);
+    }
+    let statuses = HashMap::from_iter(serving("").map(|response| (String::new(), response)));
+    Unary::Ready(Ok(Frame::of(&HealthListResponse { statuses })))
+}
+
+/// Tells the status once and then nothing, for it does not change; of another name, that it is unknown.
+pub fn watch(_: Rc<Services>, _: Call, requests: Requests, replies: Replies) -> LocalBoxFuture<Result<(), Status>> {
+    Box::pin(serve_watch(requests, replies))
+}
+
+async fn serve_watch(mut requests: Requests, mut replies: Replies) -> Result<(), Status> {
+    let request: HealthCheckRequest = only_request(&mut requests).await?;
+    let unknown = HealthCheckResponse { status: ServingStatus::ServiceUnknown as i32 };
+    let response = serving(&request.service).unwrap_or(unknown);
+    let _ = replies.send([Frame::of(&response).seal()]);
+    // The status never changes; the layer drops this when the stream ends.
+    std::future::pending().await
+}

@@ -1,0 +1,328 @@
+//! KV: reads are answered from an immutable view on the shard's own core, writes are proposed as the client spelled
+//! them and answered once applied. (etcd API, service KV; etcdserver/api/v3rpc/key.go for the order of the checks.)
+
+use std::{rc::Rc, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{
+    check,
+    encode::{self, Encoded, Encoder},
+    request::{self, Kind},
+    service::{Services, decode, later, refuse},
+    values::{self, Resident},
+};
+use crate::{
+    error::{self, Status},
+    grpc::{Frame, Unary},
+    limits,
+    proto::etcdserverpb::{
+        CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest, request_op::Request,
+    },
+    runtime,
+    shard::{Shard, view::View},
+    store::{
+        apply::Answer,
+        index::{Index, RangeIter},
+        range::{self, Plan},
+        txn,
+        types::{KeyRange, Values},
+    },
+};
+
+pub fn range(services: Rc<Services>, message: Bytes) -> Unary {
+    let request: RangeRequest = match decode(message) {
+        Ok(request) => request,
+        Err(status) => return refuse(status),
+    };
+    if let Err(status) = check::check_range(&request) {
+        return refuse(status);
+    }
+    if request.serializable {
+        return read(&services.shard, services.shard.view(), request);
+    }
+    later(async move {
+        let view = services.shard.linearizable().await?;
+        finish(read(&services.shard, view, request)).await
+    })
+}
+
+async fn finish(unary: Unary) -> Result<Frame, Status> {
+    match unary {
+        Unary::Ready(result) => result,
+        Unary::Later(future) => future.await,
+    }
+}
+
+/// Answers a range from a view: at once where that is a matter of a few keys in memory.
+fn read(shard: &Rc<Shard>, view: Arc<View>, request: RangeRequest) -> Unary {
+    let index = &view.state.index;
+    if let Err(status) = index.check_revision(request.revision) {
+        return refuse(status);
+    }
+    if !range::is_in_order(&request) && !request.count_only {
+        let keys = index.count(KeyRange::new(&request.key, &request.range_end), request.revision);
+        if keys > limits::INLINE_KEYS_MAX {
+            let shard = shard.clone();
+            return later(async move { gathered_in_background(&shard, view, request).await });
+        }
+    }
+    match range::plan(index, &request) {
+        Plan::Count(count) => Unary::Ready(Ok(counted(shard, &view, count))),
+        Plan::InOrder { take, count, more } if take <= limits::ENCODE_SLICE_KEYS as u64 => {
+            let mut listing = Listing::new(shard, &view, &request, take);
+            listing.slice(take as usize);
+            let encoded = listing.finish(more, count);
+            settled(view.clone(), encoded)
+        }
+        Plan::InOrder { take, count, more } => {
+            let shard = shard.clone();
+            later(async move {
+                let mut listing = Listing::new(&shard, &view, &request, take);
+                while listing.slice(limits::ENCODE_SLICE_KEYS) {
+                    runtime::yield_now().await;
+                }
+                values::fill_holes(&view, listing.finish(more, count)).await
+            })
+        }
+        Plan::Gathered(gathered) => {
+            let values = match gathered.needs_values() {
+                true => gathered.kvs.iter().map(|kv| Resident(&view.segments).read(kv.meta.place)).collect(),
+                false => Ok(Vec::new()),
+            };
+            let Ok(values) = values else {
+                let shard = shard.clone();
+                return later(async move { gathered_in_background(&shard, view, request).await });
+            };
+            let answer = gathered.finish(view.revision(), values);
+            let encoded = encode::range(&shard.member.head, shard.member.term(), &answer, &view.segments);
+            settled(view, encoded)
+        }
+    }
+}
+
+/// An answer that is whole goes out now, another once its values are read.
+fn settled(view: Arc<View>, encoded: Encoded) -> Unary {
+    if encoded.holes.is_empty() {
+        return Unary::Ready(encoded.check_size().map(|()| encoded.frame));
+    }
+    later(async move { values::fill_holes(&view, encoded).await })
+}
+
+/// A RangeResponse that only counts.
+fn counted(shard: &Shard, view: &View, count: i64) -> Frame {
+    let (head, term, revision) = (&shard.member.head, shard.member.term(), view.revision());
+    let len = head.len(revision, term) + encode::range_end_len(false, count);
+    let mut encoder = Encoder::new(len, &view.segments);
+    head.put(encoder.out(), revision, term);
+    encode::put_range_end(&mut encoder, false, count);
+    encoder.finish().frame
+}
+
+/// Gathers, filters, sorts and encodes where it may take its time and may wait for the disk.
+async fn gathered_in_background(shard: &Rc<Shard>, view: Arc<View>, request: RangeRequest) -> Result<Frame, Status> {
+    let member = shard.member.clone();
+    runtime::background(move || {
+        let revision = view.revision();
+        let answer = range::answer(&view.state.index, &request, revision, &mut |kv| view.segments.read(kv.meta.place))
+            .map_err(|cause| error::unreadable(&cause))??;
+        let encoded = encode::range(&member.head, member.term(), &answer, &view.segments);
+        values::fill_holes_blocking(&view, encoded)
+    })
+    .await
+}
+
+/// Keys of a range in order, being encoded.
+struct Listing<'a> {
+    encoder: Encoder<'a>,
+    keys: RangeIter<'a>,
+    left: u64,
+    taken: u64,
+    keys_only: bool,
+}
+
+impl<'a> Listing<'a> {
+    fn new(shard: &Shard, view: &'a View, request: &'a RangeRequest, take: u64) -> Self {
+        let (head, term, revision) = (&shard.member.head, shard.member.term(), view.revision());
+        let range = KeyRange::new(&request.key, &request.range_end);
+        // Short answers are measured, longer ones guessed from their first keys.
+        const MEASURED: u64 = 8;
+        let keys = view.state.index.iter(range, request.revision);
+        let sample: usize = view
+            .state
+            .index
+            .iter(range, request.revision)
+            .take(take.min(MEASURED) as usize)
+            .map(|(key, meta)| 6 + encode::kv_len(key.len(), &meta, !request.keys_only))
+            .sum();
+        let kvs = match take {
+            0..=MEASURED => sample,
+            _ => sample / MEASURED as usize * take.min(limits::ENCODE_SLICE_KEYS as u64) as usize,
+        };
+        let mut encoder = Encoder::new(head.len(revision, term) + kvs + 16, &view.segments);
+        head.put(encoder.out(), revision, term);
+        Listing { encoder, keys, left: take, taken: 0, keys_only: request.keys_only }
+    }
+
+    /// Encodes up to `budget` keys more. False once there are none.
+    fn slice(&mut self, budget: usize) -> bool {
+        for (key, mut meta) in self.keys.by_ref().take(self.left.min(budget as u64) as usize) {
+            if self.keys_only {
+                meta.lease = 0;
+            }
+            self.encoder.kv(2, key, &meta, !self.keys_only);
+            self.left -= 1;
+            self.taken += 1;
+        }
+        // Room for what is left, judging by what was: growing by doubling would copy a large answer over and over.
+        if self.left > 0 && self.taken > 0 {
+            let average = self.encoder.frame.message_len() as u64 / self.taken + 1;
+            let room = (average * self.left).min(limits::SEND_BYTES_MAX as u64) as usize;
+            self.encoder.out().reserve(room);
+        }
+        self.left > 0 && self.encoder.frame.message_len() <= limits::SEND_BYTES_MAX
+    }
+
+    fn finish(mut self, more: bool, count: i64) -> Encoded {
+        encode::put_range_end(&mut self.encoder, more, count);
+        self.encoder.finish()
+    }
+}
+
+pub fn put(services: Rc<Services>, message: Bytes) -> Unary {
+    let request: PutRequest = match decode(message.clone()) {
+        Ok(request) => request,
+        Err(status) => return refuse(status),
+    };
+    if !services.quota_fits(check::put_cost(&request)) {
+        return services.out_of_space();
+    }
+    if let Err(status) = check::check_put(&request) {
+        return refuse(status);
+    }
+    write(services, Kind::Put, message)
+}
+
+pub fn delete_range(services: Rc<Services>, message: Bytes) -> Unary {
+    let checked = decode::<DeleteRangeRequest>(message.clone()).and_then(|request| check::check_delete_range(&request));
+    match checked {
+        Ok(()) => write(services, Kind::DeleteRange, message),
+        Err(status) => refuse(status),
+    }
+}
+
+/// Proposes a request of KV in the client's own bytes and answers with what applying it made.
+fn write(services: Rc<Services>, kind: Kind, message: Bytes) -> Unary {
+    later(async move {
+        let (answer, view) = services.propose(kind, &message).await?;
+        written(&services.shard, view, answer).await
+    })
+}
+
+async fn written(shard: &Shard, view: Arc<View>, answer: Answer) -> Result<Frame, Status> {
+    if encode::kv_count(&answer) as u64 > limits::INLINE_KEYS_MAX {
+        let member = shard.member.clone();
+        return runtime::background(move || {
+            let encoded = encode::answer(&member.head, member.term(), &answer, &view.segments);
+            values::fill_holes_blocking(&view, encoded)
+        })
+        .await;
+    }
+    let encoded = encode::answer(&shard.member.head, shard.member.term(), &answer, &view.segments);
+    match encoded.holes.is_empty() {
+        true => encoded.check_size().map(|()| encoded.frame),
+        false => values::fill_holes(&view, encoded).await,
+    }
+}
+
+pub fn txn(services: Rc<Services>, message: Bytes) -> Unary {
+    let request: TxnRequest = match decode(message.clone()) {
+        Ok(request) => request,
+        Err(status) => return refuse(status),
+    };
+    if !services.quota_fits(check::txn_cost(&request)) {
+        return services.out_of_space();
+    }
+    if let Err(status) = check::check_txn(&request, services.shard.member.config.max_txn_ops) {
+        return refuse(status);
+    }
+    if !check::is_read_only(&request) {
+        return write(services, Kind::Txn, message);
+    }
+    if check::is_serializable(&request) {
+        return read_txn(&services.shard, services.shard.view(), request);
+    }
+    later(async move {
+        let view = services.shard.linearizable().await?;
+        finish(read_txn(&services.shard, view, request)).await
+    })
+}
+
+/// Answers a transaction of reads from a view.
+fn read_txn(shard: &Rc<Shard>, view: Arc<View>, request: TxnRequest) -> Unary {
+    if txn_weight(&view.state.index, &request) <= limits::INLINE_KEYS_MAX {
+        // Fails only where a value that decides something is not in memory.
+        match txn::read(&view.state.index, &request, &Resident(&view.segments)) {
+            Ok(Ok(answer)) => {
+                let encoded = encode::txn(&shard.member.head, shard.member.term(), &answer, &view.segments);
+                return settled(view, encoded);
+            }
+            Ok(Err(status)) => return refuse(status),
+            Err(_) => {}
+        }
+    }
+    let member = shard.member.clone();
+    later(async move {
+        runtime::background(move || {
+            let answer =
+                txn::read(&view.state.index, &request, &view.segments).map_err(|cause| error::unreadable(&cause))??;
+            let encoded = encode::txn(&member.head, member.term(), &answer, &view.segments);
+            values::fill_holes_blocking(&view, encoded)
+        })
+        .await
+    })
+}
+
+/// How many keys a transaction of reads looks at, at most.
+fn txn_weight(index: &Index, request: &TxnRequest) -> u64 {
+    let compares = request.compare.iter().map(|compare| match compare.range_end.is_empty() {
+        true => 1,
+        false => index.count(KeyRange::new(&compare.key, &compare.range_end), 0),
+    });
+    let ranges = request.success.iter().chain(&request.failure).map(|op| match &op.request {
+        Some(Request::RequestRange(range)) if !range.range_end.is_empty() && !range.count_only => {
+            let keys = index.count(KeyRange::new(&range.key, &range.range_end), range.revision);
+            match range.limit > 0 && range::is_in_order(range) {
+                true => keys.min(range.limit as u64),
+                false => keys,
+            }
+        }
+        _ => 1,
+    });
+    compares.chain(ranges).sum()
+}
+
+pub fn compact(services: Rc<Services>, message: Bytes) -> Unary {
+    let request: CompactionRequest = match decode(message.clone()) {
+        Ok(request) => request,
+        Err(status) => return refuse(status),
+    };
+    later(async move {
+        services.propose(Kind::Compaction, &message).await?;
+        let shard = &services.shard;
+        if request.physical {
+            shard.compaction_done(request.revision).await?;
+        }
+        // The revision at the reply, not at the compaction (etcd: v3_server.go, Compact).
+        Ok(shard.member.head.alone(shard.view().revision(), shard.member.term()))
+    })
+}
+
+/// The client's bytes around which the internal request is wrapped.
+pub(super) fn internal(shard: &Shard, kind: Kind, body: &[u8]) -> (u64, Bytes) {
+    let id = shard.member.next_id();
+    (id, request::internal(kind, body, id))
+}
+
+#[cfg(test)]
+mod tests;

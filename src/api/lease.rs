@@ -1,0 +1,180 @@
+//! Lease: grants and revokes go through the log, keep-alives never do. (etcd API, service Lease;
+//! etcdserver/v3_server.go for what waits for what.)
+
+use std::{future::poll_fn, rc::Rc};
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+use prost::Message;
+
+use super::{
+    request::Kind,
+    service::{Services, decode, header, later, refuse},
+};
+use crate::{
+    error::{self, Status},
+    grpc::{
+        Call, Frame, LocalBoxFuture, Unary,
+        stream::{Replies, Requests},
+    },
+    limits,
+    proto::etcdserverpb::{
+        LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest,
+        LeaseLeasesResponse, LeaseRevokeRequest, LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
+    },
+    runtime,
+    shard::{
+        Shard,
+        lease::{LeaseAnswer, LeaseCall},
+    },
+    store::apply::Answer,
+};
+
+pub fn grant(services: Rc<Services>, message: Bytes) -> Unary {
+    let mut request: LeaseGrantRequest = match decode(message.clone()) {
+        Ok(request) => request,
+        Err(status) => return refuse(status),
+    };
+    if !services.quota_fits(limits::LEASE_COST_BYTES) {
+        return services.out_of_space();
+    }
+    let message = match request.id {
+        0 => {
+            request.id = pick_id(&services.shard);
+            request.encode_to_vec().into()
+        }
+        _ => message,
+    };
+    later(async move {
+        let (answer, _) = services.propose(Kind::LeaseGrant, &message).await?;
+        let Answer::LeaseGrant { revision, id, ttl } = answer else {
+            unreachable!("a grant is answered by a grant");
+        };
+        let header = Some(header(&services.shard, revision));
+        Ok(Frame::of(&LeaseGrantResponse { header, id, ttl, error: String::new() }))
+    })
+}
+
+/// An id for a lease whose client wants none in particular: a request's, without its sign.
+fn pick_id(shard: &Shard) -> i64 {
+    loop {
+        let id = (shard.member.next_id() & (u64::MAX >> 1)) as i64;
+        if id != 0 {
+            return id;
+        }
+    }
+}
+
+pub fn revoke(services: Rc<Services>, message: Bytes) -> Unary {
+    if let Err(status) = decode::<LeaseRevokeRequest>(message.clone()) {
+        return refuse(status);
+    }
+    later(async move {
+        let (answer, _) = services.propose(Kind::LeaseRevoke, &message).await?;
+        let Answer::LeaseRevoke { revision } = answer else {
+            unreachable!("a revoke is answered by a revoke");
+        };
+        let shard = &services.shard;
+        Ok(shard.member.head.alone(revision, shard.member.term()))
+    })
+}
+
+pub fn keep_alive(
+    services: Rc<Services>,
+    _: Call,
+    requests: Requests,
+    replies: Replies,
+) -> LocalBoxFuture<Result<(), Status>> {
+    Box::pin(serve_keep_alive(services.shard.clone(), requests, replies))
+}
+
+async fn serve_keep_alive(shard: Rc<Shard>, mut requests: Requests, mut replies: Replies) -> Result<(), Status> {
+    while let Some(message) = requests.next().await {
+        let request = LeaseKeepAliveRequest::decode(message?).map_err(|cause| error::undecodable_in_stream(&cause))?;
+        let frame = renewed(&shard, request.id).await?;
+        if poll_fn(|context| replies.poll_ready(context)).await.is_err() || replies.send([frame.seal()]).is_err() {
+            return Err(error::CONTEXT_CANCELED);
+        }
+    }
+    Ok(())
+}
+
+/// Renews one lease and answers.
+///
+/// # Errors
+/// Where this member cannot tell: it does not lead, or lost its lead meanwhile.
+async fn renewed(shard: &Shard, id: i64) -> Result<Frame, Status> {
+    // Made before the renewal: a client must not see a revision later than one at which the lease was seen alive.
+    let header = Some(header(shard, 0));
+    let ttl = match primary(shard, id, LeaseCall::Renew(id)).await? {
+        LeaseAnswer::Renewed { ttl } => ttl,
+        // Gone is told when its keys are gone, not when its time has passed.
+        LeaseAnswer::Expired => {
+            shard.expired_lease_gone(id).await?;
+            0
+        }
+        _ => 0,
+    };
+    Ok(Frame::of(&LeaseKeepAliveResponse { header, id, ttl }))
+}
+
+/// Asks the owner of a lease; waits for a while where no member leads yet.
+async fn primary(shard: &Shard, id: i64, call: LeaseCall) -> Result<LeaseAnswer, Status> {
+    let start_ms = runtime::now_ms();
+    loop {
+        let now_ms = runtime::now_ms();
+        shard.advance(now_ms);
+        match shard.lease(id, call).await {
+            LeaseAnswer::NotPrimary if now_ms - start_ms < shard.member.config.request_timeout_ms() => {
+                runtime::sleep(std::time::Duration::from_millis(shard.member.config.heartbeat_ms)).await;
+            }
+            LeaseAnswer::NotPrimary => return Err(error::NO_LEADER),
+            answer => return Ok(answer),
+        }
+    }
+}
+
+pub fn time_to_live(services: Rc<Services>, message: Bytes) -> Unary {
+    let request: LeaseTimeToLiveRequest = match decode(message) {
+        Ok(request) => request,
+        Err(status) => return refuse(status),
+    };
+    later(async move {
+        let shard = &services.shard;
+        let id = request.id;
+        let (ttl, granted_ttl) = match primary(shard, id, LeaseCall::Remaining(id)).await? {
+            // Whole seconds, towards zero.
+            LeaseAnswer::Remaining { left_ms, ttl } => (left_ms / 1000, ttl),
+            _ => (-1, 0),
+        };
+        let view = shard.view();
+        let keys = match request.keys {
+            true => view.state.leases.keys_owned(id),
+            false => Vec::new(),
+        };
+        let header = Some(header(shard, view.revision()));
+        Ok(Frame::of(&LeaseTimeToLiveResponse { header, id, ttl, granted_ttl, keys }))
+    })
+}
+
+pub fn leases(services: Rc<Services>, message: Bytes) -> Unary {
+    if let Err(status) = decode::<LeaseLeasesRequest>(message) {
+        return refuse(status);
+    }
+    later(async move {
+        let shard = &services.shard;
+        let view = shard.view();
+        let deadlines: HashMap<i64, u64> = shard.all_leases().await.unwrap_or_default().into_iter().collect();
+        // Who does not lead knows of no deadline: all are equal.
+        let deadline = |id: i64| deadlines.get(&id).copied().unwrap_or(u64::MAX);
+        let mut leases: Vec<(u64, i64)> =
+            view.state.leases.iter().map(|lease| (deadline(lease.id), lease.id)).collect();
+        leases.sort_unstable();
+        let leases = leases.into_iter().map(|(_, id)| LeaseStatus { id }).collect();
+        let header = Some(header(shard, view.revision()));
+        Ok(Frame::of(&LeaseLeasesResponse { header, leases }))
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! Maintenance: what this member says of itself, alarms, hashes. (etcd API, service Maintenance.)
+
+use std::{
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use bytes::Bytes;
+
+use super::{
+    request::Kind,
+    service::{Services, decode, header, later, refuse},
+};
+use crate::{
+    error::{self, Status},
+    grpc::{Frame, Unary},
+    limits,
+    proto::etcdserverpb::{
+        AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo,
+        HashKvRequest, HashKvResponse, HashRequest, HashResponse, StatusRequest, StatusResponse,
+    },
+    runtime,
+    shard::view::View,
+    store::{apply::Answer, hash},
+};
+
+/// The version of etcd that this server is, for whoever asks by etcd's protocols.
+pub const ETCD_VERSION: &str = "3.7.3";
+/// The version of etcd's storage schema that its snapshots have.
+pub const STORAGE_VERSION: &str = "3.7.0";
+
+pub fn status(services: Rc<Services>, message: Bytes) -> Unary {
+    if let Err(status) = decode::<StatusRequest>(message) {
+        return refuse(status);
+    }
+    let shard = &services.shard;
+    let (member, view) = (&shard.member, shard.view());
+    let leader = member.standing.leader.load(Relaxed);
+    let mut errors = Vec::new();
+    if leader == 0 {
+        errors.push(error::NO_LEADER.message.into_owned());
+    }
+    errors.extend(view.state.alarms.iter().map(|(kind, id)| alarm_text(kind, id)));
+    let downgrade = view.state.downgrade.as_ref();
+    let response = StatusResponse {
+        header: Some(header(shard, view.revision())),
+        version: ETCD_VERSION.into(),
+        db_size: member.db_size.load(Relaxed) as i64,
+        leader,
+        raft_index: member.standing.commit.load(Relaxed),
+        raft_term: member.term(),
+        raft_applied_index: member.standing.applied.load(Relaxed),
+        errors,
+        db_size_in_use: member.db_size_in_use.load(Relaxed) as i64,
+        is_learner: view.state.membership.get(member.id).is_some_and(|member| member.is_learner),
+        storage_version: STORAGE_VERSION.into(),
+        db_size_quota: member.config.quota_bytes.map_or(-1, |bytes| bytes as i64),
+        downgrade_info: Some(DowngradeInfo {
+            enabled: downgrade.is_some(),
+            target_version: downgrade.map_or(String::new(), |downgrade| downgrade.target.clone()),
+        }),
+    };
+    Unary::Ready(Ok(Frame::of(&response)))
+}
+
+/// An AlarmMember in protobuf's text format, on one line.
+fn alarm_text(kind: i32, member: u64) -> String {
+    let mut fields = Vec::new();
+    if member != 0 {
+        fields.push(format!("memberID:{member}"));
+    }
+    match AlarmType::try_from(kind) {
+        Ok(AlarmType::None) => {}
+        Ok(kind) => fields.push(format!("alarm:{}", kind.as_str_name())),
+        Err(_) => fields.push(format!("alarm:{kind}")),
+    }
+    fields.join(" ")
+}
+
+pub fn alarm(services: Rc<Services>, message: Bytes) -> Unary {
+    if let Err(status) = decode::<AlarmRequest>(message.clone()) {
+        return refuse(status);
+    }
+    later(async move {
+        // Asking for alarms goes through the log too, so that the answer is as new as the question.
+        let (answer, _) = services.propose(Kind::Alarm, &message).await?;
+        let Answer::Alarm { alarms } = answer else {
+            unreachable!("an alarm is answered by alarms");
+        };
+        let alarms = alarms.into_iter().map(|(alarm, member_id)| AlarmMember { member_id, alarm }).collect();
+        let header = Some(header(&services.shard, 0));
+        Ok(Frame::of(&AlarmResponse { header, alarms }))
+    })
+}
+
+pub fn defragment(services: Rc<Services>, message: Bytes) -> Unary {
+    if let Err(status) = decode::<DefragmentRequest>(message) {
+        return refuse(status);
+    }
+    later(async move {
+        services.shard.defragment().await?;
+        // No header at all (etcd: v3rpc/maintenance.go, Defragment).
+        Ok(Frame::of(&DefragmentResponse { header: None }))
+    })
+}
+
+pub fn hash(services: Rc<Services>, message: Bytes) -> Unary {
+    if let Err(status) = decode::<HashRequest>(message) {
+        return refuse(status);
+    }
+    later(async move {
+        let view = services.shard.view();
+        let hash = hashed(&view, |view| hash::hash(&view.state, &view.segments)).await?;
+        let header = Some(header(&services.shard, view.revision()));
+        Ok(Frame::of(&HashResponse { header, hash }))
+    })
+}
+
+pub fn hash_kv(services: Rc<Services>, message: Bytes) -> Unary {
+    let request: HashKvRequest = match decode(message) {
+        Ok(request) => request,
+        Err(status) => return refuse(status),
+    };
+    later(async move {
+        let view = services.shard.view();
+        let index = &view.state.index;
+        let settled = services.shard.member.compaction_hashes.get(request.revision);
+        let hash = match settled {
+            Some(hash) => hash,
+            None => {
+                if request.revision > 0 {
+                    // Compacted is found first (etcd: mvcc/kvstore.go, hashByRev).
+                    index.check_revision(request.revision)?;
+                }
+                let at = if request.revision == 0 { index.current() } else { request.revision };
+                hashed(&view, move |view| hash::hash_kv(&view.state.index, at, &view.segments)).await?
+            }
+        };
+        let response = HashKvResponse {
+            header: Some(header(&services.shard, view.revision())),
+            hash: hash.hash,
+            compact_revision: hash.compacted,
+            hash_revision: hash.revision,
+        };
+        Ok(Frame::of(&response))
+    })
+}
+
+/// Hashes here where there is little, else where it may take its time.
+async fn hashed<T: Send + 'static>(
+    view: &Arc<View>,
+    work: impl FnOnce(&View) -> std::io::Result<T> + Send + 'static,
+) -> Result<T, Status> {
+    let index = &view.state.index;
+    let little = index.event_count() <= limits::INLINE_KEYS_MAX && index.usage().live_bytes() == 0;
+    let result = match little {
+        true => work(view),
+        false => {
+            let view = view.clone();
+            runtime::background(move || work(&view)).await
+        }
+    };
+    result.map_err(|cause| error::unreadable(&cause))
+}
+
+#[cfg(test)]
+mod tests;

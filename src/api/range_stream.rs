@@ -1,0 +1,174 @@
+//! RangeStream: a listing in messages of a bounded size, all of one revision. Each message is cut as etcd cuts it: ten
+//! keys first, then twice or half as many until a message is about as large as a request may be; header, `more` and
+//! `count` come with the last. (etcd API, KV.RangeStream; etcdserver/v3_server.go, rangeStream.)
+
+use std::{future::poll_fn, rc::Rc, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::future::{Either, select};
+
+use super::{
+    check,
+    encode::{self, Encoded, Encoder},
+    service::{Services, only_request},
+    values,
+    wire::*,
+};
+use crate::{
+    error::{self, Status},
+    grpc::{
+        Call, Frame, LocalBoxFuture,
+        frame::PREFIX_BYTES,
+        stream::{Replies, Requests},
+    },
+    limits,
+    proto::etcdserverpb::RangeRequest,
+    runtime,
+    shard::{Shard, view::View},
+    store::{
+        range,
+        types::{KeyMeta, KeyRange},
+    },
+};
+
+pub fn serve(
+    services: Rc<Services>,
+    _: Call,
+    requests: Requests,
+    replies: Replies,
+) -> LocalBoxFuture<Result<(), Status>> {
+    Box::pin(stream(services.shard.clone(), requests, replies))
+}
+
+async fn stream(shard: Rc<Shard>, mut requests: Requests, mut replies: Replies) -> Result<(), Status> {
+    let request: RangeRequest = only_request(&mut requests).await?;
+    check::check_range_stream(&request)?;
+    let view = match request.serializable {
+        true => shard.view(),
+        false => shard.linearizable().await?,
+    };
+    view.state.index.check_revision(request.revision)?;
+    let mut too_old = shard.pin_expires();
+    let mut chunks = Chunks::new(&shard, &view, &request);
+    while let Some(body) = chunks.next(&shard, &view, &request).await? {
+        let ready = poll_fn(|context| replies.poll_ready(context));
+        match select(ready, &mut too_old).await {
+            Either::Left((Ok(()), _)) => {}
+            Either::Left((Err(_gone), _)) => return Err(error::CONTEXT_CANCELED),
+            Either::Right(_) => return Err(error::STREAM_PIN_TOO_OLD),
+        }
+        if replies.send(wrap(body)).is_err() {
+            return Err(error::CONTEXT_CANCELED);
+        }
+    }
+    Ok(())
+}
+
+/// A RangeResponse as the one field of a RangeStreamResponse, without being moved.
+fn wrap(body: Frame) -> [Bytes; 2] {
+    let len = body.message_len();
+    let mut head = Frame::with_capacity(message_len(0) + varint_len(len as u64));
+    put_head(head.buffer(), 1, len);
+    [head.seal_before(len), body.seal().slice(PREFIX_BYTES..)]
+}
+
+/// Where a listing stands.
+struct Chunks {
+    /// Read at this revision; 0 or less: the view's own.
+    at: i64,
+    /// The key to go on from.
+    from: Bytes,
+    /// Keys still to be sent.
+    left: u64,
+    /// Keys of the next message.
+    limit: u64,
+    /// Live keys in the range, and whether some of them lie beyond the limit.
+    count: i64,
+    more: bool,
+    done: bool,
+    target_bytes: usize,
+}
+
+impl Chunks {
+    fn new(shard: &Shard, view: &View, request: &RangeRequest) -> Self {
+        let range = KeyRange::new(&request.key, &request.range_end);
+        let count = view.state.index.count(range, request.revision);
+        let limit = if request.limit > 0 { request.limit as u64 } else { u64::MAX };
+        let left = if request.count_only { 0 } else { count.min(limit) };
+        Chunks {
+            at: request.revision,
+            from: request.key.clone(),
+            left,
+            limit: limits::STREAM_FIRST_KEYS,
+            count: count as i64,
+            more: !request.count_only && count > limit,
+            done: false,
+            target_bytes: shard.member.config.max_request_bytes,
+        }
+    }
+
+    /// The next RangeResponse; None after the last.
+    async fn next(&mut self, shard: &Shard, view: &Arc<View>, request: &RangeRequest) -> Result<Option<Frame>, Status> {
+        if self.done {
+            return Ok(None);
+        }
+        let take = self.limit.min(self.left);
+        self.left -= take;
+        self.done = self.left == 0;
+        let encoded = self.encode(shard, view, request, take).await;
+        self.adjust(encoded.frame.message_len(), take, view);
+        match encoded.holes.is_empty() {
+            true => encoded.check_size().map(|()| Some(encoded.frame)),
+            false => values::fill_holes(view, encoded).await.map(Some),
+        }
+    }
+
+    async fn encode(&mut self, shard: &Shard, view: &View, request: &RangeRequest, take: u64) -> Encoded {
+        let mut encoder = Encoder::new(self.target_bytes.min(take as usize * 128 + 64), &view.segments);
+        if self.done {
+            shard.member.head.put(encoder.out(), view.revision(), shard.member.term());
+        }
+        let from = std::mem::take(&mut self.from);
+        let range = match KeyRange::new(&request.key, &request.range_end) {
+            KeyRange::One(_) => KeyRange::One(&from),
+            KeyRange::From(_) => KeyRange::From(&from),
+            KeyRange::Between(_, end) => KeyRange::Between(&from, end),
+        };
+        let mut last: &[u8] = &[];
+        let mut in_slice = 0;
+        for (key, meta) in view.state.index.iter(range, self.at).take(take as usize) {
+            let lease = if range::is_fast_keys_only(request) { 0 } else { meta.lease };
+            encoder.kv(2, key, &KeyMeta { lease, ..meta }, !request.keys_only);
+            last = key;
+            in_slice += 1;
+            if in_slice == limits::ENCODE_SLICE_KEYS {
+                in_slice = 0;
+                runtime::yield_now().await;
+            }
+        }
+        if self.done {
+            encode::put_range_end(&mut encoder, self.more, self.count);
+        } else {
+            // The first key after the last one sent.
+            self.from = [last, &[0]].concat().into();
+        }
+        encoder.finish()
+    }
+
+    /// Twice as many keys if the message was small, half as many if it was large. etcd measures the message before it
+    /// takes from it what only the last one carries: a header with a revision, `more`, a `count` of one key beyond.
+    fn adjust(&mut self, body_len: usize, take: u64, view: &View) {
+        if self.done {
+            return;
+        }
+        let size = body_len + message_len(int_len(view.revision())) + encode::range_end_len(true, take as i64 + 1);
+        if size < self.target_bytes / 2 {
+            self.limit *= 2;
+        } else if size > self.target_bytes * 2 {
+            self.limit = (self.limit / 2).max(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,314 @@
+//! The services of one shard behind the gRPC layer's `Handler`: one table of every method, the checks that all calls
+//! share, the way of a write into the log. Knows no wire but protobuf, and keeps no state of a call.
+
+use std::{
+    cell::Cell,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+use prost::Message;
+
+use super::{cluster, health, kv, lease, maintenance, request::Kind, watch};
+use crate::{
+    error::{self, Status},
+    grpc::{
+        Call, Frame, Handler, LocalBoxFuture, Route, Shape, Unary,
+        stream::{Replies, Requests},
+    },
+    proto::etcdserverpb::{AlarmRequest, AlarmType, ResponseHeader, alarm_request::AlarmAction},
+    shard::{Shard, view::View},
+    store::apply::Answer,
+};
+
+/// What serves a method.
+#[derive(Clone, Copy)]
+enum Serve {
+    Unary(fn(Rc<Services>, Bytes) -> Unary),
+    Stream(fn(Rc<Services>, Call, Requests, Replies) -> LocalBoxFuture<Result<(), Status>>),
+    /// A method of etcd's that this version does not serve.
+    Absent(Shape),
+}
+
+/// A method by its service, its name and what serves it.
+struct Row {
+    service: &'static str,
+    method: &'static str,
+    serve: Serve,
+}
+
+impl Row {
+    fn shape(&self) -> Shape {
+        match self.serve {
+            Serve::Unary(_) => Shape::Unary,
+            Serve::Stream(_) => Shape::Stream,
+            Serve::Absent(shape) => shape,
+        }
+    }
+}
+
+macro_rules! table {
+    ($($service:literal { $($method:ident: $kind:ident($what:expr);)* })*) => {
+        &[$($(Row { service: $service, method: stringify!($method), serve: Serve::$kind($what) },)*)*]
+    };
+}
+
+/// Every method of every service; a call's method number is its place in here.
+const METHODS: &[Row] = table! {
+    "etcdserverpb.KV" {
+        Range: Unary(kv::range);
+        RangeStream: Stream(super::range_stream::serve);
+        Put: Unary(kv::put);
+        DeleteRange: Unary(kv::delete_range);
+        Txn: Unary(kv::txn);
+        Compact: Unary(kv::compact);
+    }
+    "etcdserverpb.Watch" {
+        Watch: Stream(watch_stream);
+    }
+    "etcdserverpb.Lease" {
+        LeaseGrant: Unary(lease::grant);
+        LeaseRevoke: Unary(lease::revoke);
+        LeaseKeepAlive: Stream(lease::keep_alive);
+        LeaseTimeToLive: Unary(lease::time_to_live);
+        LeaseLeases: Unary(lease::leases);
+    }
+    "etcdserverpb.Cluster" {
+        MemberAdd: Absent(Shape::Unary);
+        MemberRemove: Absent(Shape::Unary);
+        MemberUpdate: Absent(Shape::Unary);
+        MemberList: Unary(cluster::member_list);
+        MemberPromote: Absent(Shape::Unary);
+    }
+    "etcdserverpb.Maintenance" {
+        Alarm: Unary(maintenance::alarm);
+        Status: Unary(maintenance::status);
+        Defragment: Unary(maintenance::defragment);
+        Hash: Unary(maintenance::hash);
+        HashKV: Unary(maintenance::hash_kv);
+        Snapshot: Absent(Shape::Stream);
+        MoveLeader: Absent(Shape::Unary);
+        Downgrade: Absent(Shape::Unary);
+    }
+    "etcdserverpb.Auth" {
+        AuthEnable: Absent(Shape::Unary);
+        AuthDisable: Absent(Shape::Unary);
+        AuthStatus: Absent(Shape::Unary);
+        Authenticate: Absent(Shape::Unary);
+        UserAdd: Absent(Shape::Unary);
+        UserGet: Absent(Shape::Unary);
+        UserList: Absent(Shape::Unary);
+        UserDelete: Absent(Shape::Unary);
+        UserChangePassword: Absent(Shape::Unary);
+        UserGrantRole: Absent(Shape::Unary);
+        UserRevokeRole: Absent(Shape::Unary);
+        RoleAdd: Absent(Shape::Unary);
+        RoleGet: Absent(Shape::Unary);
+        RoleList: Absent(Shape::Unary);
+        RoleDelete: Absent(Shape::Unary);
+        RoleGrantPermission: Absent(Shape::Unary);
+        RoleRevokePermission: Absent(Shape::Unary);
+    }
+    "v3lockpb.Lock" {
+        Lock: Absent(Shape::Unary);
+        Unlock: Absent(Shape::Unary);
+    }
+    "v3electionpb.Election" {
+        Campaign: Absent(Shape::Unary);
+        Proclaim: Absent(Shape::Unary);
+        Leader: Absent(Shape::Unary);
+        Observe: Absent(Shape::Stream);
+        Resign: Absent(Shape::Unary);
+    }
+    "grpc.health.v1.Health" {
+        Check: Unary(health::check);
+        List: Unary(health::list);
+        Watch: Stream(health::watch);
+    }
+};
+
+fn watch_stream(
+    services: Rc<Services>,
+    call: Call,
+    requests: Requests,
+    replies: Replies,
+) -> LocalBoxFuture<Result<(), Status>> {
+    Box::pin(watch::serve(services.shard.clone(), call, requests, replies))
+}
+
+/// Everything that one shard serves.
+pub struct Services {
+    pub shard: Rc<Shard>,
+    routes: HashMap<String, Route>,
+    /// A NOSPACE alarm of this member is on its way through the log.
+    raising_no_space: Cell<bool>,
+}
+
+impl Services {
+    pub fn new(shard: Rc<Shard>) -> Rc<Self> {
+        let routes = METHODS
+            .iter()
+            .enumerate()
+            .map(|(at, row)| {
+                let route = Route { method: at as u16, shape: row.shape() };
+                (format!("/{}/{}", row.service, row.method), route)
+            })
+            .collect();
+        Rc::new(Services { shard, routes, raising_no_space: Cell::new(false) })
+    }
+
+    /// Whether a request of this cost fits the quota. One that costs nothing always does.
+    /// (etcd: storage/quota.go, BackendQuota.Available.)
+    pub(super) fn quota_fits(&self, cost: u64) -> bool {
+        let member = &self.shard.member;
+        match member.config.quota_bytes {
+            Some(quota) if cost > 0 => member.db_size.load(Relaxed) + cost < quota,
+            _ => true,
+        }
+    }
+
+    /// Refuses a request that the quota has no room for, once the alarm is raised.
+    pub(super) fn out_of_space(self: Rc<Self>) -> Unary {
+        if self.no_space_is_known() {
+            return refuse(error::NO_SPACE);
+        }
+        later(async move {
+            self.raise_no_space().await;
+            Err(error::NO_SPACE)
+        })
+    }
+
+    fn no_space_is_known(&self) -> bool {
+        let alarm = (AlarmType::Nospace as i32, self.shard.member.id);
+        self.raising_no_space.get() || self.shard.view().state.alarms.iter().any(|raised| raised == alarm)
+    }
+
+    async fn raise_no_space(&self) {
+        self.raising_no_space.set(true);
+        let alarm = AlarmRequest {
+            action: AlarmAction::Activate as i32,
+            member_id: self.shard.member.id,
+            alarm: AlarmType::Nospace as i32,
+        };
+        let (id, data) = kv::internal(&self.shard, Kind::Alarm, &alarm.encode_to_vec());
+        // If it fails, the next request over the quota raises it.
+        let _ = self.shard.propose(id, data).await;
+        self.raising_no_space.set(false);
+    }
+
+    /// Has a request logged and applied. `body`: the request as its method spells it.
+    ///
+    /// # Errors
+    /// The request's own; and where it went over the quota while it was applied, NO_SPACE, with the alarm raised
+    /// (etcd: server.go, applyEntryNormal).
+    pub(super) async fn propose(&self, kind: Kind, body: &[u8]) -> Result<(Answer, Arc<View>), Status> {
+        let (id, data) = kv::internal(&self.shard, kind, body);
+        let result = self.shard.propose(id, data).await;
+        if matches!(&result, Err(status) if *status == error::NO_SPACE)
+            && !self.raising_no_space.get()
+            && !self.shard.view().state.alarms.is_raised(AlarmType::Nospace)
+        {
+            self.raise_no_space().await;
+        }
+        result
+    }
+
+    /// What every call is refused for, whatever its method. (etcd: v3rpc/interceptor.go.)
+    fn check_metadata(&self, call: &Call) -> Result<(), Status> {
+        if let Some(version) = call.metadata.get("client-api-version")
+            && std::str::from_utf8(version.as_bytes()).is_err()
+        {
+            return Err(error::INVALID_CLIENT_API_VERSION);
+        }
+        if needs_leader(call) && self.shard.member.standing.leader.load(Relaxed) == 0 {
+            return Err(error::NO_LEADER);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a call is to end where no leader is known.
+fn needs_leader(call: &Call) -> bool {
+    call.metadata.get("hasleader").is_some_and(|value| value == "true")
+}
+
+impl Handler for Services {
+    fn route(&self, path: &str) -> Option<Route> {
+        self.routes.get(path).copied()
+    }
+
+    fn unary(self: Rc<Self>, method: u16, call: Call, message: Bytes) -> Unary {
+        let row = &METHODS[usize::from(method)];
+        match (self.check_metadata(&call), row.serve) {
+            (Err(status), _) => refuse(status),
+            (Ok(()), Serve::Unary(serve)) => serve(self, message),
+            (Ok(()), _) => refuse(error::method_unimplemented(row.method)),
+        }
+    }
+
+    fn stream(
+        self: Rc<Self>,
+        method: u16,
+        call: Call,
+        requests: Requests,
+        replies: Replies,
+    ) -> LocalBoxFuture<Result<(), Status>> {
+        let row = &METHODS[usize::from(method)];
+        if let Err(status) = self.check_metadata(&call) {
+            return Box::pin(std::future::ready(Err(status)));
+        }
+        let Serve::Stream(serve) = row.serve else {
+            return Box::pin(std::future::ready(Err(error::method_unimplemented(row.method))));
+        };
+        if !needs_leader(&call) {
+            return serve(self, call, requests, replies);
+        }
+        let leaderless = self.shard.leaderless();
+        let served = serve(self, call, requests, replies);
+        Box::pin(async move {
+            match futures_util::future::select(served, leaderless).await {
+                futures_util::future::Either::Left((result, _)) => result,
+                futures_util::future::Either::Right(_) => Err(error::NO_LEADER),
+            }
+        })
+    }
+}
+
+pub(super) fn refuse(status: Status) -> Unary {
+    Unary::Ready(Err(status))
+}
+
+pub(super) fn later(future: impl Future<Output = Result<Frame, Status>> + 'static) -> Unary {
+    Unary::Later(Box::pin(future))
+}
+
+/// The header of a response. Revision 0 stands for the store's.
+pub(super) fn header(shard: &Shard, revision: i64) -> ResponseHeader {
+    ResponseHeader {
+        cluster_id: shard.member.cluster_id,
+        member_id: shard.member.id,
+        revision: if revision == 0 { shard.view().revision() } else { revision },
+        raft_term: shard.member.term(),
+    }
+}
+
+/// The request of a unary call.
+///
+/// # Errors
+/// In grpc-go's words where the bytes are not what the method takes.
+pub(super) fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> {
+    M::decode(message).map_err(|cause| error::undecodable(&cause))
+}
+
+/// The one request of a call whose answers stream.
+pub(super) async fn only_request<M: Message + Default>(requests: &mut Requests) -> Result<M, Status> {
+    match requests.next().await {
+        Some(message) => M::decode(message?).map_err(|cause| error::undecodable_in_stream(&cause)),
+        None => Err(error::NO_REQUEST_MESSAGE),
+    }
+}
+
+#[cfg(test)]
+mod tests;

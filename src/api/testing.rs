@@ -1,0 +1,164 @@
+//! A shard with a raft core of no log and no disk behind it: what is proposed is applied at once. For tests of the
+//! services.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::service::Services;
+use crate::{
+    config::Config,
+    error::Status,
+    grpc::{Call, Frame, Handler, Unary},
+    shard::{
+        Member, Shard,
+        mail::{Control, FromCore, Outcome, ToCore},
+        view::{Published, View},
+    },
+    store::{
+        apply::{AppliedBatch, ApplyEntry},
+        state::State,
+        types::Place,
+    },
+    wal::table::SegmentTable,
+};
+
+pub const CLUSTER_ID: u64 = 0xc1;
+pub const MEMBER_ID: u64 = 0x3e;
+pub const TERM: u64 = 2;
+
+pub struct Bench {
+    pub services: Rc<Services>,
+    pub state: State,
+    /// The data of each entry, by segment, one entry each.
+    segments: Vec<(u32, Bytes)>,
+    index: u64,
+    published: Published,
+    /// Proposals seen so far.
+    pub proposals: Vec<Bytes>,
+    /// Linearizable reads seen so far.
+    pub reads: usize,
+    /// Controls seen so far.
+    pub controls: Vec<String>,
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub fn with(configure: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        configure(&mut config);
+        let state = State::new(config.lease_ttl_min());
+        let member = Arc::new(Member::new(MEMBER_ID, CLUSTER_ID, config, 0));
+        member.standing.leader.store(MEMBER_ID, Relaxed);
+        member.standing.term.store(TERM, Relaxed);
+        let published = Published::new(View { state: state.clone(), segments: SegmentTable::default() });
+        let shard = Rc::new(Shard::new(0, member, published.clone()));
+        shard.tick(1);
+        Bench {
+            services: Services::new(shard),
+            state,
+            segments: Vec::new(),
+            index: 0,
+            published,
+            proposals: Vec::new(),
+            reads: 0,
+            controls: Vec::new(),
+        }
+    }
+
+    pub fn shard(&self) -> &Rc<Shard> {
+        &self.services.shard
+    }
+
+    /// Calls a unary method by its path and gives the bytes of its answer.
+    pub fn call(&mut self, path: &str, request: &impl Message) -> Result<Bytes, Status> {
+        let (message, metadata) = (request.encode_to_vec().into(), http::HeaderMap::new());
+        self.call_raw(path, message, metadata).map(|frame| frame.seal().slice(crate::grpc::frame::PREFIX_BYTES..))
+    }
+
+    pub fn call_raw(&mut self, path: &str, message: Bytes, metadata: http::HeaderMap) -> Result<Frame, Status> {
+        let route = self.services.route(path).expect("a path of the table");
+        let call = Call { metadata, deadline: None };
+        match self.services.clone().unary(route.method, call, message) {
+            Unary::Ready(result) => result,
+            Unary::Later(future) => self.run(future),
+        }
+    }
+
+    /// The same, decoded.
+    pub fn ask<M: Message + Default>(&mut self, path: &str, request: &impl Message) -> Result<M, Status> {
+        self.call(path, request).map(|bytes| M::decode(bytes).expect("an answer of its type"))
+    }
+
+    /// Runs what a handler has begun, with the core at work beside it.
+    pub fn run<T>(&mut self, mut future: Pin<Box<dyn Future<Output = T>>>) -> T {
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..100 {
+            if let Poll::Ready(done) = future.as_mut().poll(&mut context) {
+                return done;
+            }
+            assert!(self.work(), "the call waits for something that nobody does");
+        }
+        panic!("the call does not end");
+    }
+
+    /// One turn of the core. False if there was nothing to do.
+    pub fn work(&mut self) -> bool {
+        let shard = self.shard().clone();
+        let Poll::Ready(mail) = shard.outbox.poll_take(&mut Context::from_waker(Waker::noop())) else { return false };
+        self.turn(mail);
+        true
+    }
+
+    fn turn(&mut self, mail: ToCore) {
+        let mut batch = AppliedBatch::default();
+        let mut outcomes = Vec::new();
+        for proposal in mail.proposals {
+            self.index += 1;
+            let segment = self.index as u32;
+            self.segments.push((segment, proposal.data.clone()));
+            self.proposals.push(proposal.data.clone());
+            let entry = ApplyEntry {
+                index: self.index,
+                term: TERM,
+                base: Place { segment, offset: 0, len: proposal.data.len() as u32 },
+                data: proposal.data,
+                quota_room: self.room(),
+            };
+            let table = SegmentTable::in_memory(self.segments.clone());
+            let applied = self.state.apply(&entry, &table, &mut batch).expect("values lie in memory");
+            assert_eq!(applied.id, proposal.id);
+            while self.state.index.compacting() {
+                self.state.index.compaction_step(1000, &mut |_| {});
+            }
+            outcomes.push((proposal.token, Outcome::Applied(Box::new(applied.result))));
+        }
+        self.reads += mail.reads.len();
+        outcomes.extend(mail.reads.into_iter().map(|token| (token, Outcome::Done)));
+        for control in mail.controls {
+            self.controls.push(format!("{control:?}"));
+            let (Control::CompactionDone { token, .. } | Control::Defragment { token }) = control;
+            outcomes.push((token, Outcome::Done));
+        }
+        let segments = SegmentTable::in_memory(self.segments.clone());
+        let view = Arc::new(View { state: self.state.clone(), segments });
+        self.published.publish(view.clone());
+        let AppliedBatch { events, leases } = batch;
+        self.shard().deliver(FromCore { view, outcomes, events: Arc::new(events), leases: Arc::new(leases) });
+    }
+
+    fn room(&self) -> Option<u64> {
+        let member = &self.shard().member;
+        member.config.quota_bytes.map(|quota| quota.saturating_sub(member.db_size.load(Relaxed)))
+    }
+}
