@@ -21,3 +21,15 @@ pub const KV_OVERHEAD_BYTES: u64 = 256;
 
 /// What a lease is counted for against the quota (etcd: storage/quota.go).
 pub const LEASE_COST_BYTES: u64 = 64;
+
+/// Largest `--max-request-bytes`: a gRPC message's length must stay below 2^31 with the envelope around it.
+pub const REQUEST_BYTES_MAX: usize = (1 << 31) - 1 - GRPC_OVERHEAD_BYTES;
+
+/// `--max-request-bytes` beyond which the operator is warned, as by etcd: 10 MiB.
+pub const REQUEST_BYTES_ADVISED: usize = 10 * 1024 * 1024;
+
+/// Shortest `--watch-progress-notify-interval`, in milliseconds (etcd: v3rpc/watch.go, minWatchProgressInterval).
+pub const WATCH_PROGRESS_INTERVAL_MS_MIN: u64 = 100;
+
+/// Longest `--election-timeout`, in milliseconds (etcd: embed/config.go, maxElectionMs).
+pub const ELECTION_MS_MAX: u64 = 50_000;

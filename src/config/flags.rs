@@ -123,7 +123,8 @@ pub fn nearest(name: &str) -> Option<&'static str> {
 }
 
 const NO_TLS: &str = "TLS is not available in this version: leave it out and use http URLs";
-const NO_DISCOVERY: &str = "discovery is not available in this version: name the founding member with --initial-cluster";
+const NO_DISCOVERY: &str =
+    "discovery is not available in this version: name the founding member with --initial-cluster";
 const NO_AUTH: &str = "users and roles are not available in this version";
 const NO_TRACING: &str = "distributed tracing is not available in this version: leave it out";
 const ONE_MEMBER: &str = "it concerns clusters of several members, which this version does not form";
