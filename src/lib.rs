@@ -4,10 +4,12 @@ pub mod config;
 pub mod error;
 pub mod grpc;
 pub mod limits;
+pub mod observe;
 pub mod raft;
 pub mod runtime;
 pub mod shard;
 pub mod store;
+pub mod version;
 pub mod wal;
 
 /// The generated wire types, one module a package.

@@ -280,3 +280,14 @@ pub const LEASE_EXPIRY_RETRY_MS: u64 = 3000;
 
 /// Finest step of the lease deadlines' wheel. A lease ends at most this and one sweep late.
 pub const LEASE_STEP_MS: u64 = 64;
+/// Largest `--max-request-bytes`: a gRPC message's length must stay below 2^31 with the envelope around it.
+pub const REQUEST_BYTES_MAX: usize = (1 << 31) - 1 - GRPC_OVERHEAD_BYTES;
+
+/// `--max-request-bytes` beyond which the operator is warned, as by etcd: 10 MiB.
+pub const REQUEST_BYTES_ADVISED: usize = 10 * 1024 * 1024;
+
+/// Shortest `--watch-progress-notify-interval`, in milliseconds (etcd: v3rpc/watch.go, minWatchProgressInterval).
+pub const WATCH_PROGRESS_INTERVAL_MS_MIN: u64 = 100;
+
+/// Longest `--election-timeout`, in milliseconds (etcd: embed/config.go, maxElectionMs).
+pub const ELECTION_MS_MAX: u64 = 50_000;

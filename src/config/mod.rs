@@ -1,8 +1,20 @@
-//! What an operator can set, in one value, validated once. Names are those of etcd's flags.
+//! What an operator can set, in one value, validated once. Names are those of etcd's flags. Words and variables are read
+//! by `parse` along the table in `flags`; `build` makes one `Config` of them or says what is wrong; `bootstrap` checks what
+//! matters only where there is no data yet. Nothing here opens, binds or writes anything.
 
-use std::path::PathBuf;
+mod bootstrap;
+mod build;
+pub mod flags;
+pub mod gates;
+mod parse;
+pub mod url;
+pub mod usage;
+pub mod value;
 
-use crate::limits;
+use std::{ffi::OsString, fmt, path::PathBuf};
+
+use self::{gates::Gates, parse::Asked};
+use crate::{limits, observe::log};
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -33,7 +45,94 @@ pub struct Config {
     pub grpc_keepalive_timeout_ms: u64,
     /// urd's own: executors that serve clients.
     pub shards: usize,
+    /// Where metrics and health checks are served beside the client URLs.
+    pub listen_metrics_urls: Vec<String>,
+    /// Origins that browsers may come from; `*`: any.
+    pub cors: Vec<String>,
+    /// Host names that an HTTP request may be addressed to; `*`: any.
+    pub host_whitelist: Vec<String>,
+    /// Applied entries after which the log's head is to be covered by a checkpoint.
+    pub snapshot_count: u64,
+    /// Entries kept in the log behind that, for members that lag.
+    pub snapshot_catchup_entries: u64,
+    /// Revisions that compaction removes at a time.
+    pub compaction_batch_limit: usize,
+    /// Pause between two such batches.
+    pub compaction_sleep_interval_ms: u64,
+    /// `--metrics extensive`: a histogram of each gRPC method's duration.
+    pub metrics_extensive: bool,
+    pub gates: Gates,
+    pub log: log::Settings,
+    /// What the operator should be told once logs are open.
+    pub warnings: Vec<Warning>,
 }
+
+/// Something accepted that has no effect here, or that may not do what was meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    pub message: String,
+    /// The flag or variable it is about.
+    pub about: String,
+    pub value: String,
+}
+
+impl Warning {
+    fn new(message: impl Into<String>, about: impl Into<String>, value: impl Into<String>) -> Self {
+        Warning { message: message.into(), about: about.into(), value: value.into() }
+    }
+}
+
+/// What the command line asks for.
+#[derive(Clone, Debug)]
+pub enum Parsed {
+    Run(Box<Config>),
+    /// Print `usage::version()` and exit with 0.
+    Version,
+    /// Print `usage::help()` and exit with 0.
+    Help,
+}
+
+/// Why the process cannot run as asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// What is wrong; etcd's text where etcd refuses the same.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// The words themselves could not be read: print `usage::usage()` to stderr as well.
+    pub is_usage: bool,
+}
+
+impl ConfigError {
+    /// 2 where the words could not be read, 1 where they are read and do not fit.
+    pub fn exit_code(&self) -> i32 {
+        if self.is_usage { 2 } else { 1 }
+    }
+
+    fn usage(message: impl Into<String>) -> Self {
+        ConfigError { message: message.into(), hint: None, is_usage: true }
+    }
+
+    fn invalid(message: impl Into<String>) -> Self {
+        ConfigError { message: message.into(), hint: None, is_usage: false }
+    }
+
+    fn hint(self, hint: impl Into<String>) -> Self {
+        ConfigError { hint: Some(hint.into()), ..self }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, "\n{hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AutoCompaction {
@@ -76,11 +175,39 @@ impl Default for Config {
             grpc_keepalive_interval_ms: 7_200_000,
             grpc_keepalive_timeout_ms: 20_000,
             shards: 1,
+            listen_metrics_urls: Vec::new(),
+            cors: vec!["*".into()],
+            host_whitelist: vec!["*".into()],
+            snapshot_count: 10_000,
+            snapshot_catchup_entries: 5_000,
+            compaction_batch_limit: 1_000,
+            compaction_sleep_interval_ms: 10,
+            metrics_extensive: false,
+            gates: Gates::default(),
+            log: log::Settings::default(),
+            warnings: Vec::new(),
         }
     }
 }
 
 impl Config {
+    /// Reads the words after the program's name and the process's variables.
+    ///
+    /// # Errors
+    /// The first thing wrong, in etcd's words where etcd has words for it.
+    pub fn from_args(
+        args: impl Iterator<Item = OsString>,
+        env: impl Iterator<Item = (String, String)>,
+    ) -> Result<Parsed, ConfigError> {
+        let mut settings = match parse::read_words(args)? {
+            Asked::Settings(settings) => settings,
+            Asked::Help => return Ok(Parsed::Help),
+            Asked::Version => return Ok(Parsed::Version),
+        };
+        parse::read_variables(&mut settings, env)?;
+        build::build(settings, &build::Machine::this()).map(|config| Parsed::Run(Box::new(config)))
+    }
+
     /// How long a request may wait: 5 s and two election timeouts (etcd: config.ServerConfig.ReqTimeout).
     pub fn request_timeout_ms(&self) -> u64 {
         5_000 + 2 * self.election_ms
@@ -92,3 +219,6 @@ impl Config {
         ((3 * ticks).div_ceil(2) * self.heartbeat_ms).div_ceil(1000) as i64
     }
 }
+
+#[cfg(test)]
+mod tests;

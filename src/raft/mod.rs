@@ -3,6 +3,7 @@ pub mod bootstrap;
 pub mod compactor;
 pub mod core;
 pub mod driver;
+pub mod identity;
 pub mod log;
 pub mod segments;
 pub mod space;

@@ -1,0 +1,4 @@
+//! What the process tells of itself: log lines and metrics. Anything may call it from any thread; it calls nothing back
+//! and holds nothing up.
+
+pub mod log;
