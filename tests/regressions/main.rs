@@ -1,0 +1,3 @@
+//! One file a bug that there was: what went wrong, and the shortest way there.
+
+mod compaction_within_compaction;
