@@ -44,12 +44,6 @@ pub const PROPOSAL_BYTES_QUEUED: usize = 64 * 1024 * 1024;
 /// small requests, small enough that a write takes a few milliseconds.
 pub const WRITE_BATCH_BYTES: usize = 2 * 1024 * 1024;
 
-/// The version that is told wherever etcd tells its own: the one whose behaviour this is.
-pub const ETCD_VERSION: &str = "3.7.3";
-
-/// The cluster version that goes with it.
-pub const CLUSTER_VERSION: &str = "3.7.0";
-
 /// Heartbeat ticks between two looks for space to give back: half a second at etcd's default of 100 ms.
 pub const SPACE_LOOK_TICKS: u64 = 5;
 
@@ -291,3 +285,6 @@ pub const WATCH_PROGRESS_INTERVAL_MS_MIN: u64 = 100;
 
 /// Longest `--election-timeout`, in milliseconds (etcd: embed/config.go, maxElectionMs).
 pub const ELECTION_MS_MAX: u64 = 50_000;
+
+/// Between two looks of a shard at its clock: expired leases are seen to be expired that much late, timeouts too.
+pub const SHARD_TICK_MS: u64 = 50;

@@ -31,13 +31,16 @@ use crate::{
     },
     store::{
         apply::{AppliedBatch, ApplyEntry},
+        checkpoint::{self, SegmentExtent},
         index::Progress,
         state::State,
         types::Place,
     },
     wal::{
-        Move, MovedValue,
-        writer::{LogPosition, PendingWrite, Writer},
+        LogPosition,
+        record::{Move, MovedValue},
+        segment::Segment,
+        writer::{PendingWrite, Writer},
     },
 };
 
@@ -103,8 +106,9 @@ pub struct Effects {
 /// A state whose every place is durable, and where the log goes on after it.
 pub struct Capture {
     pub state: State,
-    pub hard_state: (u64, u64, u64),
+    pub hard_state: checkpoint::HardState,
     pub position: LogPosition,
+    pub extents: Vec<SegmentExtent>,
 }
 
 /// A write on its way to the disk.
@@ -314,8 +318,13 @@ impl Core {
             let hard_state = self.node.store().hard_state();
             effects.capture = Some(Box::new(Capture {
                 state: self.state.clone(),
-                hard_state: (hard_state.term, hard_state.vote, hard_state.commit),
+                hard_state: checkpoint::HardState {
+                    term: hard_state.term,
+                    vote: hard_state.vote,
+                    commit: hard_state.commit,
+                },
                 position: self.writer.position(),
+                extents: self.writer.extents(),
             }));
         }
         self.propose_queued();
@@ -593,7 +602,7 @@ impl Core {
     }
 
     /// Takes a segment out of the log into which nothing points any more.
-    pub fn retire(&mut self, segment: u32) -> Arc<crate::wal::segment::Segment> {
+    pub fn retire(&mut self, segment: u32) -> Arc<Segment> {
         assert!(self.state.index.usage().of(segment).is_none(), "segment {segment} still holds values");
         self.dirty = true;
         self.writer.retire(segment)

@@ -4,7 +4,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
     future::poll_fn,
     io,
     rc::Rc,
@@ -21,15 +20,16 @@ use super::{
     segments::SegmentFiles,
 };
 use crate::{
+    log,
     limits,
-    observe::log,
+    observe::log::shown,
     runtime,
     shard::{Member, Shard, mail::FromCore, view::Published},
     wal::writer::PendingWrite,
 };
 
 /// Where a shard's mail goes: straight to one on the same executor, by post to the others.
-pub trait Post {
+pub trait PostRoom {
     fn send(&self, shard: usize, mail: FromCore);
 }
 
@@ -40,13 +40,15 @@ pub struct Driver {
     published: Published,
     /// The shard on this executor, if there is one; its outbox is emptied without a hop.
     local: Option<Rc<Shard>>,
-    post: Box<dyn Post>,
+    post: Box<dyn PostRoom>,
     kicked: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     /// Handed from a turn to the checkpoint that asked for it.
     capture: RefCell<Option<Box<Capture>>>,
     capture_waker: RefCell<Option<Waker>>,
     pub(super) checkpoint_bytes: Cell<u64>,
+    /// Bytes that this process has written to the log.
+    logged_bytes: Cell<u64>,
     write_waits: RefCell<Vec<Waker>>,
     /// Wakes the task that gives space back, when there is something for it.
     space_kicked: Cell<bool>,
@@ -67,7 +69,7 @@ impl Driver {
         member: Arc<Member>,
         published: Published,
         local: Option<Rc<Shard>>,
-        post: Box<dyn Post>,
+        post: Box<dyn PostRoom>,
         checkpoint_bytes: u64,
     ) -> Rc<Self> {
         Rc::new(Driver {
@@ -82,6 +84,7 @@ impl Driver {
             capture: RefCell::new(None),
             capture_waker: RefCell::new(None),
             checkpoint_bytes: Cell::new(checkpoint_bytes),
+            logged_bytes: Cell::new(0),
             write_waits: RefCell::new(Vec::new()),
             space_kicked: Cell::new(true),
             space_waker: RefCell::new(None),
@@ -265,8 +268,8 @@ impl Driver {
         let core = &mut *self.core.borrow_mut();
         let urls = &config.advertise_client_urls;
         core.propose_own(bootstrap::attributes_request(member.next_id(), member.id, &config.name, urls));
-        if core.state().cluster_version.as_deref() != Some(limits::CLUSTER_VERSION) {
-            core.propose_own(bootstrap::cluster_version_request(member.next_id(), limits::CLUSTER_VERSION));
+        if core.state().cluster_version.as_deref() != Some(version::CLUSTER) {
+            core.propose_own(bootstrap::cluster_version_request(member.next_id(), version::CLUSTER));
         }
         self.kick();
     }
@@ -277,10 +280,11 @@ impl Driver {
         for piece in &write.pieces {
             if let Err(cause) = self.files.write(piece).await {
                 let what = "the log cannot be written; the member stops, nothing acknowledged is lost";
-                log::error(what, &[("file", &piece.segment.path().display()), ("offset", &piece.offset)]);
+                log!(Error, what, "file" = shown(piece.segment.path().display()), "offset" = piece.offset);
                 stop_for(&cause, what, "free space or mend the disk, then start again");
             }
         }
+        self.logged_bytes.set(self.logged_bytes.get() + bytes);
         self.member.metrics.core.wrote(bytes, started.elapsed());
         self.core.borrow_mut().written();
         for waker in self.write_waits.borrow_mut().drain(..) {
@@ -316,6 +320,10 @@ impl Driver {
         .await
     }
 
+    pub(super) fn logged_bytes(&self) -> u64 {
+        self.logged_bytes.get()
+    }
+
     pub fn member(&self) -> &Member {
         &self.member
     }
@@ -325,6 +333,3 @@ impl Driver {
         self.with_core(|core| core.propose_own(data));
     }
 }
-
-/// Segments by life, for those who keep something for each.
-pub(super) type ByLife<T> = HashMap<u32, T>;

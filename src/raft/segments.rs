@@ -2,61 +2,46 @@
 //! A new segment's file is prepared while the one before it fills, so that rolling over waits for nothing.
 
 use std::{
-    cell::{Cell, RefCell},
-    collections::BTreeSet,
+    cell::RefCell,
+    collections::HashMap,
     io,
-    path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
 };
 
-use super::driver::ByLife;
 use crate::{
-    limits,
-    observe::log,
+    log,
+    observe::log::shown,
     runtime::{
         self,
         file::{DirectFile, Durability},
     },
-    wal::{disk, segment::Segment, writer::Piece},
+    wal::{
+        disk::{Dir, DiskError, Recycled},
+        record::SegmentHeader,
+        segment::Segment,
+        writer::Piece,
+    },
 };
 
+/// What is the same in the header of every segment of a log; `life` tells them apart.
+pub type HeaderOf = Box<dyn Fn(u32) -> SegmentHeader>;
+
 pub struct SegmentFiles {
-    dir: PathBuf,
+    dir: Arc<Dir>,
     durability: Durability,
-    segment_bytes: u32,
-    open: RefCell<ByLife<Rc<DirectFile>>>,
-    /// Lives whose file exists and is ready to be written.
-    ready: RefCell<BTreeSet<u32>>,
-    /// Files of retired segments, to be used again.
-    spares: RefCell<Vec<PathBuf>>,
+    header: HeaderOf,
+    open: RefCell<HashMap<u32, Rc<DirectFile>>>,
     /// Retired segments that some view may still read from.
     retired: RefCell<Vec<Arc<Segment>>>,
-    preparing: Cell<Option<u32>>,
 }
 
 impl SegmentFiles {
-    /// `ready`: lives whose files recovery has found; `spares`: files that belong to no segment any more.
-    pub fn new(
-        dir: PathBuf,
-        durability: Durability,
-        segment_bytes: u32,
-        ready: impl IntoIterator<Item = u32>,
-        spares: Vec<PathBuf>,
-    ) -> Self {
-        SegmentFiles {
-            dir,
-            durability,
-            segment_bytes,
-            open: RefCell::default(),
-            ready: RefCell::new(ready.into_iter().collect()),
-            spares: RefCell::new(spares),
-            retired: RefCell::default(),
-            preparing: Cell::new(None),
-        }
+    pub fn new(dir: Arc<Dir>, durability: Durability, header: HeaderOf) -> Self {
+        SegmentFiles { dir, durability, header, open: RefCell::default(), retired: RefCell::default() }
     }
 
-    pub fn dir(&self) -> &Path {
+    pub fn dir(&self) -> &Arc<Dir> {
         &self.dir
     }
 
@@ -75,45 +60,24 @@ impl SegmentFiles {
         self.prepare(life).await?;
         let file = Rc::new(DirectFile::open(segment.path(), self.durability).await?);
         let mut open = self.open.borrow_mut();
-        // Lives only grow: those before the one just begun are sealed.
+        // Lives only grow, and one write at most reaches back to the life before.
         open.retain(|other, _| *other + 1 >= life);
         open.insert(life, file.clone());
         drop(open);
         let ahead = self.clone();
         runtime::spawn(async move {
             if let Err(cause) = ahead.prepare(life + 1).await {
-                // The write that needs it will fail with the same error, and say so.
-                log::warn("cannot prepare the next segment of the log", &[("error", &cause)]);
+                // The write that needs it will fail with the same error, and stop the member.
+                log!(Warn, "cannot prepare the next segment of the log", "error" = shown(&cause));
             }
         });
         Ok(file)
     }
 
-    /// Sees to it that the file of a life exists, pre-zeroed or with the stale records of an earlier life.
-    async fn prepare(self: &Rc<Self>, life: u32) -> io::Result<()> {
-        while self.preparing.get() == Some(life) {
-            runtime::yield_now().await;
-        }
-        if self.ready.borrow().contains(&life) {
-            return Ok(());
-        }
-        self.preparing.set(Some(life));
-        let spare = self.spares.borrow_mut().pop();
-        let (dir, bytes) = (self.dir.clone(), self.segment_bytes);
-        let result = runtime::background(move || match spare {
-            Some(spare) => disk::adopt(&dir, &spare, life),
-            None => disk::create_segment(&dir, life, bytes),
-        })
-        .await;
-        self.preparing.set(None);
-        if result.is_ok() {
-            let mut ready = self.ready.borrow_mut();
-            ready.insert(life);
-            while ready.len() > 8 {
-                ready.pop_first();
-            }
-        }
-        result
+    /// Sees to it that the file of a life exists, from a spare if there is one.
+    pub async fn prepare(&self, life: u32) -> io::Result<()> {
+        let (dir, header) = (self.dir.clone(), (self.header)(life));
+        runtime::background(move || dir.ensure_segment(&header)).await.map(drop).map_err(io_of)
     }
 
     pub fn retire(&self, segment: Arc<Segment>) {
@@ -123,32 +87,27 @@ impl SegmentFiles {
     /// Takes back the files of retired segments that nobody reads any more: a few to be written again, the rest are
     /// removed.
     pub async fn reclaim(&self) -> io::Result<()> {
-        let mut free = Vec::new();
-        self.retired.borrow_mut().retain(|segment| {
-            let unread = Arc::strong_count(segment) == 1;
-            if unread {
-                free.push(segment.path().to_owned());
-            }
-            !unread
-        });
-        if free.is_empty() {
+        let retired = self.retired.take();
+        if retired.is_empty() {
             return Ok(());
         }
-        let keep = limits::SPARE_SEGMENTS.saturating_sub(self.spares.borrow().len()).min(free.len());
-        let surplus = free.split_off(keep);
         let dir = self.dir.clone();
-        let spares = runtime::background(move || {
-            let spares = free.iter().map(|path| disk::set_aside(&dir, path)).collect::<io::Result<Vec<_>>>()?;
-            disk::remove(&dir, &surplus)?;
-            Ok::<_, io::Error>(spares)
+        let pinned = runtime::background(move || {
+            let mut pinned = Vec::new();
+            for segment in retired {
+                if let Recycled::Pinned(segment) = dir.recycle(segment)? {
+                    pinned.push(segment);
+                }
+            }
+            Ok::<_, DiskError>(pinned)
         })
-        .await?;
-        self.spares.borrow_mut().extend(spares);
+        .await
+        .map_err(io_of)?;
+        self.retired.borrow_mut().extend(pinned);
         Ok(())
     }
+}
 
-    /// Retired segments that are still being read.
-    pub fn pinned(&self) -> usize {
-        self.retired.borrow().len()
-    }
+pub(super) fn io_of(cause: DiskError) -> io::Error {
+    io::Error::other(cause)
 }

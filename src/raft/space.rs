@@ -4,18 +4,19 @@
 
 use std::{io, rc::Rc, time::Duration};
 
-use super::{core::Capture, driver::Driver};
+use super::{core::{Capture, Core}, driver::Driver, segments::io_of};
 use crate::{
+    log,
     error::Status,
     limits,
-    observe::log,
+    observe::log::shown,
     runtime,
     store::{
-        checkpoint::{self, CheckpointHead},
+        checkpoint::CheckpointHead,
         types::{Revision, Values},
         usage::Usage,
     },
-    wal::{MovedValue, disk},
+    wal::record::MovedValue,
 };
 
 pub struct Space {
@@ -28,7 +29,7 @@ pub struct Space {
 
 impl Space {
     pub fn new(driver: Rc<Driver>) -> Self {
-        let logged = driver.core().writer().written_total();
+        let logged = driver.logged_bytes();
         Space { driver, logged_at_checkpoint: logged, replay_from: 0 }
     }
 
@@ -45,7 +46,7 @@ impl Space {
             if let Err(cause) = self.housekeeping().await {
                 // The log itself is whole: what fails here is tried again, and a full disk stops the member at the
                 // next write of the log.
-                log::error("cannot give space back; trying again", &[("error", &cause)]);
+                log!(Error, "cannot give space back; trying again", "error" = shown(&cause));
                 runtime::sleep(Duration::from_secs(1)).await;
             }
         }
@@ -55,7 +56,7 @@ impl Space {
         if let Some(life) = self.sparsest(1, 2) {
             self.repack(life).await?;
         }
-        let logged = self.driver.core().writer().written_total() - self.logged_at_checkpoint;
+        let logged = self.driver.logged_bytes() - self.logged_at_checkpoint;
         if logged >= limits::CHECKPOINT_LOG_BYTES.max(self.driver.checkpoint_bytes.get()) {
             self.checkpoint().await?;
         }
@@ -76,10 +77,7 @@ impl Space {
             }
         }
         let revision = self.driver.core().state().index.compacted();
-        log::info(
-            "finished scheduled compaction",
-            &[("compact-revision", &revision), ("took", &format!("{:?}", started.elapsed()))],
-        );
+        log!(Info, "finished scheduled compaction", "compact-revision" = revision, "took" = shown(format!("{:?}", started.elapsed())));
     }
 
     /// The sealed segment whose live bytes are the smallest share of what was written to it, if that share is below
@@ -92,7 +90,7 @@ impl Space {
             let live = usage.of(life)?.live_bytes;
             (life < self.replay_from && live * denominator < written * numerator).then_some((live, life))
         };
-        core.writer().sealed().filter_map(|(life, written)| sparse(life, written)).min().map(|(_, life)| life)
+        sealed(&core).filter_map(|(life, written)| sparse(life, written)).min().map(|(_, life)| life)
     }
 
     /// Moves everything that lives in a segment to the log's end.
@@ -138,17 +136,19 @@ impl Space {
 
     /// Writes a checkpoint and takes out the segments that it and the present state leave without use.
     pub async fn checkpoint(&mut self) -> io::Result<()> {
-        let Capture { state, hard_state, position } = *self.driver.next_capture().await;
-        let logged = self.driver.core().writer().written_total();
+        let Capture { state, hard_state, position, extents } = *self.driver.next_capture().await;
+        let logged = self.driver.logged_bytes();
         let usage: Usage = state.index.usage().clone();
         let (applied, _) = state.applied();
-        let replay_from = position.segment;
-        let dir = self.driver.files.dir().to_owned();
+        let replay_from = position.life;
+        // A log that has just been rolled over may have nothing of its new segment on disk yet.
+        self.driver.files.prepare(position.life).await?;
+        let dir = self.driver.files.dir().clone();
         let bytes = runtime::background(move || {
-            let head = CheckpointHead { hard_state, position };
-            disk::write_checkpoint(&dir, applied, &mut |out| checkpoint::encode(&state, &head, out))
+            dir.write_checkpoint(&state, &CheckpointHead { hard_state, position, extents })
         })
-        .await?;
+        .await
+        .map_err(io_of)?;
         self.logged_at_checkpoint = logged;
         self.replay_from = replay_from;
         self.driver.checkpoint_bytes.set(bytes);
@@ -156,9 +156,7 @@ impl Space {
         self.driver.with_core(|core| {
             core.checkpointed(applied);
             // The present state points only where the checkpoint does, or behind it.
-            let unused: Vec<u32> = core
-                .writer()
-                .sealed()
+            let unused: Vec<u32> = sealed(core)
                 .map(|(life, _)| life)
                 .filter(|life| *life < replay_from && usage.of(*life).is_none())
                 .filter(|life| core.state().index.usage().of(*life).is_none())
@@ -167,7 +165,7 @@ impl Space {
                 files.retire(core.retire(life));
             }
         });
-        log::info("wrote a checkpoint", &[("applied-index", &applied), ("bytes", &bytes)]);
+        log!(Info, "wrote a checkpoint", "applied-index" = applied, "bytes" = bytes);
         Ok(())
     }
 
@@ -189,4 +187,14 @@ impl Space {
         }
         self.driver.files.reclaim().await
     }
+}
+
+/// Segments that are not written any more, and the bytes that were written to each.
+fn sealed(core: &Core) -> impl Iterator<Item = (u32, u64)> {
+    let active = core.writer().active_life();
+    core.writer()
+        .table()
+        .iter()
+        .filter(move |segment| segment.life() != active)
+        .map(|segment| (segment.life(), u64::from(segment.used())))
 }

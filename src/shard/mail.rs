@@ -77,6 +77,4 @@ pub enum Post {
     LeaseCalls(Vec<(Token, LeaseCall)>),
     /// Their answers, back at who asked.
     LeaseAnswers(Vec<(Token, LeaseAnswer)>),
-    /// An accepted connection for the receiver to serve.
-    Socket(std::os::fd::OwnedFd),
 }
