@@ -14,7 +14,12 @@ mod response;
 mod settings;
 mod wire;
 
-use std::{future::Future, pin::Pin, rc::Rc, time::Instant};
+use std::{
+    future::Future,
+    pin::Pin,
+    rc::Rc,
+    time::Instant,
+};
 
 use bytes::Bytes;
 

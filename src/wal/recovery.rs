@@ -76,6 +76,7 @@ pub struct Recovered {
     /// Relocations in the log's order: each is due once the state has applied the index beside it (at once, if it
     /// already has). One that the state knows already does nothing: `Index::relocate` says false.
     pub moves: Vec<(u64, Vec<Move>)>,
+    /// It may have a first record to write already: see `take_write`.
     pub writer: Writer,
     /// To be told to the operator.
     pub cut: Option<Cut>,
@@ -166,8 +167,12 @@ pub fn recover(dir: &Dir, options: &Options) -> Result<Recovered, RecoveryError>
     let sealed =
         segments.into_iter().map(|it| Segment::in_file(dir.path(), it.header.life, it.header.size, it.used)).collect();
     let Cursor { write, chain } = tail.cursor;
-    let writer = Writer::resume(parts, sealed, tail.life, active.header.size, &head, write, chain)
+    let mut writer = Writer::resume(parts, sealed, tail.life, active.header.size, &head, write, chain)
         .map_err(|source| DiskError::Io { action: "hold in memory", path: dir.segment_path(tail.life), source })?;
+    if tail.commit_taken_back {
+        // Or else the record that is ahead of its entries would look like a loss once it is no longer in the last write.
+        writer.append_hard_state(hard_state.term, hard_state.vote, hard_state.commit);
+    }
     Ok(Recovered {
         checkpoint,
         hard_state,
@@ -220,6 +225,8 @@ pub struct Tail {
     /// Whether remains of a torn write follow.
     pub torn: bool,
     pub cut: Cut,
+    /// Whether the last hard state's commit is beyond the last entry: of its torn write the entries are missing.
+    pub commit_taken_back: bool,
     /// The file of segment `life`.
     image: Vec<u8>,
 }
@@ -417,9 +424,9 @@ impl<'a> Replay<'a> {
                 }
             }
             let torn = self.judge(&bytes, &segments[at..], offset, (spot_life, spot), cursor)?;
-            self.settle_commit(life, offset, cursor)?;
+            let commit_taken_back = self.settle_commit(life, offset, cursor)?;
             let cut = Cut { file: self.dir.segment_path(spot_life), offset: spot.offset, index: self.expected() };
-            return Ok(Tail { life, offset, cursor, torn, cut, image: bytes.into() });
+            return Ok(Tail { life, offset, cursor, torn, cut, commit_taken_back, image: bytes.into() });
         }
     }
 
@@ -519,9 +526,11 @@ impl<'a> Replay<'a> {
     }
 
     /// A commit beyond the last entry is what a torn write may leave of a batch; otherwise entries are missing.
-    fn settle_commit(&mut self, life: u32, offset: u32, cursor: Cursor) -> Result<(), RecoveryError> {
+    /// True if it had to be taken back.
+    fn settle_commit(&mut self, life: u32, offset: u32, cursor: Cursor) -> Result<bool, RecoveryError> {
         let last = self.expected() - 1;
-        if self.hard_state.commit > last {
+        let ahead = self.hard_state.commit > last;
+        if ahead {
             if self.hard_state_write != cursor.write {
                 let what = format!("the log ends here, but entries up to {} are committed", self.hard_state.commit);
                 return Err(self.damaged(life, offset, what));
@@ -530,6 +539,6 @@ impl<'a> Replay<'a> {
         }
         // What is applied was committed, whatever the hard state of that time had heard of.
         self.hard_state.commit = self.hard_state.commit.max(self.applied);
-        Ok(())
+        Ok(ahead)
     }
 }

@@ -1,14 +1,16 @@
 //! The log as a whole: written, damaged, torn, recovered.
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::FileExt, path::Path};
 
 use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::{
     disk::{Dir, Recycled},
-    record::MovedValue,
+    record::{self, MovedValue, RECORDS_FROM, SegmentHeader},
     recovery::{self, LogEntry, Options, Recovered, RecoveryError, recover},
+    replay::{Cursor, Image},
+    segment,
     writer::Writer,
 };
 use crate::store::{
@@ -73,5 +75,447 @@ fn what_is_written_is_recovered_and_read() {
         assert_eq!(recovered.writer.table().read(entry.place).unwrap(), entry.data);
         // Just read for recovery, so in the page cache.
         assert_eq!(recovered.writer.table().resident(entry.place), Some(&entry.data[..]));
+    }
+}
+
+/// A record as a test remembers it.
+#[derive(Clone, Debug, PartialEq)]
+enum Written {
+    Entry(LogEntry),
+    HardState(HardState),
+    Moved(u64, Vec<record::Move>),
+}
+
+type Content = (HardState, Vec<LogEntry>, Vec<(u64, Vec<record::Move>)>);
+
+/// What recovery must make of records that follow a state of `applied`, whose hard state is given.
+fn content<'a>(applied: u64, hard_state: HardState, records: impl Iterator<Item = &'a Written>) -> Content {
+    let (mut hard_state, mut entries, mut moves) = (hard_state, Vec::<LogEntry>::new(), Vec::new());
+    for record in records {
+        match record {
+            Written::Entry(entry) => {
+                entries.retain(|known| known.index < entry.index);
+                entries.push(entry.clone());
+            }
+            Written::HardState(found) => hard_state = *found,
+            Written::Moved(index, list) => moves.push((*index, list.clone())),
+        }
+    }
+    entries.retain(|entry| entry.index > applied);
+    let last = entries.last().map_or(applied, |entry| entry.index);
+    hard_state.commit = hard_state.commit.min(last).max(applied);
+    (hard_state, entries, moves)
+}
+
+/// A log of about twenty records over two segments; gives its records, write by write.
+fn small_log(path: &Path, last_write_crosses: bool) -> Vec<Vec<Written>> {
+    let dir = Dir::open(path).unwrap();
+    let mut writer = recover(&dir, &SMALL).unwrap().writer;
+    let mut writes = Vec::new();
+    let mut index = 0;
+    // A segment has three blocks for records.
+    let shapes: &[&[usize]] = match last_write_crosses {
+        true => &[&[10, 0, 1, 2, 3], &[100, 2000, 33]],
+        false => &[&[10, 0, 1, 2, 3], &[100, 3900, 300], &[5, 6, 7], &[900, 2000]],
+    };
+    for (number, shape) in shapes.iter().enumerate() {
+        let mut records = Vec::new();
+        let hard_state = HardState { term: 1 + number as u64, vote: 3, commit: index };
+        writer.append_hard_state(hard_state.term, hard_state.vote, hard_state.commit);
+        records.push(Written::HardState(hard_state));
+        for len in *shape {
+            index += 1;
+            records.push(Written::Entry(entry(&mut writer, index, hard_state.term, &vec![index as u8 | 0x40; *len])));
+        }
+        if number == 1 {
+            let from = Place { segment: 1, offset: 5000, len: 10 };
+            let value = Bytes::from_static(b"ten bytes.");
+            let moved = MovedValue { revision: Revision::new(2, 0), from, value };
+            let to = writer.append_moved(index, &[moved]);
+            let moves = vec![record::Move { revision: Revision::new(2, 0), from, to: to[0] }];
+            records.push(Written::Moved(index, moves));
+        }
+        if last_write_crosses && number == 1 {
+            for len in [3800, 3000, 20, 0, 5] {
+                index += 1;
+                let data = vec![index as u8 | 0x40; len];
+                records.push(Written::Entry(entry(&mut writer, index, hard_state.term, &data)));
+            }
+        }
+        write(&dir, &mut writer);
+        writes.push(records);
+    }
+    assert_eq!(writer.active_life(), 2);
+    writes
+}
+
+const SMALL: Options = Options { segment_bytes: 16 * 1024, ..OPTIONS };
+
+/// Where each record lies: life, first byte, byte behind the last, number of the write.
+fn extents(path: &Path) -> Vec<(u32, u32, u32, u64)> {
+    let dir = Dir::look_at(path);
+    let mut cursor = Cursor::default();
+    let mut extents = Vec::new();
+    for life in dir.list().unwrap().segments {
+        let bytes = dir.read_segment(life).unwrap();
+        let salt = SegmentHeader::decode(&bytes).unwrap().salt;
+        let image = Image { bytes: &bytes, life, salt };
+        let mut at = RECORDS_FROM;
+        while let Ok(record) = image.next(at, cursor) {
+            let end = record.payload().end as u32;
+            extents.push((life, record.offset, end, record.header.write));
+            (at, cursor) = (record.end(), record.cursor);
+        }
+    }
+    extents
+}
+
+fn read_content(path: &Path) -> Result<(Content, bool), RecoveryError> {
+    let found = recovery::read(&Dir::look_at(path))?.expect("there is a log");
+    Ok(((found.hard_state, found.entries, found.moves), found.tail.torn))
+}
+
+#[test]
+fn every_flipped_byte_is_harmless_or_cut_or_refused() {
+    for crosses in [false, true] {
+        let temp = tempfile::tempdir().unwrap();
+        let writes = small_log(temp.path(), crosses);
+        let all: Vec<&Written> = writes.iter().flatten().collect();
+        let whole = content(0, HardState::default(), all.iter().copied());
+        assert_eq!(read_content(temp.path()).unwrap(), (whole.clone(), false));
+        let extents = extents(temp.path());
+        assert_eq!(extents.len(), all.len());
+        let last_write = writes.len() as u64;
+        assert_eq!(crosses, extents.iter().any(|it| (it.0, it.3) == (1, last_write)));
+
+        let (mut refused, mut cut, mut harmless) = (0, 0, 0);
+        for life in [1, 2] {
+            let path = temp.path().join(segment::file_name(life));
+            let sound = fs::read(&path).unwrap();
+            let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+            for at in 0..sound.len() {
+                file.write_all_at(&[sound[at] ^ 1 << (at % 8)], at as u64).unwrap();
+                let hit = extents.iter().position(|it| it.0 == life && (it.1..it.2).contains(&(at as u32)));
+                match (read_content(temp.path()), hit) {
+                    (Err(RecoveryError::Damaged { file, offset, index, .. }), _) if at < 4096 => {
+                        assert_eq!((file, offset, index), (path.clone(), 0, 1));
+                        refused += 1;
+                    }
+                    (Err(RecoveryError::Damaged { file, offset, index, .. }), Some(hit)) => {
+                        assert!(extents[hit].3 < last_write, "byte {at} of {life} is in the last write");
+                        let before = content(0, HardState::default(), all[..hit].iter().copied());
+                        let expected = before.1.last().map_or(0, |entry| entry.index) + 1;
+                        // A damaged header ends the record before; a damaged payload is found where it is.
+                        let before_it = hit
+                            .checked_sub(1)
+                            .map_or((1, RECORDS_FROM), |it| (extents[it].0, extents[it].2.next_multiple_of(8)));
+                        let told = (file, offset as u32);
+                        let spots = [(life, extents[hit].1), before_it]
+                            .map(|(life, offset)| (temp.path().join(segment::file_name(life)), offset));
+                        assert!(spots.contains(&told), "byte {at} of {life}: {told:?}");
+                        assert_eq!(index, expected, "byte {at} of {life}");
+                        refused += 1;
+                    }
+                    (Ok((found, _)), Some(hit)) => {
+                        assert_eq!(extents[hit].3, last_write, "byte {at} of {life} was acknowledged");
+                        let kept = content(0, HardState::default(), all[..hit].iter().copied());
+                        assert_eq!(found, kept, "byte {at} of {life}");
+                        cut += 1;
+                    }
+                    (Ok((found, torn)), None) => {
+                        assert_eq!((&found, torn), (&whole, false), "byte {at} of {life} holds nothing");
+                        harmless += 1;
+                    }
+                    (Err(other), _) => panic!("byte {at} of {life}: {other}"),
+                }
+                file.write_all_at(&sound[at..=at], at as u64).unwrap();
+            }
+        }
+        assert!(refused > 8192 && cut > 1000 && harmless > 1000, "{refused} {cut} {harmless}");
+    }
+}
+
+#[test]
+fn a_file_of_another_length_is_refused() {
+    let temp = tempfile::tempdir().unwrap();
+    small_log(temp.path(), false);
+    for life in [1, 2] {
+        let path = temp.path().join(segment::file_name(life));
+        let sound = fs::read(&path).unwrap();
+        let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        for len in (0..sound.len()).chain([sound.len() + 1]).rev() {
+            file.set_len(len as u64).unwrap();
+            match read_content(temp.path()) {
+                Err(RecoveryError::Damaged { file, offset, index: 1, .. }) => {
+                    let told = if len < 4096 { 0 } else { len.min(sound.len()) };
+                    assert_eq!((file, offset), (path.clone(), told as u64));
+                }
+                Err(other) => panic!("{len}: {other}"),
+                Ok(_) => panic!("{len} of {} bytes were taken for a segment", sound.len()),
+            }
+        }
+        file.write_all_at(&sound, 0).unwrap();
+        file.set_len(sound.len() as u64).unwrap();
+        read_content(temp.path()).unwrap();
+    }
+}
+
+#[test]
+fn a_missing_segment_or_checkpoint_is_refused() {
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, Recovered { mut writer, .. }) = open(temp.path());
+    for index in 1..=4 {
+        entry(&mut writer, index, 1, b"x");
+        write(&dir, &mut writer);
+        writer.roll();
+        writer.roll();
+    }
+    entry(&mut writer, 5, 1, b"x");
+    write(&dir, &mut writer);
+    for (life, told) in [(3, 3), (1, 0)] {
+        let path = dir.segment_path(life);
+        let aside = temp.path().join("aside");
+        fs::rename(&path, &aside).unwrap();
+        let Err(RecoveryError::Missing { file, .. }) = recovery::read(&dir) else { panic!("{life} is missing") };
+        assert_eq!(file, if told == 0 { dir.checkpoint_path() } else { path.clone() });
+        fs::rename(&aside, &path).unwrap();
+    }
+    // The chain does not reach the last segment when what lies before it is emptied.
+    dir.zero_segment(4, RECORDS_FROM, SEGMENT).unwrap();
+    let Err(RecoveryError::Damaged { file, index: 4, .. }) = recovery::read(&dir) else { panic!("4 is empty") };
+    assert_eq!(file, dir.segment_path(3));
+}
+
+#[test]
+fn commits_without_their_entries_are_refused() {
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, Recovered { mut writer, .. }) = open(temp.path());
+    writer.append_hard_state(1, 1, 9);
+    write(&dir, &mut writer);
+    entry(&mut writer, 1, 1, b"x");
+    write(&dir, &mut writer);
+    let Err(RecoveryError::Damaged { index: 2, .. }) = recovery::read(&dir) else { panic!("entry 2 is committed") };
+}
+
+#[test]
+fn old_segments_leave_memory_and_stay_readable() {
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, Recovered { mut writer, .. }) = open(temp.path());
+    let view = writer.table().clone();
+    let mut entries = Vec::new();
+    for index in 1..=40 {
+        entries.push(entry(&mut writer, index, 1, &vec![index as u8; 9000]));
+        write(&dir, &mut writer);
+    }
+    let in_memory = writer.table().iter().filter(|segment| segment.is_in_memory()).count();
+    assert!((2..=4).contains(&in_memory) && writer.table().len() > 6, "{in_memory} of {}", writer.table().len());
+    let reader = writer.table().reader();
+    for entry in &entries {
+        assert_eq!(writer.table().read(entry.place).unwrap(), entry.data);
+        assert_eq!(reader.get(entry.place), Some(&entry.data[..]), "just written, so in the page cache");
+    }
+    assert!(writer.table().read(Place { segment: 1, offset: SEGMENT - 5, len: 10 }).is_err());
+    assert!(writer.table().read(Place { segment: 99, offset: 0, len: 10 }).is_err());
+    assert!(writer.table().read(Place::EMPTY).unwrap().is_empty());
+
+    let before = writer.log_bytes();
+    let used = u64::from(writer.table().get(2).unwrap().used());
+    let retired = writer.retire(2);
+    assert_eq!(writer.log_bytes(), before - used);
+    assert!(writer.table().get(2).is_none() && writer.table().get(3).is_some());
+    assert!(matches!(dir.recycle(retired).unwrap(), Recycled::Done));
+    // A view from before holds the first segment as it was, in memory.
+    assert_eq!(view.resident(entries[0].place), Some(&entries[0].data[..]));
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    /// Entries of these lengths, the first one replacing as many of the tail's.
+    Entries(Vec<u16>, u8),
+    HardState(bool),
+    Moved(Vec<u16>),
+    Roll,
+    /// Ends the batch and makes it durable.
+    Write,
+    /// A checkpoint at the log's end; segments before it are recycled.
+    Checkpoint,
+    Restart,
+    /// The process ends while the batch is written: of its blocks only those of the set bits have reached the disk.
+    Crash(u64),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        4 => (prop::collection::vec(0u16..9000, 1..6), 0u8..3).prop_map(|(lens, back)| Op::Entries(lens, back)),
+        2 => any::<bool>().prop_map(Op::HardState),
+        1 => prop::collection::vec(0u16..3000, 1..4).prop_map(Op::Moved),
+        1 => Just(Op::Roll),
+        4 => Just(Op::Write),
+        1 => Just(Op::Checkpoint),
+        1 => Just(Op::Restart),
+        3 => any::<u64>().prop_map(Op::Crash),
+    ]
+}
+
+/// A log and what it must hold.
+struct Harness<'a> {
+    path: &'a Path,
+    dir: Dir,
+    writer: Writer,
+    /// Since the checkpoint: what is durable, and what gathers.
+    durable: Vec<Written>,
+    pending: Vec<Written>,
+    state: State,
+    checkpoint_hard_state: HardState,
+    term: u64,
+    seed: u8,
+}
+
+impl<'a> Harness<'a> {
+    fn new(path: &'a Path) -> Self {
+        let dir = Dir::open(path).unwrap();
+        let writer = recover(&dir, &OPTIONS).unwrap().writer;
+        let (durable, pending) = (Vec::new(), Vec::new());
+        let checkpoint_hard_state = HardState::default();
+        Harness { path, dir, writer, durable, pending, state: State::new(2), checkpoint_hard_state, term: 1, seed: 0 }
+    }
+
+    fn content(&self, pending: usize) -> Content {
+        let records = self.durable.iter().chain(&self.pending[..pending]);
+        content(self.state.applied().0, self.checkpoint_hard_state, records)
+    }
+
+    fn last_index(&self) -> u64 {
+        self.content(self.pending.len()).1.last().map_or(self.state.applied().0, |entry| entry.index)
+    }
+
+    fn run(&mut self, op: Op) {
+        match op {
+            Op::Entries(lens, back) => {
+                let last = self.last_index();
+                // What is committed is not overruled.
+                let committed = self.content(self.pending.len()).0.commit;
+                let back = u64::from(back).min(last - committed);
+                self.term += u64::from(back > 0);
+                for (at, len) in lens.into_iter().enumerate() {
+                    self.seed = self.seed.wrapping_add(1);
+                    let index = last - back + 1 + at as u64;
+                    let entry = entry(&mut self.writer, index, self.term, &vec![self.seed; len.into()]);
+                    self.pending.push(Written::Entry(entry));
+                }
+            }
+            Op::HardState(ahead) => {
+                // A follower may learn of commits of entries that come in the same batch.
+                let commit = self.last_index() + u64::from(ahead);
+                self.writer.append_hard_state(self.term, 5, commit);
+                self.pending.push(Written::HardState(HardState { term: self.term, vote: 5, commit }));
+                if ahead {
+                    self.run(Op::Entries(vec![17], 0));
+                }
+            }
+            Op::Moved(lens) => {
+                let from = |at: usize, len: u16| Place { segment: 1, offset: 4096 + at as u32 * 4000, len: len.into() };
+                let values: Vec<MovedValue> = lens
+                    .into_iter()
+                    .enumerate()
+                    .map(|(at, len)| MovedValue {
+                        revision: Revision::new(at as i64 + 2, 1),
+                        from: from(at, len),
+                        value: vec![at as u8; len.into()].into(),
+                    })
+                    .collect();
+                let index = self.last_index();
+                let places = self.writer.append_moved(index, &values);
+                let moves = std::iter::zip(&values, places)
+                    .map(|(value, to)| {
+                        assert_eq!(self.writer.table().resident(to), Some(&value.value[..]));
+                        record::Move { revision: value.revision, from: value.from, to }
+                    })
+                    .collect();
+                self.pending.push(Written::Moved(index, moves));
+            }
+            Op::Roll => self.writer.roll(),
+            Op::Write => {
+                write(&self.dir, &mut self.writer);
+                self.durable.append(&mut self.pending);
+            }
+            Op::Checkpoint => {
+                self.run(Op::Write);
+                let (hard_state, entries, _) = self.content(0);
+                let last = self.last_index();
+                if last > self.state.applied().0 {
+                    self.state.apply_empty(last, entries.last().unwrap().term);
+                }
+                let position = self.writer.position();
+                self.dir.ensure_segment(&self.writer.segment_header(position.life)).unwrap();
+                let head = CheckpointHead { hard_state, position, extents: self.writer.extents() };
+                self.dir.write_checkpoint(&self.state, &head).unwrap();
+                self.checkpoint_hard_state = hard_state;
+                self.durable.clear();
+                let old: Vec<u32> =
+                    self.writer.table().iter().map(|it| it.life()).filter(|it| *it < position.life).collect();
+                for life in old {
+                    let segment = self.writer.retire(life);
+                    assert!(matches!(self.dir.recycle(segment).unwrap(), Recycled::Done));
+                }
+            }
+            Op::Restart => {
+                self.run(Op::Write);
+                self.recover();
+            }
+            Op::Crash(mask) => {
+                let Some(write) = self.writer.take_write() else { return self.recover() };
+                let mut at = 0;
+                for piece in &write.pieces {
+                    self.dir.ensure_segment(&self.writer.segment_header(piece.segment.life())).unwrap();
+                    let file = fs::OpenOptions::new().write(true).open(piece.segment.path()).unwrap();
+                    for (number, block) in piece.bytes().chunks(4096).enumerate() {
+                        if mask >> (at % 64) & 1 == 1 {
+                            let offset = u64::from(piece.offset) + number as u64 * 4096;
+                            file.write_all_at(block, offset).unwrap();
+                        }
+                        at += 1;
+                    }
+                }
+                self.recover();
+            }
+        }
+    }
+
+    /// Everything durable must be there, and of what was being written a beginning.
+    fn recover(&mut self) {
+        drop(std::mem::replace(&mut self.dir, Dir::look_at(self.path)));
+        self.dir = Dir::open(self.path).unwrap();
+        let recovered = recover(&self.dir, &OPTIONS).unwrap_or_else(|cause| panic!("{cause}"));
+        let found = (recovered.hard_state, recovered.entries, recovered.moves);
+        let kept = (0..=self.pending.len()).rev().find(|kept| self.content(*kept) == found);
+        let kept =
+            kept.unwrap_or_else(|| panic!("{found:?}\nis no beginning of {:?}", self.content(self.pending.len())));
+        self.pending.truncate(kept);
+        self.durable.append(&mut self.pending);
+        assert_eq!(recovered.checkpoint.map(|it| it.state.applied()).unwrap_or_default(), self.state.applied());
+        for entry in &found.1 {
+            assert_eq!(recovered.writer.table().read(entry.place).unwrap(), entry.data);
+        }
+        self.writer = recovered.writer;
+        // A commit beyond what was kept is taken back by the next write.
+        let known = self.durable.iter().rfind(|record| matches!(record, Written::HardState(_)));
+        if known.is_some_and(|known| matches!(known, Written::HardState(it) if it.commit > found.0.commit)) {
+            self.pending.push(Written::HardState(found.0));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_the_log_is_what_was_written(ops in prop::collection::vec(op(), 1..40)) {
+        let temp = tempfile::tempdir().unwrap();
+        let mut harness = Harness::new(temp.path());
+        for op in ops {
+            harness.run(op);
+        }
+        harness.run(Op::Restart);
     }
 }
