@@ -4,6 +4,7 @@ pub mod config;
 pub mod error;
 pub mod grpc;
 pub mod limits;
+pub mod net;
 pub mod raft;
 pub mod runtime;
 pub mod shard;
