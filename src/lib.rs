@@ -5,6 +5,7 @@ pub mod error;
 pub mod grpc;
 pub mod limits;
 pub mod observe;
+pub mod net;
 pub mod raft;
 pub mod runtime;
 pub mod shard;

@@ -136,6 +136,13 @@ pub const SNIFF_MILLISECONDS_MAX: u64 = 10_000;
 pub const ACCEPT_REST_MILLISECONDS_MIN: u64 = 5;
 pub const ACCEPT_REST_MILLISECONDS_MAX: u64 = 1_000;
 
+/// Connections accepted in a row before others on the acceptor's executor get a turn: some 0.3 ms of a core.
+pub const ACCEPT_BURST: usize = 32;
+
+/// How long the acceptor rests when all seats are taken. Nobody wakes it from another core; 10 ms is a delay that a
+/// client which found the server full does not notice.
+pub const FULL_REST_MILLISECONDS: u64 = 10;
+
 /// What the device can write at once without tearing what lies beside it, and what O_DIRECT asks of addresses, offsets
 /// and lengths on every device in use.
 pub const DISK_BLOCK_BYTES: usize = 4096;

@@ -49,7 +49,10 @@ pub fn allowed_cores() -> Result<usize, StartError> {
 /// Starts an executor at each place, running `entry` with its number there, and gives back what they returned, in
 /// order, when all have. A panic in any task of any executor is raised here at once; the other executors are then
 /// still running, so the caller is expected to end the process.
-pub fn run<T, F>(placement: &Placement, entry: impl Fn(usize) -> F + Send + Sync + 'static) -> Result<Vec<T>, StartError>
+pub fn run<T, F>(
+    placement: &Placement,
+    entry: impl Fn(usize) -> F + Send + Sync + 'static,
+) -> Result<Vec<T>, StartError>
 where
     T: Send + 'static,
     F: Future<Output = T> + 'static,
@@ -59,10 +62,16 @@ where
     let (ended, endings) = mpsc::channel();
     for (number, &core) in placement.cores.iter().enumerate() {
         let (entry, ended, spin) = (entry.clone(), ended.clone(), placement.spin_before_park);
-        start(&format!("executor-{number}"), Binding::Fixed(core), spin, move |ending| {
-            // The receiver is gone only if another executor's ending has been raised.
-            let _ = ended.send((number, ending));
-        }, move || entry(number))?;
+        start(
+            &format!("executor-{number}"),
+            Binding::Fixed(core),
+            spin,
+            move |ending| {
+                // The receiver is gone only if another executor's ending has been raised.
+                let _ = ended.send((number, ending));
+            },
+            move || entry(number),
+        )?;
     }
     drop(ended);
     let mut results: Vec<Option<T>> = placement.cores.iter().map(|_| None).collect();
@@ -137,7 +146,11 @@ pub enum StartError {
     Affinity(io::Error),
     Thread(io::Error),
     /// io_uring is refused, for this reason, with this cure.
-    Ring { error: io::Error, cause: String, cure: &'static str },
+    Ring {
+        error: io::Error,
+        cause: String,
+        cure: &'static str,
+    },
 }
 
 impl fmt::Display for StartError {

@@ -13,6 +13,7 @@ pub mod socket;
 use std::{
     cell::Cell,
     future::Future,
+    io,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::Pin,
     task::{Context, Poll},
@@ -112,6 +113,11 @@ pub async fn background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'st
         Ok(value) => value,
         Err(panic) => resume_unwind(panic),
     }
+}
+
+/// How many files and sockets the process may have open; None: as many as it likes.
+pub fn descriptor_limit() -> io::Result<Option<u64>> {
+    os::resource_limit(libc::RLIMIT_NOFILE)
 }
 
 #[cfg(test)]

@@ -55,6 +55,19 @@ impl Traffic {
     }
 }
 
+/// A socket could not be made to listen: which call said no, and why.
+#[derive(Debug)]
+pub struct ListenError {
+    pub call: &'static str,
+    pub source: io::Error,
+}
+
+impl ListenError {
+    fn of(call: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| ListenError { call, source }
+    }
+}
+
 /// A listening socket that belongs to no executor yet.
 #[derive(Debug)]
 pub struct Bound {
@@ -64,26 +77,28 @@ pub struct Bound {
 
 impl Bound {
     /// Listens on a TCP address; port 0 takes a free one. A port in use is an error: SO_REUSEADDR is set, so that a
-    /// restart need not wait for old connections to time out, SO_REUSEPORT is not. IPv6 alone where `v6_only`;
-    /// otherwise an IPv6 socket takes IPv4 too.
-    pub fn inet(address: SocketAddr, v6_only: bool, backlog: i32) -> io::Result<Self> {
+    /// restart need not wait for old connections to time out; SO_REUSEPORT is not. An IPv6 wildcard takes IPv4 too.
+    pub fn inet(address: SocketAddr, backlog: i32) -> Result<Self, ListenError> {
         let family = if address.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
-        let fd = os::stream_socket(family)?;
+        let fd = os::stream_socket(family).map_err(ListenError::of("socket"))?;
         if address.is_ipv6() {
-            os::set_option(fd.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, v6_only.into())?;
+            os::set_option(fd.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)
+                .map_err(ListenError::of("setsockopt"))?;
         }
-        os::set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-        os::bind(fd.as_fd(), &RawAddress::of_inet(address))?;
-        os::listen(fd.as_fd(), backlog)?;
-        let local = os::local_address(fd.as_fd())?.inet().expect("a TCP socket has an IP address");
+        os::set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1).map_err(ListenError::of("setsockopt"))?;
+        os::bind(fd.as_fd(), &RawAddress::of_inet(address)).map_err(ListenError::of("bind"))?;
+        os::listen(fd.as_fd(), backlog).map_err(ListenError::of("listen"))?;
+        let local = os::local_address(fd.as_fd()).map_err(ListenError::of("getsockname"))?;
+        let local = local.inet().expect("a TCP socket has an IP address");
         Ok(Bound { fd, local: Address::Inet(local) })
     }
 
     /// Listens on a path, which must not exist.
-    pub fn unix(path: &Path, backlog: i32) -> io::Result<Self> {
-        let fd = os::stream_socket(libc::AF_UNIX)?;
-        os::bind(fd.as_fd(), &RawAddress::of_path(path)?)?;
-        os::listen(fd.as_fd(), backlog)?;
+    pub fn unix(path: &Path, backlog: i32) -> Result<Self, ListenError> {
+        let fd = os::stream_socket(libc::AF_UNIX).map_err(ListenError::of("socket"))?;
+        let raw = RawAddress::of_path(path).map_err(ListenError::of("bind"))?;
+        os::bind(fd.as_fd(), &raw).map_err(ListenError::of("bind"))?;
+        os::listen(fd.as_fd(), backlog).map_err(ListenError::of("listen"))?;
         Ok(Bound { fd, local: Address::Unix(path.to_owned()) })
     }
 
@@ -179,11 +194,7 @@ impl Socket {
     }
 
     /// Receives into `buffer`; its first n bytes are initialized when Ok(n) comes back. 0: the other side has ended.
-    pub fn poll_receive(
-        &self,
-        context: &mut Context<'_>,
-        buffer: &mut [MaybeUninit<u8>],
-    ) -> Poll<io::Result<usize>> {
+    pub fn poll_receive(&self, context: &mut Context<'_>, buffer: &mut [MaybeUninit<u8>]) -> Poll<io::Result<usize>> {
         let room = buffer.len();
         // A receive that leaves room has emptied the socket: the next byte is news.
         let received = self.registered.poll_read(context, |fd| os::receive(fd, buffer), |&count| count == room);
@@ -293,3 +304,7 @@ impl hyper::rt::Write for Socket {
         Poll::Ready(self.end_sending())
     }
 }
+
+#[cfg(test)]
+#[path = "socket_tests.rs"]
+mod tests;
