@@ -2,3 +2,4 @@
 //! and holds nothing up.
 
 pub mod log;
+pub mod metrics;
