@@ -234,10 +234,9 @@ impl Index {
         if revision > self.current {
             return Err(error::FUTURE_REV);
         }
-        if !self.compacting() {
-            // The tombstones that were exactly at the last target are still there.
-            self.sweep.next = Revision::new(self.compacted.max(0), 0);
-        }
+        // The tombstones that were exactly at the last target are still there, those too that an unfinished sweep has
+        // passed.
+        self.sweep.next = self.sweep.next.min(Revision::new(self.compacted.max(0), 0));
         self.sweep.target = revision;
         self.compacted = revision;
         Ok(())
