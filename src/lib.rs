@@ -8,6 +8,7 @@ pub mod observe;
 pub mod net;
 pub mod raft;
 pub mod runtime;
+pub mod server;
 pub mod shard;
 pub mod store;
 pub mod version;

@@ -2,10 +2,8 @@
 //! core on one of its own or beside a shard. Nothing is decided here but who runs where.
 
 use std::{
-    cell::Cell,
     convert::Infallible,
     fmt::Display,
-    path::Path,
     rc::Rc,
     sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -17,7 +15,7 @@ use crate::{
     api::service::Services,
     config::Config,
     grpc::{self, Drain, Settings},
-    http, limits, log,
+    limits, log,
     net::{
         Listener,
         listener::Arrival,
@@ -84,7 +82,7 @@ pub fn run(config: Config) -> Result<Infallible, String> {
     })
     .map_err(text)?;
     if let Some(cut) = &started.cut {
-        log!(Warn, "cut a torn write off the end of the log", "cut" = shown(cut));
+        log!(Warn, "cut a torn write off the end of the log", "file" = shown(cut.file.display()), "offset" = u64::from(cut.offset), "index" = cut.index);
     }
     let member = Arc::new(Member::new(started.member_id, started.cluster_id, config, unix_ms()));
     let view = View { state: started.parts.state.clone(), segments: started.parts.writer.table().clone() };
@@ -172,8 +170,8 @@ fn drive_core(house: &Arc<House>, port: &Rc<Port<Letter>>, local: Option<Rc<Shar
     let member = house.member.clone();
     let by_port = Box::new(ByPort(port.clone()));
     let clock = house.clone();
-    let driver = Driver::new(core, files, member, house.published.clone(), local, by_port, checkpoint_bytes);
-    driver.set_clock(Box::new(move || clock.now_ms()));
+    let clock = Box::new(move || clock.now_ms());
+    let driver = Driver::new(core, files, member, house.published.clone(), local, by_port, clock, checkpoint_bytes);
     runtime::spawn(driver.clone().run());
     runtime::spawn(Space::new(driver.clone()).run());
     runtime::spawn(compact_automatically(house.clone(), driver.clone()));
@@ -298,7 +296,7 @@ impl Desk {
             Ok((Protocol::Http2, io)) => {
                 grpc::serve(io, self.services.clone(), self.settings.clone(), self.drain.clone()).await;
             }
-            Ok((Protocol::Http1, io)) => http::serve(io, self.services.clone(), self.drain.clone()).await,
+            Ok((Protocol::Http1, _)) => {}
             // It speaks nothing that is spoken here, or nothing at all.
             Err(_) => {}
         }

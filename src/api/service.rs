@@ -159,6 +159,11 @@ impl Services {
         Rc::new(Services { shard, routes, raising_no_space: Cell::new(false) })
     }
 
+    /// How many methods there are; calls number them from 0.
+    pub fn methods(&self) -> usize {
+        METHODS.len()
+    }
+
     /// Whether a request of this cost fits the quota. One that costs nothing always does.
     /// (etcd: storage/quota.go, BackendQuota.Available.)
     pub(super) fn quota_fits(&self, cost: u64) -> bool {
@@ -237,6 +242,10 @@ fn needs_leader(call: &Call) -> bool {
 impl Handler for Services {
     fn route(&self, path: &str) -> Option<Route> {
         self.routes.get(path).copied()
+    }
+
+    fn knows_service(&self, service: &str) -> bool {
+        METHODS.iter().any(|row| row.service == service)
     }
 
     fn unary(self: Rc<Self>, method: u16, call: Call, message: Bytes) -> Unary {

@@ -41,6 +41,8 @@ pub struct Driver {
     /// The shard on this executor, if there is one; its outbox is emptied without a hop.
     local: Option<Rc<Shard>>,
     post: Box<dyn PostRoom>,
+    /// Milliseconds since the member started.
+    clock: Box<dyn Fn() -> u64>,
     kicked: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     /// Handed from a turn to the checkpoint that asked for it.
@@ -58,7 +60,7 @@ pub struct Driver {
 
 /// How a member ends when it cannot go on.
 fn stop_for(cause: &io::Error, what: &str, cure: &str) -> ! {
-    log::fatal(what, &[("error", &cause.to_string()), ("cure", &cure)]);
+    log!(Fatal, what, "error" = shown(cause), "cure" = cure);
     std::process::exit(1);
 }
 
@@ -70,6 +72,7 @@ impl Driver {
         published: Published,
         local: Option<Rc<Shard>>,
         post: Box<dyn PostRoom>,
+        clock: Box<dyn Fn() -> u64>,
         checkpoint_bytes: u64,
     ) -> Rc<Self> {
         Rc::new(Driver {
@@ -79,6 +82,7 @@ impl Driver {
             published,
             local,
             post,
+            clock,
             kicked: Cell::new(true),
             waker: RefCell::new(None),
             capture: RefCell::new(None),
@@ -184,7 +188,8 @@ impl Driver {
     fn turn(self: &Rc<Self>) {
         let effects = {
             let mut core = self.core.borrow_mut();
-            core.set_db_size(core.writer().log_bytes() + self.checkpoint_bytes.get());
+            let db_bytes = core.writer().log_bytes() + self.checkpoint_bytes.get();
+            core.set_db_size(db_bytes);
             match core.turn() {
                 Ok(effects) => effects,
                 Err(cause) => stop_for(
@@ -208,18 +213,18 @@ impl Driver {
         if let Some(write) = effects.write {
             runtime::spawn(self.clone().write(write));
         }
-        let metrics = &self.member.metrics.core;
         if let Some(view) = effects.view {
             self.tell_sizes();
             self.published.publish(view);
         }
         self.tell_standing();
-        if effects.applied > 0 {
-            metrics.applied(effects.applied);
-        }
         for (shard, mail) in effects.mail {
             match &self.local {
-                Some(local) if local.id == shard => local.deliver(mail),
+                Some(local) if local.id == shard => {
+                    // Deadlines that the mail sets count from the time of its arrival.
+                    local.advance((self.clock)());
+                    local.deliver(mail);
+                }
                 _ => self.post.send(shard, mail),
             }
         }
@@ -252,7 +257,7 @@ impl Driver {
         // Not before it can serve: a leader that has committed nothing yet is none to a client.
         let leader = if core.serves() { standing.leader } else { 0 };
         if shared.leader.swap(leader, Relaxed) != leader && leader != 0 {
-            self.member.metrics.core.leader_changed();
+            self.member.metrics.core.leader_changes.increment();
         }
         let serves = core.serves() && core.is_leader();
         drop(core);
@@ -268,8 +273,8 @@ impl Driver {
         let core = &mut *self.core.borrow_mut();
         let urls = &config.advertise_client_urls;
         core.propose_own(bootstrap::attributes_request(member.next_id(), member.id, &config.name, urls));
-        if core.state().cluster_version.as_deref() != Some(version::CLUSTER) {
-            core.propose_own(bootstrap::cluster_version_request(member.next_id(), version::CLUSTER));
+        if core.state().cluster_version.as_deref() != Some(crate::version::CLUSTER) {
+            core.propose_own(bootstrap::cluster_version_request(member.next_id(), crate::version::CLUSTER));
         }
         self.kick();
     }
@@ -285,7 +290,9 @@ impl Driver {
             }
         }
         self.logged_bytes.set(self.logged_bytes.get() + bytes);
-        self.member.metrics.core.wrote(bytes, started.elapsed());
+        let metrics = &self.member.metrics.core;
+        metrics.wal_fsync_duration.observe(started.elapsed());
+        metrics.wal_write_bytes.add(bytes as i64);
         self.core.borrow_mut().written();
         for waker in self.write_waits.borrow_mut().drain(..) {
             waker.wake();

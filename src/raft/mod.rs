@@ -7,4 +7,5 @@ pub mod identity;
 pub mod log;
 pub mod segments;
 pub mod space;
+pub mod start;
 pub mod translate;

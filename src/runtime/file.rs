@@ -28,6 +28,20 @@ pub enum Durability {
     Fdatasync,
 }
 
+impl Durability {
+    /// As the data directory keeps it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Durability::Dsync => "dsync",
+            Durability::Fdatasync => "fdatasync",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        [Durability::Dsync, Durability::Fdatasync].into_iter().find(|durability| durability.name() == name)
+    }
+}
+
 /// A file for durable writes.
 pub struct DirectFile {
     file: Inner,

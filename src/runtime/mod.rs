@@ -15,6 +15,7 @@ use std::{
     future::Future,
     io,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    os::unix::ffi::OsStrExt,
     pin::Pin,
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -89,6 +90,19 @@ impl Interval {
         self.next = ticked + self.period * (missed + 1);
         ticked
     }
+}
+
+/// Tells a service manager that waits for it that the process is ready (systemd: sd_notify(3), READY=1).
+pub fn tell_service_manager() {
+    use std::os::{linux::net::SocketAddrExt, unix::net::{SocketAddr, UnixDatagram}};
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let name = name.as_encoded_bytes();
+    let address = match name.strip_prefix(b"@") {
+        Some(rest) => SocketAddr::from_abstract_name(rest),
+        None => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(name)),
+    };
+    // A manager that cannot be reached does not keep the member from serving.
+    let _ = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address));
 }
 
 /// Lets everything else that is ready run first.

@@ -33,6 +33,7 @@ use crate::{
     config::Config,
     error::{self, Status},
     limits,
+    observe::metrics::{CoreMetrics, ShardMetrics, health::HealthMetrics},
     proto::etcdserverpb::{InternalRaftRequest, LeaseRevokeRequest, RequestHeader},
     store::{
         apply::{Answer, LeaseChange},
@@ -47,6 +48,7 @@ pub struct Member {
     pub config: Config,
     pub head: Head,
     pub standing: SharedStanding,
+    pub metrics: Metrics,
     /// Bytes of the log and the checkpoints, and those of them that live; told by the raft core.
     pub db_size: AtomicU64,
     pub db_size_in_use: AtomicU64,
@@ -56,6 +58,14 @@ pub struct Member {
     next_id: AtomicU64,
 }
 
+/// What the member counts. Each part is written by one core and read by any.
+pub struct Metrics {
+    pub core: CoreMetrics,
+    /// One a shard.
+    pub shards: Vec<Arc<ShardMetrics>>,
+    pub health: HealthMetrics,
+}
+
 /// The raft core's standing as any core may read it. Each field alone; no reader needs them to match.
 #[derive(Default)]
 pub struct SharedStanding {
@@ -63,6 +73,8 @@ pub struct SharedStanding {
     pub leader: AtomicU64,
     pub commit: AtomicU64,
     pub applied: AtomicU64,
+    /// Proposals that wait to be applied.
+    pub pending: AtomicU64,
 }
 
 impl Member {
@@ -71,9 +83,11 @@ impl Member {
         // Two bytes of the member's id, five of the start time, one to count in: ids of two lives of a member, and
         // of two members, do not meet.
         let first = (id & 0xffff) << 48 | (now_ms & 0xff_ffff_ffff) << 8;
+        let shards = (0..config.shards).map(|_| Arc::default()).collect();
         Member {
             id,
             cluster_id,
+            metrics: Metrics { core: CoreMetrics::default(), shards, health: HealthMetrics::default() },
             config,
             head: Head::new(cluster_id, id),
             standing: SharedStanding::default(),

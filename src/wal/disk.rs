@@ -320,6 +320,32 @@ impl Dir {
         Ok(())
     }
 
+    // ---- notes ----
+
+    /// A small text that the directory keeps; None if it was never written.
+    pub fn read_note(&self, name: &str) -> Result<Option<String>, DiskError> {
+        let path = self.path.join(name);
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(at("read", &path)(cause)),
+        }
+    }
+
+    /// Writes such a text, whole and durable.
+    pub fn write_note(&self, name: &str, text: &str) -> Result<(), DiskError> {
+        let path = self.path.join(name);
+        let part = with_part(&path);
+        let write = || -> io::Result<()> {
+            let mut file = create(&part)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&part, &path)
+        };
+        write().map_err(at("write", &path))?;
+        self.sync()
+    }
+
     // ---- the checkpoint ----
 
     /// Replaces the checkpoint, durably, and gives its bytes. The segment of its position must be there.

@@ -322,7 +322,10 @@ impl Table {
     }
 
     pub(super) fn header(&self, revision: i64, term: u64) -> BytesMut {
-        self.settings.head.alone(revision, term)
+        let head = &self.settings.head;
+        let mut out = BytesMut::with_capacity(head.len(revision, term));
+        head.put(&mut out, revision, term);
+        out
     }
 
     pub(super) fn reply(&mut self, stream: u32, revision: i64, term: u64, reply: &Reply<'_>) {
