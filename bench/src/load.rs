@@ -116,7 +116,7 @@ pub async fn drive(endpoint: &str, workload: Workload, plan: Plan) -> Result<Out
         until: Cell::new(Instant::now() + Duration::from_secs(3600)),
         measuring: Cell::new(false),
         operations: Cell::new(0),
-        latency_us: RefCell::new(Histogram::new(3).expect("three digits are allowed")),
+        latency_us: RefCell::new(Histogram::new_with_max(60_000_000, 3).expect("a minute at three digits is allowed")),
         failure: RefCell::new(None),
     });
     let mut loops = Vec::new();
@@ -162,7 +162,7 @@ async fn fill(connections: &[Client], plan: &Plan) -> Result<(), Error> {
             loop {
                 let number = next.replace(next.get() + 1);
                 if number >= keys {
-                    return Ok(());
+                    return Ok::<(), Error>(());
                 }
                 client.put(key(number), value.clone()).await?;
             }

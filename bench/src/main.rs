@@ -92,8 +92,10 @@ fn run(endpoint: &str, pid: Option<u32>, load: &Load) -> Result<(), String> {
 }
 
 fn compare(etcd: &std::path::Path, urd: &std::path::Path, load: &Load) -> Result<(), String> {
-    process::pin_self(process::driver_core());
-    println!("server on core {}, driver on core {}", process::server_core(), process::driver_core());
+    // Told before the driver is pinned: afterwards there is one core to be seen.
+    let driver_core = process::driver_core();
+    println!("server on core {}, driver on core {driver_core}", process::server_core());
+    process::pin_self(driver_core);
     print_head();
     let mut table = Vec::new();
     for (name, program) in [("etcd", etcd), ("urd", urd)] {

@@ -86,14 +86,18 @@ fn check_ops(request: &TxnRequest, ops_max: i64, depth_max: usize) -> Result<(),
     Ok(())
 }
 
-/// The intervals that a branch deletes. As in etcd's interval tree, one whose end lies before its key covers nothing,
-/// and an end of one zero byte means everything from the key on.
+/// The intervals that a branch deletes, as etcd's interval tree sees them: one whose end does not lie behind its key
+/// covers nothing. An end of one zero byte is no exception, though the delete itself then takes everything from the
+/// key on.
 #[derive(Default)]
 struct Deletes(Vec<(Bytes, Bytes)>);
 
 impl Deletes {
     fn covers(&self, key: &[u8]) -> bool {
-        self.0.iter().any(|(from, end)| KeyRange::new(from, end).contains(key))
+        self.0.iter().any(|(from, end)| match end.is_empty() {
+            true => key == from,
+            false => KeyRange::Between(from, end).contains(key),
+        })
     }
 }
 
