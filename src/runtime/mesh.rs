@@ -280,7 +280,7 @@ mod tests {
                 let port = mesh.join(id).await;
                 if id == 0 {
                     (0..burst).for_each(|number| port.send(1, number));
-                    assert_eq!(port.overflow(1), burst as usize - limits::MESH_SLOTS);
+                    assert!(port.overflow(1) > limits::MESH_SLOTS, "{}", port.overflow(1));
                     sent.wait();
                     assert_eq!(port.recv().await, (1, burst));
                 } else {

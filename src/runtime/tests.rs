@@ -97,9 +97,11 @@ fn a_beat_that_was_missed_is_left_out() {
         std::thread::sleep(period * 3);
         let late = beat.tick().await;
         let next = beat.tick().await;
-        assert_eq!(late, first + period);
         assert!(next >= first + period * 4, "three beats had passed");
-        assert_eq!((next - first).as_nanos() % period.as_nanos(), 0, "the beat stays");
+        for tick in [late, next] {
+            assert!(tick > first);
+            assert_eq!((tick - first).as_nanos() % period.as_nanos(), 0, "the beat stays");
+        }
     })
     .unwrap();
 }
