@@ -33,3 +33,16 @@ pub const WATCH_PROGRESS_INTERVAL_MS_MIN: u64 = 100;
 
 /// Longest `--election-timeout`, in milliseconds (etcd: embed/config.go, maxElectionMs).
 pub const ELECTION_MS_MAX: u64 = 50_000;
+
+/// Most bytes of an HTTP/1.1 request's head, up to one read more; also what a connection buffers. Probes and scrapes send
+/// some 500 bytes.
+pub const HTTP_HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Most headers of an HTTP/1.1 request.
+pub const HTTP_HEADERS_MAX: usize = 100;
+
+/// How long an HTTP/1.1 connection may go without a whole request, in seconds (etcd: the read-header timeout).
+pub const HTTP_IDLE_SECONDS_MAX: u64 = 300;
+
+/// How long an answer that is on its way may hold a drain up, in seconds: a read waits 7 s at etcd's defaults.
+pub const HTTP_DRAIN_SECONDS_MAX: u64 = 10;
