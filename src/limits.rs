@@ -41,7 +41,7 @@ pub const HTTP_HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Most headers of an HTTP/1.1 request.
 pub const HTTP_HEADERS_MAX: usize = 100;
 
-/// How long an HTTP/1.1 connection may go without a whole request, in seconds (etcd: the read-header timeout).
+/// The period in which an HTTP/1.1 connection must bring a whole request, in seconds (etcd: the read-header timeout).
 pub const HTTP_IDLE_SECONDS_MAX: u64 = 300;
 
 /// How long an answer that is on its way may hold a drain up, in seconds: a read waits 7 s at etcd's defaults.

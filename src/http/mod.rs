@@ -97,7 +97,7 @@ pub enum Surface {
 }
 
 /// Serves a connection to its end. Once `drain` is ready the request being served is answered, within a bound, and then the
-/// connection closes; one that brings no whole request within five minutes closes as well.
+/// connection closes; one that brings no whole request for five to ten minutes closes as well.
 pub async fn serve<T>(io: T, source: Rc<dyn Source>, surface: Surface, drain: impl Future<Output = ()>)
 where
     T: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
