@@ -3,6 +3,7 @@ pub mod api;
 pub mod config;
 pub mod error;
 pub mod grpc;
+pub mod http;
 pub mod limits;
 pub mod observe;
 pub mod net;

@@ -295,3 +295,15 @@ pub const ELECTION_MS_MAX: u64 = 50_000;
 
 /// Between two looks of a shard at its clock: expired leases are seen to be expired that much late, timeouts too.
 pub const SHARD_TICK_MS: u64 = 50;
+/// Most bytes of an HTTP/1.1 request's head, up to one read more; also what a connection buffers. Probes and scrapes send
+/// some 500 bytes.
+pub const HTTP_HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Most headers of an HTTP/1.1 request.
+pub const HTTP_HEADERS_MAX: usize = 100;
+
+/// The period in which an HTTP/1.1 connection must bring a whole request, in seconds (etcd: the read-header timeout).
+pub const HTTP_IDLE_SECONDS_MAX: u64 = 300;
+
+/// How long an answer that is on its way may hold a drain up, in seconds: a read waits 7 s at etcd's defaults.
+pub const HTTP_DRAIN_SECONDS_MAX: u64 = 10;

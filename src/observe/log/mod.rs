@@ -118,11 +118,8 @@ pub fn write(level: Level, name: &str, caller: &str, message: &str, fields: &[(&
     let line = Line { level, name, caller, message, time: SystemTime::now() };
     match LOGGER.get() {
         Some(logger) => logger.write(&line, fields),
-        None => match Logger::open(&Settings::default()) {
-            Ok(logger) => logger.write(&line, fields),
-            // Without a stderr there is nobody to tell.
-            Err(_) => {}
-        },
+        // Without a stderr there is nobody to tell.
+        None => _ = Logger::open(&Settings::default()).map(|logger| logger.write(&line, fields)),
     }
 }
 

@@ -39,7 +39,7 @@ impl Sampler {
         };
         let before = counter.fetch_update(Relaxed, Relaxed, next).expect("the next count is always there");
         let count = next(before).expect("as above") & 0xffff_ffff;
-        count <= FIRST || (count - FIRST) % THEN_EVERY == 0
+        count <= FIRST || (count - FIRST).is_multiple_of(THEN_EVERY)
     }
 }
 

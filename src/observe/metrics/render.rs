@@ -275,7 +275,8 @@ fn grpc(out: &mut Exposition, sources: &Sources<'_>) {
         out.sample(&[("API", "watch"), ("Type", "send")], failures as f64);
     }
     let count = |at: usize, of: &dyn Fn(&MethodMetrics) -> u64| sources.sum(|shard| of(&shard.methods[at])) as f64;
-    let counters: [(&'static str, &str, fn(&MethodMetrics) -> u64); 3] = [
+    type OfMethod = fn(&MethodMetrics) -> u64;
+    let counters: [(&'static str, &str, OfMethod); 3] = [
         ("grpc_server_started_total", "Calls begun.", |method| method.started.get()),
         ("grpc_server_msg_received_total", "Messages received in calls.", |method| method.received.get()),
         ("grpc_server_msg_sent_total", "Messages sent in calls.", |method| method.sent.get()),
@@ -362,7 +363,8 @@ fn own(out: &mut Exposition, sources: &Sources<'_>) {
     sources.shards.iter().for_each(|shard| shard.mail_size.read_into(&mut spread));
     out.summary(&[], &spread, 1.0);
 
-    let per_shard: [(&'static str, Kind, &str, fn(&ShardMetrics) -> f64); 5] = [
+    type OfShard = fn(&ShardMetrics) -> f64;
+    let per_shard: [(&'static str, Kind, &str, OfShard); 5] = [
         ("urd_shard_connections", Kind::Gauge, "Open connections.", |shard| shard.connections.get() as f64),
         ("urd_shard_requests", Kind::Gauge, "Requests being served.", |shard| shard.requests_active.get() as f64),
         ("urd_shard_queued_bytes", Kind::Gauge, "Bytes queued for clients.", |shard| shard.queued_bytes.get() as f64),

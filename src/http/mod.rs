@@ -1,0 +1,268 @@
+//! What is served over HTTP/1.1 on the client and metrics listeners: health checks, versions, metrics, debug variables.
+//! Statuses, headers and bodies are those of etcd, down to the line ends, for probes and scripts compare them. It knows no
+//! shard: what the answers need comes from a `Source`. (etcd: etcdhttp, embed/serve.go; Go: net/http's mux.)
+
+mod answer;
+mod debug;
+mod health;
+mod path;
+
+#[cfg(test)]
+mod tests;
+
+use std::{cell::Cell, convert::Infallible, future::Future, pin::pin, rc::Rc, time::Duration};
+
+use futures_util::future::{Either, select};
+use http::{HeaderMap, Method, Request, header};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+
+use self::{
+    answer::{Answer, allow_get, not_found, redirect},
+    path::{Cleaned, Query},
+};
+use crate::{
+    error::Status,
+    grpc::LocalBoxFuture,
+    limits, log,
+    observe::{
+        log::shown,
+        metrics::{HealthMetrics, text},
+    },
+    runtime, version,
+};
+
+/// An alarm that is active in the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alarm {
+    NoSpace,
+    Corrupt,
+    /// Of a kind that a later release may know.
+    Unknown,
+}
+
+impl Alarm {
+    pub fn name(self) -> &'static str {
+        match self {
+            Alarm::NoSpace => "NOSPACE",
+            Alarm::Corrupt => "CORRUPT",
+            Alarm::Unknown => "UNKNOWN",
+        }
+    }
+}
+
+/// Raft's state as `/debug/vars` shows it.
+#[derive(Clone, Debug, Default)]
+pub struct RaftStatus {
+    pub id: u64,
+    pub term: u64,
+    pub vote: u64,
+    pub commit: u64,
+    /// 0: none.
+    pub leader: u64,
+    pub applied: u64,
+    /// `StateLeader`, `StateFollower`, `StateCandidate` or `StatePreCandidate`.
+    pub state: &'static str,
+    /// On a leader, for each member: its id, the highest index it is known to hold, and the next to send.
+    pub progress: Vec<(u64, u64, u64)>,
+}
+
+/// What the answers are made of.
+pub trait Source {
+    fn alarms(&self) -> Vec<Alarm>;
+    fn has_leader(&self) -> bool;
+    fn is_learner(&self) -> bool;
+    /// Reads one key, after a read index if `linearizable`; not subject to auth. Ends by itself when a request would.
+    fn read(&self, linearizable: bool) -> LocalBoxFuture<Result<(), Status>>;
+    /// `3.7.0`; None before it is decided.
+    fn cluster_version(&self) -> Option<String>;
+    /// The version of the storage's schema; None before it is known.
+    fn storage_version(&self) -> Option<String>;
+    /// Everything in Prometheus' text form (`observe::metrics::render`).
+    fn metrics(&self) -> String;
+    fn raft_status(&self) -> RaftStatus;
+    fn health_metrics(&self) -> &HealthMetrics;
+    /// `--cors`.
+    fn cors(&self) -> &[String];
+    /// `--host-whitelist`.
+    fn host_whitelist(&self) -> &[String];
+}
+
+/// Which listener a connection came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Surface {
+    /// Everything, with the checks of hosts and origins.
+    Client,
+    /// `/metrics`, `/health`, `/livez` and `/readyz` only.
+    Metrics,
+}
+
+/// Serves a connection to its end. Once `drain` is ready the request being served is answered, within a bound, and then the
+/// connection closes; one that brings no whole request for five to ten minutes closes as well.
+pub async fn serve<T>(io: T, source: Rc<dyn Source>, surface: Surface, drain: impl Future<Output = ()>)
+where
+    T: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
+{
+    let activity = Rc::new(Activity::default());
+    let idle = idle(activity.clone());
+    let stop = async move {
+        select(pin!(drain), pin!(idle)).await;
+    };
+    let grace = runtime::sleep(Duration::from_secs(limits::HTTP_DRAIN_SECONDS_MAX));
+    serve_until(io, source, surface, activity, stop, grace).await;
+}
+
+/// Requests begun, and whether one is being answered.
+#[derive(Default)]
+struct Activity {
+    begun: Cell<u64>,
+    serving: Cell<bool>,
+}
+
+/// Ready when a whole period has gone by in which no request was begun or being answered. (Not hyper's own timeout: that
+/// wants timers which can move between threads, and this runtime's stay where they are.)
+async fn idle(activity: Rc<Activity>) {
+    loop {
+        let begun = activity.begun.get();
+        runtime::sleep(Duration::from_secs(limits::HTTP_IDLE_SECONDS_MAX)).await;
+        if activity.begun.get() == begun && !activity.serving.get() {
+            return;
+        }
+    }
+}
+
+/// `grace` begins once `stop` has come.
+async fn serve_until<T>(
+    io: T,
+    source: Rc<dyn Source>,
+    surface: Surface,
+    activity: Rc<Activity>,
+    stop: impl Future<Output = ()>,
+    grace: impl Future<Output = ()>,
+) where
+    T: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
+{
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (source, activity) = (source.clone(), activity.clone());
+        async move {
+            activity.begun.set(activity.begun.get() + 1);
+            activity.serving.set(true);
+            let answer = respond(&*source, surface, &request).await;
+            activity.serving.set(false);
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    let mut connection = pin!(
+        http1::Builder::new()
+            .max_buf_size(limits::HTTP_HEAD_BYTES_MAX)
+            .max_headers(limits::HTTP_HEADERS_MAX)
+            .title_case_headers(true)
+            .serve_connection(io, service)
+    );
+    let ended = match select(connection.as_mut(), pin!(stop)).await {
+        Either::Left((ended, _)) => ended,
+        Either::Right(_) => {
+            connection.as_mut().graceful_shutdown();
+            // A head that never ends, or an answer that is never read, must not hold the drain up.
+            match select(connection, pin!(grace)).await {
+                Either::Left((ended, _)) => ended,
+                Either::Right(_) => Ok(()),
+            }
+        }
+    };
+    if let Err(error) = ended {
+        log!(Debug, "HTTP connection ended", "error" = shown(error));
+    }
+}
+
+/// Checks that hold for every path, then the path's own answer.
+async fn respond(source: &dyn Source, surface: Surface, request: &Request<Incoming>) -> Answer {
+    let host = match host(request) {
+        Some(host) => host,
+        None => return answer::bad_request("400 Bad Request: missing required Host header"),
+    };
+    if request.uri().path() == "*" {
+        return answer::empty();
+    }
+    let Some(path) = path::decode(request.uri().path()) else {
+        return answer::bad_request("400 Bad Request");
+    };
+    let query = Query::new(request.uri().query().unwrap_or(""));
+    if surface == Surface::Metrics {
+        return route(source, surface, request, &path, &query).await;
+    }
+    if !allows(source.host_whitelist(), host) {
+        log!(Warn, "rejecting HTTP request to prevent DNS rebinding attacks", "host" = host);
+        return answer::misdirected(host);
+    }
+    let origin = allowed_origin(source.cors(), request.headers());
+    let mut answer = match *request.method() {
+        Method::OPTIONS => answer::empty(),
+        _ => route(source, surface, request, &path, &query).await,
+    };
+    if let Some(origin) = origin {
+        answer::allow_origin(&mut answer, origin);
+    }
+    answer
+}
+
+async fn route(
+    source: &dyn Source,
+    surface: Surface,
+    request: &Request<Incoming>,
+    path: &str,
+    query: &Query,
+) -> Answer {
+    let method = request.method();
+    if let Cleaned::Elsewhere(clean) = path::clean(path) {
+        return redirect(method, &clean, request.uri().query());
+    }
+    match path {
+        "/health" => health::health(source, method, query).await,
+        "/metrics" => answer::metrics(source.metrics(), text::CONTENT_TYPE),
+        _ if path.starts_with("/livez") || path.starts_with("/readyz") => {
+            health::checks(source, method, path, query).await
+        }
+        "/version" if surface == Surface::Client => match method {
+            &Method::GET => answer::json("application/json", versions(source)),
+            _ => allow_get(),
+        },
+        "/debug/vars" if surface == Surface::Client => match method {
+            &Method::GET => answer::json("application/json; charset=utf-8", debug::variables(&source.raft_status())),
+            _ => allow_get(),
+        },
+        _ => not_found(),
+    }
+}
+
+fn versions(source: &dyn Source) -> String {
+    let cluster = source.cluster_version().unwrap_or_else(|| "not_decided".into());
+    let storage = source.storage_version().unwrap_or_else(|| "unknown".into());
+    format!(r#"{{"etcdserver":"{}","etcdcluster":"{cluster}","storage":"{storage}"}}"#, version::ETCD)
+}
+
+/// The host a request is addressed to, as it stands; None where HTTP/1.1 demands one and there is none.
+fn host(request: &Request<Incoming>) -> Option<&str> {
+    if let Some(authority) = request.uri().authority() {
+        return Some(authority.as_str());
+    }
+    match request.headers().get(header::HOST) {
+        Some(host) => host.to_str().ok(),
+        None if request.version() < http::Version::HTTP_11 => Some(""),
+        None => None,
+    }
+}
+
+/// Whether the host, without its port, is on the list.
+fn allows(list: &[String], host: &str) -> bool {
+    let name = path::without_port(host);
+    list.is_empty() || list.iter().any(|allowed| allowed == "*" || allowed == name)
+}
+
+/// What `Access-Control-Allow-Origin` is to say, if anything.
+fn allowed_origin<'a>(list: &[String], headers: &'a HeaderMap) -> Option<&'a str> {
+    if list.is_empty() || list.iter().any(|allowed| allowed == "*") {
+        return Some("*");
+    }
+    let origin = headers.get(header::ORIGIN)?.to_str().ok()?;
+    list.iter().any(|allowed| allowed == origin).then_some(origin)
+}
