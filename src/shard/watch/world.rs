@@ -16,8 +16,7 @@ use crate::{
     proto::{
         etcdserverpb::{
             CompactionRequest, DeleteRangeRequest, InternalRaftRequest, PutRequest, RequestHeader, RequestOp,
-            TxnRequest, WatchCreateRequest, WatchResponse, request_op::Request,
-            watch_create_request::FilterType,
+            TxnRequest, WatchCreateRequest, WatchResponse, request_op::Request, watch_create_request::FilterType,
         },
         mvccpb::{Event, KeyValue, event::EventType},
     },
@@ -168,8 +167,7 @@ impl World {
                         let kv = KeyValue { key: key.into(), mod_revision: main, ..Default::default() };
                         self.record(&before, EventType::Delete, kv);
                     }
-                    let delete =
-                        DeleteRangeRequest { key: key.into(), range_end: end.into(), ..Default::default() };
+                    let delete = DeleteRangeRequest { key: key.into(), range_end: end.into(), ..Default::default() };
                     Request::RequestDeleteRange(delete)
                 }
             };
