@@ -183,14 +183,14 @@ fn a_client_that_does_not_read_is_not_read_from() {
     let host = Small::new(0);
     let mut task = Task::new(&host, false);
     task.stall(true);
-    for _ in 0..100_000 {
+    for _ in 0..200_000 {
         task.create(all());
     }
     task.run();
     assert!(!task.wire.requests.borrow().is_empty());
-    assert!(host.watches.with(|table| table.watch_count()) < 100_000);
+    assert!(host.watches.with(|table| table.watch_count()) < 200_000);
     task.stall(false);
-    assert_eq!(task.sent().len(), 100_000);
+    assert_eq!(task.sent().len(), 200_000);
 }
 
 #[test]
