@@ -192,7 +192,7 @@ impl Shard {
         };
         self.pending.expire(before, || (Outcome::Failed(status.clone()), view.clone()));
         let has_leader = self.member.standing.leader.load(Relaxed) != 0;
-        let moment = Moment { revision: view.revision(), term: self.member.term() };
+        let moment = self.moment();
         self.watches.with(|watches| watches.tick(now_ms, has_leader, moment));
     }
 
