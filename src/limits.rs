@@ -203,14 +203,17 @@ pub const GRPC_HANDSHAKE_SECONDS: u64 = 120;
 /// Bytes of watch responses that wait in one stream. Over it, its watches fall behind and keep a position only. A
 /// quarter of a MiB is what a window of 64 KiB lets through in four round trips, and thousands of small events.
 pub const WATCH_STREAM_BYTES: usize = 256 * 1024;
+/// Bytes of watch responses that wait in one stream. Over it, its watches fall behind and keep a position only. A MiB
+/// holds three events of 256 bytes for each of a thousand watches of one prefix.
+pub const WATCH_STREAM_BYTES: usize = 1024 * 1024;
 
-/// Bytes that wait in one watch stream before no more of its requests are read: the answers to 10,000 creations in one
-/// flight, 60 bytes each, and as much again.
-pub const WATCH_CONTROL_BYTES: usize = 1024 * 1024 + 256 * 1024;
+/// Bytes that wait in a watch stream before no more of its requests are read: events up to their bound, and the answers
+/// to 10,000 creations in one flight, 60 bytes each.
+pub const WATCH_CONTROL_BYTES: usize = WATCH_STREAM_BYTES + 1024 * 1024;
 
-/// Bytes of watch responses that wait in all streams of a shard: a thousand stalled streams. Over it only a stream in
+/// Bytes of watch responses that wait in all streams of a shard: 256 streams that have stalled. Over it only a stream in
 /// which nothing waits is given more, one response at a time.
-pub const WATCH_QUEUED_BYTES: usize = 256 * 1024 * 1024;
+pub const WATCH_QUEUED_BYTES: usize = 256 * WATCH_STREAM_BYTES;
 
 /// Watches of a shard: 4 Mi of 250 bytes are 1 GiB.
 pub const WATCHES_MAX: usize = 4 * 1024 * 1024;

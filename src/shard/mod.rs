@@ -250,7 +250,7 @@ impl Shard {
         let status = if leaderless { error::TIMEOUT_DUE_TO_LEADER_FAIL } else { error::TIMEOUT };
         self.pending.expire(before, || (Outcome::Failed(status.clone()), view.clone()));
         let has_leader = self.member.standing.leader.load(Relaxed) != 0;
-        let moment = Moment { revision: view.revision(), term: self.member.term() };
+        let moment = self.moment();
         self.watches.with(|watches| watches.tick(now_ms, has_leader, moment));
         self.lease_calls.expire(before, || LeaseAnswer::NotPrimary);
         self.pins.expire(now_ms.saturating_sub(limits::STREAM_PIN_MS_MAX), || ());

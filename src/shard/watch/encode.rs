@@ -45,7 +45,7 @@ impl Outgoing {
     /// Adds a message: what `reply` says, then `body`, the encoded events. A large body is shared, a small one copied.
     pub fn reply(&mut self, reply: &Reply<'_>, body: &[Bytes]) {
         let body_len: usize = body.iter().map(Bytes::len).sum();
-        let head_len = reply.len();
+        let head_len = reply.encoded_len();
         let copied = body_len < limits::WATCH_SHARED_BYTES_MIN;
         let room = PREFIX_BYTES + head_len + if copied { body_len } else { 0 };
         // Large enough for an h2 frame: growing further would only copy.
@@ -80,7 +80,7 @@ pub struct Reply<'a> {
 }
 
 impl Reply<'_> {
-    pub fn len(&self) -> usize {
+    pub fn encoded_len(&self) -> usize {
         self.header.len()
             + int_len(self.watch_id)
             + uint_len(self.created.into())
@@ -216,11 +216,11 @@ impl Encoded {
         parts: &[Bytes],
         fragment_bytes: Option<usize>,
     ) {
-        let len = reply.len() + parts.iter().map(Bytes::len).sum::<usize>();
+        let len = reply.encoded_len() + parts.iter().map(Bytes::len).sum::<usize>();
         let Some(max) = fragment_bytes.filter(|max| len >= *max && events.len() > 1) else {
             return out.reply(reply, parts);
         };
-        let head_len = Reply { fragment: true, ..*reply }.len();
+        let head_len = Reply { fragment: true, ..*reply }.encoded_len();
         let mut rest = events;
         while !rest.is_empty() {
             let (mut len, mut taken) = (head_len, 0);

@@ -278,6 +278,9 @@ mod tests {
         prop::collection::vec(prop::sample::select(vec![0u8, 1, b'a', b'b', 255]), 0..4)
     }
 
+    /// Key, end, group and place of a watch.
+    type Known = (Vec<u8>, Vec<u8>, u32, u32);
+
     proptest! {
         #[test]
         fn an_event_finds_exactly_the_groups_that_hold_its_key(
@@ -285,8 +288,7 @@ mod tests {
             keys in prop::collection::vec(name(), 1..30),
         ) {
             let mut groups = Groups::default();
-            // Key, end, group and place of each watch.
-            let mut watches: Vec<Option<(Vec<u8>, Vec<u8>, u32, u32)>> = Vec::new();
+            let mut watches: Vec<Option<Known>> = Vec::new();
             for (key, end, which, op) in ops {
                 if op == 0 && !watches.is_empty() {
                     let which = which.index(watches.len());

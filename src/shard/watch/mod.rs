@@ -9,6 +9,7 @@ pub mod catchup;
 pub mod encode;
 mod fanout;
 mod groups;
+mod progress;
 pub mod table;
 
 use std::{

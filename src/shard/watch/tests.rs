@@ -1,3 +1,5 @@
+mod cases;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
@@ -8,10 +10,7 @@ use super::{
     world::*,
     *,
 };
-use crate::{
-    api::encode::Head,
-    proto::etcdserverpb::WatchCreateRequest,
-};
+use crate::{api::encode::Head, proto::etcdserverpb::WatchCreateRequest};
 
 pub fn settings() -> Settings {
     Settings {
@@ -148,8 +147,7 @@ impl Bench {
 
     fn settle(&mut self, stream: u8) -> bool {
         let Some((mut batch, published)) = self.stream(stream).reading.take() else { return false };
-        let values: Vec<_> =
-            batch.missing().into_iter().map(|place| published.log.read(place).unwrap()).collect();
+        let values: Vec<_> = batch.missing().into_iter().map(|place| published.log.read(place).unwrap()).collect();
         batch.fill(&values);
         self.table.settle(*batch, 3);
         true
