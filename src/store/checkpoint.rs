@@ -531,3 +531,6 @@ impl<'a> Fields<'a> {
         Some((head, StateParts { current, compacted, sweep, usage, rest: state }))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -507,8 +507,6 @@ impl<'a> Harness<'a> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
-
     #[test]
     fn whatever_happens_the_log_is_what_was_written(ops in prop::collection::vec(op(), 1..40)) {
         let temp = tempfile::tempdir().unwrap();
