@@ -164,8 +164,13 @@ pub fn recover(dir: &Dir, options: &Options) -> Result<Recovered, RecoveryError>
         member_id: first.member_id,
         recent_bytes: options.recent_bytes,
     };
-    let sealed =
-        segments.into_iter().map(|it| Segment::in_file(dir.path(), it.header.life, it.header.size, it.used)).collect();
+    let sealed = segments
+        .into_iter()
+        .map(|it| {
+            let SegmentHeader { life, size, .. } = it.header;
+            Segment::in_file(dir.path(), life, size, it.used.unwrap_or(size))
+        })
+        .collect();
     let Cursor { write, chain } = tail.cursor;
     let mut writer = Writer::resume(parts, sealed, tail.life, active.header.size, &head, write, chain)
         .map_err(|source| DiskError::Io { action: "hold in memory", path: dir.segment_path(tail.life), source })?;
@@ -211,8 +216,8 @@ fn begin(dir: &Dir, options: &Options) -> Result<Recovered, RecoveryError> {
 #[derive(Clone, Copy, Debug)]
 pub struct FoundSegment {
     pub header: SegmentHeader,
-    /// Where its last write ends; its size if that is not known.
-    pub used: u32,
+    /// Where its last write ends, if that is known: by replay or from the checkpoint.
+    pub used: Option<u32>,
     /// Whether its records were read, or it lies before the checkpoint's position.
     pub replayed: bool,
 }
@@ -272,7 +277,7 @@ pub fn read(dir: &Dir) -> Result<Option<Found>, RecoveryError> {
         .map(|header| {
             let extents = checkpoint.iter().flat_map(|checkpoint| &checkpoint.head.extents);
             let extent = extents.filter(|extent| extent.life == header.life && extent.used > 0).next_back();
-            let used = extent.map_or(header.size, |extent| extent.used.min(header.size));
+            let used = extent.map(|extent| extent.used);
             FoundSegment { header, used, replayed: header.life >= position.life }
         })
         .collect();
@@ -403,7 +408,7 @@ impl<'a> Replay<'a> {
         loop {
             let SegmentHeader { life, salt, .. } = segments[at].header;
             let mut spot = self.run_segment(&bytes, life, salt, &mut offset, &mut cursor)?;
-            segments[at].used = offset.next_multiple_of(LOG_BLOCK_BYTES);
+            segments[at].used = Some(offset.next_multiple_of(LOG_BLOCK_BYTES));
             let mut spot_life = life;
 
             if let Some(next) = segments.get(at + 1).map(|next| next.header) {

@@ -1,5 +1,7 @@
 //! The log as a whole: written, damaged, torn, recovered.
 
+mod format;
+
 use std::{fs, os::unix::fs::FileExt, path::Path};
 
 use bytes::Bytes;
@@ -7,6 +9,7 @@ use proptest::prelude::*;
 
 use super::{
     disk::{Dir, Recycled},
+    inspect,
     record::{self, MovedValue, RECORDS_FROM, SegmentHeader},
     recovery::{self, LogEntry, Options, Recovered, RecoveryError, recover},
     replay::{Cursor, Image},
@@ -326,6 +329,67 @@ fn old_segments_leave_memory_and_stay_readable() {
     assert!(matches!(dir.recycle(retired).unwrap(), Recycled::Done));
     // A view from before holds the first segment as it was, in memory.
     assert_eq!(view.resident(entries[0].place), Some(&entries[0].data[..]));
+}
+
+#[test]
+fn verify_finds_damage_that_a_start_does_not_look_for() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut harness = Harness::new(temp.path());
+    let mut state = State::new(2);
+    for index in 1..=30u64 {
+        let found = entry(&mut harness.writer, index, 1, &[index as u8; 3000]);
+        write(&harness.dir, &mut harness.writer);
+        let revision = Revision::new(index as i64 + 1, 0);
+        state.index.set_current(revision.main);
+        state.index.put(revision, format!("key{index}").as_bytes(), 0, found.place);
+        state.apply_empty(index, 1);
+    }
+    let head = CheckpointHead {
+        hard_state: HardState { term: 1, vote: 1, commit: 30 },
+        position: harness.writer.position(),
+        extents: harness.writer.extents(),
+    };
+    harness.dir.write_checkpoint(&state, &head).unwrap();
+    entry(&mut harness.writer, 31, 1, b"x");
+    write(&harness.dir, &mut harness.writer);
+    let report = inspect::verify(&harness.dir).unwrap();
+    assert_eq!((report.segments, report.records, report.values, report.last_index), (3, 31, 30, 31));
+    assert_eq!((report.checkpoint_index, report.torn), (Some(30), None));
+
+    let path = harness.dir.segment_path(1);
+    let sound = fs::read(&path).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    // A byte of the first record's header, of the tenth's value, of the last one's.
+    for (at, told, expected) in
+        [(4100, 4096, 1), (4096 * 10 + 100, 4096 * 10, 10), (4096 * 15 + 9, 4096 * 15 - 1048, 15)]
+    {
+        file.write_all_at(&[sound[at] ^ 1], at as u64).unwrap();
+        recovery::read(&harness.dir).unwrap();
+        match inspect::verify(&harness.dir) {
+            Err(RecoveryError::Damaged { file, offset, index, .. }) => {
+                assert_eq!((file, offset, index), (path.clone(), told, expected), "byte {at}");
+            }
+            other => panic!("byte {at}: {other:?}"),
+        }
+        file.write_all_at(&sound[at..=at], at as u64).unwrap();
+    }
+    // What the dump shows of it: all records but the broken one.
+    let records = |dir: &Dir| {
+        let mut records = 0;
+        inspect::walk(dir, &mut |_, seen| records += usize::from(matches!(seen, inspect::Seen::Record { .. })))
+            .unwrap();
+        records
+    };
+    assert_eq!(records(&harness.dir), 31);
+    file.write_all_at(&[sound[41_060] ^ 1], 41_060).unwrap();
+    assert_eq!(records(&harness.dir), 30);
+    file.write_all_at(&sound, 0).unwrap();
+
+    // A value of the checkpoint that lies in no record.
+    state.index.set_current(40);
+    state.index.put(Revision::new(40, 0), b"astray", 0, Place { segment: 1, offset: 4096, len: 20 });
+    harness.dir.write_checkpoint(&state, &head).unwrap();
+    let Err(RecoveryError::Damaged { offset: 4096, .. }) = inspect::verify(&harness.dir) else { panic!("astray") };
 }
 
 #[derive(Clone, Debug)]
