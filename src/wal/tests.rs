@@ -301,6 +301,40 @@ fn commits_without_their_entries_are_refused() {
 }
 
 #[test]
+fn a_value_that_looks_like_a_later_record_proves_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, Recovered { mut writer, .. }) = open(temp.path());
+    let salt = writer.segment_header(1).salt;
+    let kept = entry(&mut writer, 1, 1, b"kept");
+    write(&dir, &mut writer);
+    // Headers of writes to come: all that a client could know, but for the salt.
+    let mut value = vec![0; 8];
+    for guess in 0..1000 {
+        let header = record::Header {
+            payload_crc: 0,
+            chain: 0,
+            len: 0,
+            life: 1,
+            kind: record::Type::Entry,
+            entry_type: 0,
+            first: true,
+            write: 9,
+            term: 1,
+            index: 9,
+        };
+        value.extend_from_slice(&header.encode(if guess == salt { guess + 1 } else { guess }).0);
+    }
+    let torn = entry(&mut writer, 2, 1, &value);
+    write(&dir, &mut writer);
+    drop(writer);
+    let file = fs::OpenOptions::new().write(true).open(dir.segment_path(1)).unwrap();
+    file.write_all_at(&[0; 16], u64::from(torn.place.offset) - 48).unwrap();
+    let recovered = recover(&dir, &OPTIONS).unwrap();
+    assert_eq!(recovered.entries, [kept]);
+    assert_eq!(recovered.cut, None, "nothing there looks like a record");
+}
+
+#[test]
 fn old_segments_leave_memory_and_stay_readable() {
     let temp = tempfile::tempdir().unwrap();
     let (dir, Recovered { mut writer, .. }) = open(temp.path());
