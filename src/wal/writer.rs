@@ -90,7 +90,7 @@ impl Writer {
             sealed_bytes += u64::from(segment.used());
             table.push(Arc::new(segment));
         }
-        let mut filler = Memory::new(size)?;
+        let mut filler = Memory::map(size)?;
         filler.append(&[head]);
         let active = Arc::new(Segment::in_memory(&parts.dir, life, size, filler.memory().clone()));
         table.push(active.clone());
@@ -223,7 +223,7 @@ impl Writer {
         let life = self.active.life().checked_add(1).expect("a log has fewer than 2^32 segments in its life");
         let size = self.parts.segment_bytes;
         // Out of address space there is nothing left to do but stop.
-        self.filler = Memory::new(size).unwrap_or_else(|cause| panic!("no memory for a segment of the log: {cause}"));
+        self.filler = Memory::map(size).unwrap_or_else(|cause| panic!("no memory for a segment of the log: {cause}"));
         self.filler.skip_to(RECORDS_FROM);
         self.active = Arc::new(Segment::in_memory(&self.parts.dir, life, size, self.filler.memory().clone()));
         self.table.push(self.active.clone());
