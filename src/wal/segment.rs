@@ -56,7 +56,8 @@ impl Segment {
         Segment { life, size, path: dir.join(file_name(life)), bytes }
     }
 
-    /// The same segment without its bytes in memory.
+    /// The same segment without its bytes in memory. Who still holds `self` reads from that memory only: it does not
+    /// keep the file from being recycled, and need not.
     pub(super) fn evicted(&self) -> Segment {
         let bytes = Store::File { used: self.used(), file: OnceLock::new(), map: OnceLock::new() };
         Segment { life: self.life, size: self.size, path: self.path.clone(), bytes }

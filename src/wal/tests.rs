@@ -335,6 +335,33 @@ fn a_value_that_looks_like_a_later_record_proves_nothing() {
 }
 
 #[test]
+fn many_moved_values_make_several_records() {
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, Recovered { mut writer, .. }) = open(temp.path());
+    let values: Vec<MovedValue> = (0..50u32)
+        .map(|n| MovedValue {
+            revision: Revision::new(i64::from(n) + 2, 0),
+            from: Place { segment: 1, offset: 4096 + n / 2 * 3000, len: 2900 },
+            value: vec![n as u8 / 2; 2900].into(),
+        })
+        .collect();
+    let places = writer.append_moved(60, &values);
+    write(&dir, &mut writer);
+    assert!(writer.append_moved(60, &[]).is_empty() && writer.take_write().is_none());
+    drop((writer, dir));
+
+    let (_dir, recovered) = open(temp.path());
+    // A quarter of a segment each: five values, and the one that two events share.
+    assert!(recovered.moves.len() > 4 && recovered.moves.iter().all(|(applied, _)| *applied == 60));
+    let moves: Vec<record::Move> = recovered.moves.into_iter().flat_map(|(_, moves)| moves).collect();
+    assert_eq!(moves.len(), 50);
+    for ((value, to), found) in values.iter().zip(places).zip(moves) {
+        assert_eq!(found, record::Move { revision: value.revision, from: value.from, to });
+        assert_eq!(recovered.writer.table().read(to).unwrap(), value.value);
+    }
+}
+
+#[test]
 fn old_segments_leave_memory_and_stay_readable() {
     let temp = tempfile::tempdir().unwrap();
     let (dir, Recovered { mut writer, .. }) = open(temp.path());
@@ -446,7 +473,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => (prop::collection::vec(0u16..9000, 1..6), 0u8..3).prop_map(|(lens, back)| Op::Entries(lens, back)),
         2 => any::<bool>().prop_map(Op::HardState),
-        1 => prop::collection::vec(0u16..3000, 1..4).prop_map(Op::Moved),
+        1 => prop::collection::vec(0u16..900, 1..12).prop_map(Op::Moved),
         1 => Just(Op::Roll),
         4 => Just(Op::Write),
         1 => Just(Op::Checkpoint),
@@ -512,14 +539,15 @@ impl<'a> Harness<'a> {
                 }
             }
             Op::Moved(lens) => {
-                let from = |at: usize, len: u16| Place { segment: 1, offset: 4096 + at as u32 * 4000, len: len.into() };
+                // Values of one length share a place.
+                let from = |len: u16| Place { segment: 1, offset: 4096, len: len.into() };
                 let values: Vec<MovedValue> = lens
                     .into_iter()
                     .enumerate()
                     .map(|(at, len)| MovedValue {
                         revision: Revision::new(at as i64 + 2, 1),
-                        from: from(at, len),
-                        value: vec![at as u8; len.into()].into(),
+                        from: from(len),
+                        value: vec![len as u8; len.into()].into(),
                     })
                     .collect();
                 let index = self.last_index();

@@ -17,7 +17,7 @@ use super::{
     table::SegmentTable,
 };
 use crate::{
-    limits::{LOG_BLOCK_BYTES, MOVED_RECORD_BYTES},
+    limits::{LOG_BLOCK_BYTES, MOVED_RECORD_BYTES, SEGMENT_REQUESTS_MIN},
     store::{checkpoint::SegmentExtent, types::Place},
 };
 
@@ -127,8 +127,9 @@ impl Writer {
     pub fn append_moved(&mut self, applied_index: u64, moves: &[MovedValue]) -> Vec<Place> {
         let mut places = Vec::with_capacity(moves.len());
         let mut payload = MovedPayload::default();
+        let most = MOVED_RECORD_BYTES.min(self.parts.segment_bytes as usize / SEGMENT_REQUESTS_MIN as usize);
         for moved in moves {
-            if !payload.is_empty() && payload.len_with(moved.value.len()) > MOVED_RECORD_BYTES {
+            if !payload.is_empty() && payload.len_with(moved.value.len()) > most {
                 self.append_moved_record(applied_index, std::mem::take(&mut payload), moves, &mut places);
             }
             payload.push(moved);
