@@ -120,7 +120,7 @@ pub fn encode(state: &State, head: &CheckpointHead, out: &mut dyn Write) -> io::
     out.write_all(&file_head)?;
 
     let mut blocks = Blocks { out, block: Vec::with_capacity(CHECKPOINT_BLOCK_BYTES), number: 0, chain: crc };
-    put_head(&mut blocks.begin(), state, head);
+    put_head(blocks.begin(), state, head);
     blocks.close(Section::Head)?;
     blocks.tree(Section::Keys, state.index.keys_tree())?;
     blocks.tree(Section::Events, state.index.events_tree())?;
@@ -531,3 +531,6 @@ impl<'a> Fields<'a> {
         Some((head, StateParts { current, compacted, sweep, usage, rest: state }))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,8 +97,7 @@ impl Dir {
         if path.join("member").exists() {
             return Err(DiskError::OfEtcd { path: path.to_owned() });
         }
-        let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(0o700).create(path).map_err(at("create the data directory", path))?;
+        make_durably(path).map_err(at("create the data directory", path))?;
         let lock_path = path.join("lock");
         let lock = OpenOptions::new()
             .write(true)
@@ -377,6 +376,18 @@ impl Dir {
             Err(cause) => Err(at("open", &path)(cause)),
         }
     }
+}
+
+/// Makes a directory and those above it, and makes their names durable: a data directory that is gone after a power
+/// cut would be a wiped member.
+fn make_durably(path: &Path) -> io::Result<()> {
+    let new: Vec<&Path> = path.ancestors().take_while(|it| !it.as_os_str().is_empty() && !it.exists()).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    for made in new {
+        let above = made.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(above)?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// A number that nobody outside can know.

@@ -54,3 +54,29 @@ impl Map {
         (0..page_count).filter(resident).fold(0, |bits, at| bits | 1 << at)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    #[test]
+    fn pages_that_were_never_read_are_not_resident() {
+        // A hole is in no page cache, whatever the file system.
+        let file = tempfile::tempfile().unwrap();
+        let pages = RESIDENT_WINDOW_PAGES + 10;
+        file.set_len((pages * PAGE) as u64).unwrap();
+        let map = Map::new(&file).unwrap();
+        assert_eq!((map.resident(0), map.resident(1), map.resident(2)), (0, 0, 0));
+        if map.kernel_page == PAGE {
+            for page in [3, 63, 64, 73] {
+                file.write_all_at(b"x", (page * PAGE) as u64).unwrap();
+            }
+            assert_eq!((map.resident(0), map.resident(1)), (1 << 3 | 1 << 63, 1 | 1 << 9));
+        }
+        assert_eq!(map.get(3 * PAGE, 2).unwrap(), b"x\0");
+        assert_eq!(map.get(pages * PAGE - 1, 2), None);
+        assert_eq!(map.get(usize::MAX, 2), None);
+    }
+}

@@ -35,7 +35,7 @@ pub(super) struct Filler(Arc<Memory>);
 
 impl Memory {
     /// A mapping of zeros, page-aligned; pages cost memory once they are written.
-    pub fn new(size: u32) -> io::Result<Filler> {
+    pub fn map(size: u32) -> io::Result<Filler> {
         let mut map = MmapOptions::new().len(size as usize).map_anon()?;
         let base = map.as_mut_ptr();
         Ok(Filler(Arc::new(Memory { _map: map, base, size, written: AtomicU32::new(0) })))
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn readers_see_what_is_written_and_no_more() {
-        let mut filler = Memory::new(8192).unwrap();
+        let mut filler = Memory::map(8192).unwrap();
         let memory = filler.memory().clone();
         assert_eq!(memory.get(0, 1), None);
         filler.append(&[b"ab", b"", b"c"]);
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_reader_on_another_core_follows_the_writer() {
-        let mut filler = Memory::new(64 * 1024).unwrap();
+        let mut filler = Memory::map(64 * 1024).unwrap();
         let memory = filler.memory().clone();
         std::thread::scope(|scope| {
             scope.spawn(move || {
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "do not fit")]
     fn what_does_not_fit_is_not_written() {
-        let mut filler = Memory::new(4096).unwrap();
+        let mut filler = Memory::map(4096).unwrap();
         filler.append(&[&[0; 4097]]);
     }
 }

@@ -6,6 +6,7 @@
 //! readers find it through `table` → after a restart `replay` reads it back, `recovery` decides what is to be believed.
 
 pub mod disk;
+pub mod inspect;
 mod lock;
 mod map;
 mod memory;

@@ -7,6 +7,7 @@
 //! plant a value that looks like a record.
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 
 use crate::{
     limits::LOG_BLOCK_BYTES,
@@ -245,6 +246,8 @@ pub struct Move {
 #[derive(Default)]
 pub struct MovedPayload {
     items: Vec<(Revision, Place, u32)>,
+    /// Where in `values` that of a place is.
+    stored: HashMap<Place, u32>,
     values: Vec<u8>,
 }
 
@@ -260,14 +263,12 @@ impl MovedPayload {
 
     pub fn push(&mut self, moved: &MovedValue) {
         assert_eq!(moved.from.len as usize, moved.value.len(), "a value is moved whole");
-        let at = match self.items.iter().find(|(_, from, _)| *from == moved.from) {
-            Some((_, _, at)) => *at,
-            None => {
-                let at = self.values.len() as u32;
-                self.values.extend_from_slice(&moved.value);
-                at
-            }
-        };
+        let values = &mut self.values;
+        let at = *self.stored.entry(moved.from).or_insert_with(|| {
+            let at = values.len() as u32;
+            values.extend_from_slice(&moved.value);
+            at
+        });
         self.items.push((moved.revision, moved.from, at));
     }
 

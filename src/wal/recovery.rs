@@ -23,6 +23,8 @@ use crate::{
     },
 };
 
+const MIB: usize = 1 << 20;
+
 /// What a log is opened with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -38,8 +40,10 @@ pub struct Options {
 impl Options {
     /// For requests of up to `request_bytes`.
     pub fn for_requests(request_bytes: usize, cluster_id: u64, member_id: u64) -> Options {
-        let least = request_bytes.saturating_mul(SEGMENT_REQUESTS_MIN as usize).next_multiple_of(1 << 20);
-        let segment_bytes = u32::try_from(least).unwrap_or(u32::MAX & !((1 << 20) - 1)).max(SEGMENT_BYTES_DEFAULT);
+        // Offsets have 32 bits: beyond 1 GiB a request's segment holds fewer of them.
+        let most = u32::MAX as usize / MIB * MIB;
+        let least = request_bytes.saturating_mul(SEGMENT_REQUESTS_MIN as usize).min(most).next_multiple_of(MIB);
+        let segment_bytes = SEGMENT_BYTES_DEFAULT.max(u32::try_from(least).expect("bounded just now"));
         Options { segment_bytes, recent_bytes: LOG_RECENT_BYTES, cluster_id, member_id }
     }
 }
@@ -164,8 +168,13 @@ pub fn recover(dir: &Dir, options: &Options) -> Result<Recovered, RecoveryError>
         member_id: first.member_id,
         recent_bytes: options.recent_bytes,
     };
-    let sealed =
-        segments.into_iter().map(|it| Segment::in_file(dir.path(), it.header.life, it.header.size, it.used)).collect();
+    let sealed = segments
+        .into_iter()
+        .map(|it| {
+            let SegmentHeader { life, size, .. } = it.header;
+            Segment::in_file(dir.path(), life, size, it.used.unwrap_or(size))
+        })
+        .collect();
     let Cursor { write, chain } = tail.cursor;
     let mut writer = Writer::resume(parts, sealed, tail.life, active.header.size, &head, write, chain)
         .map_err(|source| DiskError::Io { action: "hold in memory", path: dir.segment_path(tail.life), source })?;
@@ -211,8 +220,8 @@ fn begin(dir: &Dir, options: &Options) -> Result<Recovered, RecoveryError> {
 #[derive(Clone, Copy, Debug)]
 pub struct FoundSegment {
     pub header: SegmentHeader,
-    /// Where its last write ends; its size if that is not known.
-    pub used: u32,
+    /// Where its last write ends, if that is known: by replay or from the checkpoint.
+    pub used: Option<u32>,
     /// Whether its records were read, or it lies before the checkpoint's position.
     pub replayed: bool,
 }
@@ -270,9 +279,9 @@ pub fn read(dir: &Dir) -> Result<Option<Found>, RecoveryError> {
     let mut segments: Vec<FoundSegment> = headers
         .into_iter()
         .map(|header| {
-            let extents = checkpoint.iter().flat_map(|checkpoint| &checkpoint.head.extents);
-            let extent = extents.filter(|extent| extent.life == header.life && extent.used > 0).next_back();
-            let used = extent.map_or(header.size, |extent| extent.used.min(header.size));
+            let mut extents = checkpoint.iter().flat_map(|checkpoint| &checkpoint.head.extents);
+            let extent = extents.rfind(|extent| extent.life == header.life && extent.used > 0);
+            let used = extent.map(|extent| extent.used);
             FoundSegment { header, used, replayed: header.life >= position.life }
         })
         .collect();
@@ -344,7 +353,7 @@ fn read_headers(
             let what = format!("the file has {size} bytes, its header says {}", header.size);
             return Err(damaged(size.min(header.size.into()), what));
         }
-        if header.size % LOG_BLOCK_BYTES != 0 || header.size <= RECORDS_FROM {
+        if !header.size.is_multiple_of(LOG_BLOCK_BYTES) || header.size <= RECORDS_FROM {
             return Err(damaged(0, format!("no segment has {} bytes", header.size)));
         }
         if let Some(first) = headers.first()
@@ -396,14 +405,14 @@ impl<'a> Replay<'a> {
         let mut cursor = Cursor { write: position.write, chain: position.chain };
         let mut offset = position.offset;
         let mut bytes = Bytes::from(self.dir.read_segment(position.life)?);
-        if offset < RECORDS_FROM || offset % record::ALIGN != 0 || offset as usize > bytes.len() {
+        if offset < RECORDS_FROM || !offset.is_multiple_of(record::ALIGN) || offset as usize > bytes.len() {
             let what = "the checkpoint names this as where replay begins, and no record begins there".to_owned();
             return Err(self.damaged(position.life, offset, what));
         }
         loop {
             let SegmentHeader { life, salt, .. } = segments[at].header;
             let mut spot = self.run_segment(&bytes, life, salt, &mut offset, &mut cursor)?;
-            segments[at].used = offset.next_multiple_of(LOG_BLOCK_BYTES);
+            segments[at].used = Some(offset.next_multiple_of(LOG_BLOCK_BYTES));
             let mut spot_life = life;
 
             if let Some(next) = segments.get(at + 1).map(|next| next.header) {

@@ -105,6 +105,17 @@ impl<'a> Image<'a> {
         Ok(Record { header, offset, cursor: Cursor { write: header.write, chain: crc } })
     }
 
+    /// The first header of this life from `offset` on, and the cursor that it follows: for those who look at what a
+    /// log's logic would refuse, or begin in its middle.
+    pub fn find(&self, offset: u32) -> Option<(u32, Cursor)> {
+        let from = offset.max(RECORDS_FROM).next_multiple_of(ALIGN) as usize;
+        (from..self.bytes.len()).step_by(ALIGN as usize).find_map(|at| {
+            let (header, _) = Header::decode(&self.bytes[at..], self.salt, self.life).ok()?;
+            let write = header.write.checked_sub(u64::from(header.first))?;
+            Some((at as u32, Cursor { write, chain: header.chain }))
+        })
+    }
+
     /// What there is of this life from `offset` on, chained or not: payloads are not looked at. `at_spot` is where
     /// replay ended, possibly in an earlier segment, after `cursor`.
     pub fn survey(&self, offset: u32, at_spot: &Spot, cursor: Cursor) -> Survey {

@@ -56,7 +56,8 @@ impl Segment {
         Segment { life, size, path: dir.join(file_name(life)), bytes }
     }
 
-    /// The same segment without its bytes in memory.
+    /// The same segment without its bytes in memory. Who still holds `self` reads from that memory only: it does not
+    /// keep the file from being recycled, and need not.
     pub(super) fn evicted(&self) -> Segment {
         let bytes = Store::File { used: self.used(), file: OnceLock::new(), map: OnceLock::new() };
         Segment { life: self.life, size: self.size, path: self.path.clone(), bytes }
@@ -188,5 +189,36 @@ pub struct Piece {
 impl Piece {
     pub fn bytes(&self) -> &[u8] {
         self.segment.written(self.offset, self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: u32 = LOG_BLOCK_BYTES;
+
+    #[test]
+    fn only_what_lies_in_resident_pages_alone_is_given() {
+        let temp = tempfile::tempdir().unwrap();
+        let segment = Segment::in_file(temp.path(), 1, 200 * PAGE, 200 * PAGE);
+        let file = File::create_new(segment.path()).unwrap();
+        file.set_len(u64::from(200 * PAGE)).unwrap();
+        for page in (10u32..20).chain(60..70).chain(64..130).chain([199]) {
+            file.write_all_at(&[page as u8; PAGE as usize], u64::from(page) * u64::from(PAGE)).unwrap();
+        }
+        let seen = SeenResident::default();
+        let given = |from: u32, to: u32| segment.resident(from, to - from, &seen).map(<[u8]>::len);
+        assert_eq!(given(10 * PAGE, 10 * PAGE + 1), Some(1));
+        assert_eq!(given(10 * PAGE, 20 * PAGE), Some(10 * PAGE as usize));
+        assert_eq!(given(20 * PAGE - 1, 20 * PAGE + 1), None, "its end is not resident");
+        assert_eq!(given(10 * PAGE - 1, 10 * PAGE + 1), None, "its beginning is not");
+        assert_eq!(given(60 * PAGE, 130 * PAGE), Some(70 * PAGE as usize), "across three windows");
+        assert_eq!(given(60 * PAGE, 131 * PAGE), None);
+        assert_eq!(given(199 * PAGE, 200 * PAGE), Some(PAGE as usize));
+        assert_eq!(given(199 * PAGE, 200 * PAGE + 1), None, "beyond the file");
+        // A blocking read gives all of it.
+        assert_eq!(segment.read_blocking(20 * PAGE - 1, 2).unwrap()[..], [19, 0]);
+        assert!(segment.read_blocking(200 * PAGE - 1, 2).is_err());
     }
 }

@@ -17,7 +17,7 @@ use super::{
     table::SegmentTable,
 };
 use crate::{
-    limits::{LOG_BLOCK_BYTES, MOVED_RECORD_BYTES},
+    limits::{LOG_BLOCK_BYTES, MOVED_RECORD_BYTES, SEGMENT_REQUESTS_MIN},
     store::{checkpoint::SegmentExtent, types::Place},
 };
 
@@ -90,7 +90,7 @@ impl Writer {
             sealed_bytes += u64::from(segment.used());
             table.push(Arc::new(segment));
         }
-        let mut filler = Memory::new(size)?;
+        let mut filler = Memory::map(size)?;
         filler.append(&[head]);
         let active = Arc::new(Segment::in_memory(&parts.dir, life, size, filler.memory().clone()));
         table.push(active.clone());
@@ -127,8 +127,9 @@ impl Writer {
     pub fn append_moved(&mut self, applied_index: u64, moves: &[MovedValue]) -> Vec<Place> {
         let mut places = Vec::with_capacity(moves.len());
         let mut payload = MovedPayload::default();
+        let most = MOVED_RECORD_BYTES.min(self.parts.segment_bytes as usize / SEGMENT_REQUESTS_MIN as usize);
         for moved in moves {
-            if !payload.is_empty() && payload.len_with(moved.value.len()) > MOVED_RECORD_BYTES {
+            if !payload.is_empty() && payload.len_with(moved.value.len()) > most {
                 self.append_moved_record(applied_index, std::mem::take(&mut payload), moves, &mut places);
             }
             payload.push(moved);
@@ -223,7 +224,7 @@ impl Writer {
         let life = self.active.life().checked_add(1).expect("a log has fewer than 2^32 segments in its life");
         let size = self.parts.segment_bytes;
         // Out of address space there is nothing left to do but stop.
-        self.filler = Memory::new(size).unwrap_or_else(|cause| panic!("no memory for a segment of the log: {cause}"));
+        self.filler = Memory::map(size).unwrap_or_else(|cause| panic!("no memory for a segment of the log: {cause}"));
         self.filler.skip_to(RECORDS_FROM);
         self.active = Arc::new(Segment::in_memory(&self.parts.dir, life, size, self.filler.memory().clone()));
         self.table.push(self.active.clone());

@@ -152,9 +152,22 @@ impl Leaf {
         self.shift_starts(at + 1, (head_len + key.len() + value.len()) as isize);
     }
 
+    /// Adds an entry at the end. For leaves that are built whole and then copied out by `take_copy`: takes room for all.
     pub(super) fn push(&mut self, key: &[u8], value: &[u8]) {
-        let at = self.len();
-        self.insert(at, key, value);
+        let mut head = [0; 5];
+        let head_len = put_varint(&mut head, key.len() as u32);
+        self.starts.push(self.bytes.len() as u32);
+        self.bytes.extend_from_slice(&head[..head_len]);
+        self.bytes.extend_from_slice(key);
+        self.bytes.extend_from_slice(value);
+    }
+
+    /// The entries in memory of just their size; this is empty then and keeps its room.
+    pub(super) fn take_copy(&mut self) -> Leaf {
+        let copy = Leaf { starts: self.starts.as_slice().into(), bytes: self.bytes.as_slice().into() };
+        self.starts.clear();
+        self.bytes.clear();
+        copy
     }
 
     pub(super) fn replace(&mut self, at: usize, value: &[u8]) {

@@ -364,8 +364,7 @@ impl<M: Measure> Builder<M> {
     }
 
     fn close_leaf(&mut self) {
-        let mut leaf = std::mem::take(&mut self.leaf);
-        leaf.shrink();
+        let leaf = self.leaf.take_copy();
         let summary = leaf.summarize::<M>();
         let separator = std::mem::take(&mut self.separator);
         self.attach(0, separator, Node::Leaf(Arc::new(leaf)), summary);
