@@ -161,7 +161,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
 
     fn turn(&mut self, context: &mut Context<'_>, waker: &TurnWaker) -> Poll<End> {
         self.wire.begin_turn();
-        if self.poll_draining(context).is_ready() || self.keepalive.poll(context, self.wire.read_at()).is_ready() {
+        if self.poll_draining(context).is_ready() || self.keepalive.poll(context, self.link.arrived.get()).is_ready() {
             return Poll::Ready(End::Forced);
         }
         let closed = loop {
