@@ -87,6 +87,9 @@ impl Inbound {
     }
 
     fn push(&mut self, bytes: Bytes) {
+        if bytes.is_empty() {
+            return;
+        }
         self.buffered += bytes.len();
         if self.buffered == bytes.len() || bytes.len() >= COPY_BELOW_BYTES {
             self.close_tail();

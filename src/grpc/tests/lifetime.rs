@@ -149,6 +149,18 @@ fn a_drain_ends_an_idle_connection() {
 }
 
 #[test]
+fn a_drain_does_not_wait_for_a_client_that_has_not_said_a_word() {
+    run(async {
+        let server = Server::new();
+        let _pipe = server.pipe(1024);
+        settle().await;
+        assert_eq!(server.settings.counters.connections.get(), 1);
+        server.drain.fire();
+        until(|| server.ended.get() == 1).await;
+    });
+}
+
+#[test]
 fn a_drain_has_an_end() {
     run(async {
         let server = Server::with(|settings| settings.drain_grace = Duration::from_millis(20));
