@@ -16,10 +16,12 @@ use http::{HeaderValue, Request, StatusCode};
 
 use super::{
     Call, Drain, Frame, Handler, LocalBoxFuture, Shape, Unary,
+    encoding::{self, Encoding},
     frame::PREFIX_BYTES,
     inbound::{Broken, Inbound},
-    payload::Payload,
-    request, response, stream,
+    payload::{Payload, Queue},
+    request::{self, Head},
+    response, stream,
     wire::Link,
 };
 use crate::{
@@ -36,7 +38,7 @@ pub(super) fn begin(
     drain: &Drain,
 ) {
     let (parts, body) = request.into_parts();
-    let head = match request::judge(&parts, &**handler) {
+    let head = match request::judge(&parts, link.arrived.get(), &**handler) {
         Ok(head) => head,
         Err(refusal) => {
             link.replied.set(true);
@@ -45,10 +47,9 @@ pub(super) fn begin(
             return;
         }
     };
-    let deadline = head.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let call = Call { metadata: parts.headers, deadline };
+    let call = Call { metadata: parts.headers, deadline: head.deadline };
     let inbound = Inbound::new(body, head.encoding, link.clone());
-    let answer = Answer::new(respond, head.route.method, head.content_type, link.clone());
+    let answer = Answer::new(respond, &head, link.clone());
     match head.route.shape {
         Shape::Unary => unary(handler, call, inbound, answer),
         Shape::Stream => stream::begin(handler, call, inbound, answer, drain),
@@ -62,15 +63,23 @@ pub(super) struct Answer {
     stream: Option<SendStream<Payload>>,
     method: u16,
     content_type: HeaderValue,
+    encoding: Encoding,
     link: Rc<Link>,
 }
 
 impl Answer {
-    fn new(respond: SendResponse<Payload>, method: u16, content_type: HeaderValue, link: Rc<Link>) -> Self {
+    fn new(respond: SendResponse<Payload>, head: &Head, link: Rc<Link>) -> Self {
         link.calls.set(link.calls.get() + 1);
         let calls = &link.settings.counters.calls;
         calls.set(calls.get() + 1);
-        Answer { respond, stream: None, method, content_type, link }
+        Answer {
+            respond,
+            stream: None,
+            method: head.route.method,
+            content_type: head.content_type.clone(),
+            encoding: head.encoding,
+            link,
+        }
     }
 
     pub fn link(&self) -> &Rc<Link> {
@@ -81,13 +90,33 @@ impl Answer {
         self.method
     }
 
-    /// Sends one message, before it the headers if it is the first.
-    pub fn send(&mut self, payload: Payload, message_len: usize) -> Result<(), h2::Error> {
+    /// Sends a sealed message of one part, before it the headers if it is the first.
+    pub fn send(&mut self, message: Bytes) -> Result<(), h2::Error> {
+        let message_len = message.len() - PREFIX_BYTES;
+        let message = match self.encoding {
+            Encoding::Identity => message,
+            Encoding::Gzip => encoding::compress([message]),
+        };
+        self.send_payload(Payload::whole(message), message_len)
+    }
+
+    /// The same for a message in parts, counted in `queue` until it has been written.
+    pub fn send_parts(&mut self, parts: impl IntoIterator<Item = Bytes>, queue: &Rc<Queue>) -> Result<(), h2::Error> {
+        let mut message_len = 0;
+        let parts = parts.into_iter().inspect(|part| message_len += part.len());
+        let payload = match self.encoding {
+            Encoding::Identity => Payload::queued(parts, queue),
+            Encoding::Gzip => Payload::queued([encoding::compress(parts)], queue),
+        };
+        self.send_payload(payload, message_len - PREFIX_BYTES)
+    }
+
+    fn send_payload(&mut self, payload: Payload, message_len: usize) -> Result<(), h2::Error> {
         self.link.replied.set(true);
         let stream = match &mut self.stream {
             Some(stream) => stream,
             None => {
-                let headers = response::headers(self.content_type.clone());
+                let headers = response::headers(self.content_type.clone(), self.encoding);
                 self.stream.insert(self.respond.send_response(headers, false)?)
             }
         };
@@ -237,9 +266,7 @@ async fn answer_later(mut later: Answered, deadline: Option<Instant>, mut answer
 fn send_outcome(outcome: Result<Frame, Status>, answer: &mut Answer) {
     let code = match outcome {
         Ok(frame) => {
-            let sealed = frame.seal();
-            let message_len = sealed.len() - PREFIX_BYTES;
-            if answer.send(Payload::whole(sealed), message_len).is_ok() {
+            if answer.send(frame.seal()).is_ok() {
                 answer.finish(&Status::OK);
             }
             Code::Ok

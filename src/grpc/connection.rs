@@ -45,7 +45,7 @@ where
     counters.connections.set(counters.connections.get() + 1);
     let link = Rc::new(Link::new(settings));
     let wire = Wire::new(io, link.clone());
-    if let Some(h2) = handshake(&wire, &link.settings).await {
+    if let Some(h2) = handshake(&wire, &link.settings, &drain).await {
         let mut connection = Connection::new(h2, wire.clone(), handler, link, drain);
         let end = poll_fn(|context| connection.poll(context)).await;
         // Before lingering: this ends all calls.
@@ -67,8 +67,9 @@ where
 
 type H2<T> = server::Connection<Wire<T>, Payload>;
 
-/// Exchanges prefaces; None: there was no HTTP/2 client at the other end, or it took too long.
-async fn handshake<T>(wire: &Wire<T>, settings: &Settings) -> Option<H2<T>>
+/// Exchanges prefaces; None: there was no HTTP/2 client at the other end, it took too long, or the shard is to be
+/// emptied.
+async fn handshake<T>(wire: &Wire<T>, settings: &Settings, drain: &Drain) -> Option<H2<T>>
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
@@ -87,6 +88,7 @@ where
     }
     let mut handshake = Box::pin(builder.handshake(wire.clone()));
     let mut timer = Timer::after(Duration::from_secs(limits::GRPC_HANDSHAKE_SECONDS));
+    let mut draining = drain.waiter();
     poll_fn(|context| {
         wire.begin_turn();
         let shaken = handshake.as_mut().poll(context);
@@ -98,6 +100,7 @@ where
         }
         match shaken {
             Poll::Ready(h2) => Poll::Ready(h2.ok()),
+            Poll::Pending if draining.poll(context).is_ready() => Poll::Ready(None),
             Poll::Pending => timer.poll(context).map(|()| None),
         }
     })
@@ -161,7 +164,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
 
     fn turn(&mut self, context: &mut Context<'_>, waker: &TurnWaker) -> Poll<End> {
         self.wire.begin_turn();
-        if self.poll_draining(context).is_ready() || self.keepalive.poll(context, self.wire.read_at()).is_ready() {
+        if self.poll_draining(context).is_ready() || self.keepalive.poll(context, self.link.arrived.get()).is_ready() {
             return Poll::Ready(End::Forced);
         }
         let closed = loop {

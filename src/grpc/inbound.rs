@@ -5,7 +5,6 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, Read},
     rc::Rc,
     task::{Context, Poll},
 };
@@ -13,7 +12,11 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use h2::RecvStream;
 
-use super::{frame::PREFIX_BYTES, wire::Link};
+use super::{
+    encoding::{self, Encoding},
+    frame::PREFIX_BYTES,
+    wire::Link,
+};
 use crate::{
     error::{Code, Status},
     limits,
@@ -25,13 +28,6 @@ const COPY_BELOW_BYTES: usize = 4096;
 
 /// Such copies are closed at this size.
 const COPIED_BYTES: usize = 16 * 1024;
-
-/// What a call's messages may be compressed with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Encoding {
-    Identity,
-    Gzip,
-}
 
 /// The inbound half of one call.
 pub(super) struct Inbound {
@@ -91,6 +87,9 @@ impl Inbound {
     }
 
     fn push(&mut self, bytes: Bytes) {
+        if bytes.is_empty() {
+            return;
+        }
         self.buffered += bytes.len();
         if self.buffered == bytes.len() || bytes.len() >= COPY_BELOW_BYTES {
             self.close_tail();
@@ -123,7 +122,11 @@ impl Inbound {
             return self.incomplete();
         }
         let message = self.take(len);
-        Poll::Ready(Some(if compressed == 1 { gunzip(&message, limit).map_err(Broken::Refused) } else { Ok(message) }))
+        Poll::Ready(Some(if compressed == 1 {
+            encoding::decompress(&message, limit).map_err(Broken::Refused)
+        } else {
+            Ok(message)
+        }))
     }
 
     /// The first five bytes, if they are there.
@@ -164,7 +167,8 @@ impl Inbound {
     fn incomplete(&mut self) -> Poll<Option<Result<Bytes, Broken>>> {
         match self.end {
             Some(End::Reset) => return Poll::Ready(Some(Err(Broken::Reset))),
-            Some(End::Closed) if self.buffered == 0 => return Poll::Ready(None),
+            // Less than a prefix is nothing, as it is for grpc-go.
+            Some(End::Closed) if self.buffered < PREFIX_BYTES => return Poll::Ready(None),
             Some(End::Closed) => return Poll::Ready(Some(Err(Broken::Cut))),
             None => {}
         }
@@ -232,33 +236,4 @@ impl Drop for Inbound {
     fn drop(&mut self) {
         self.link.unfinished.set(self.link.unfinished.get() - self.released);
     }
-}
-
-/// Decompresses a message, never to more than one byte beyond the limit.
-fn gunzip(message: &[u8], limit: usize) -> Result<Bytes, Status> {
-    // grpc-go tells a bad head from a bad body.
-    let bad_head = match message {
-        [] => Some("EOF"),
-        [0x1f, 0x8b, 8, ..] if message.len() < 10 => Some("unexpected EOF"),
-        [0x1f, 0x8b, 8, ..] => None,
-        _ if message.len() < 10 => Some("unexpected EOF"),
-        _ => Some("gzip: invalid header"),
-    };
-    if let Some(why) = bad_head {
-        return Err(Status::internal(format!("grpc: failed to decompress the message: {why}")));
-    }
-    let mut out = Vec::new();
-    let decoder = flate2::read::MultiGzDecoder::new(message);
-    if let Err(error) = decoder.take(limit as u64 + 1).read_to_end(&mut out) {
-        let why = match error.kind() {
-            io::ErrorKind::UnexpectedEof => "unexpected EOF".to_owned(),
-            _ => error.to_string(),
-        };
-        return Err(Status::internal(format!("grpc: failed to read decompressed data: {why}")));
-    }
-    if out.len() > limit {
-        let text = format!("grpc: received message after decompression larger than max {limit}");
-        return Err(Status::new(Code::ResourceExhausted, text));
-    }
-    Ok(Bytes::from(out))
 }

@@ -5,6 +5,7 @@
 mod call;
 mod connection;
 pub mod drain;
+mod encoding;
 pub mod frame;
 mod inbound;
 mod payload;

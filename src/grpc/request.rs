@@ -2,7 +2,7 @@
 //! how compressed. Order and words of the refusals are grpc-go's.
 //! (grpc-go: internal/transport/http2_server.go, operateHeaders; server.go, handleStream; http_util.go, decodeTimeout.)
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode,
@@ -10,7 +10,7 @@ use http::{
     request::Parts,
 };
 
-use super::{Handler, Route, inbound::Encoding, response};
+use super::{Handler, Route, encoding::Encoding, response};
 use crate::error::{self, Code, Status};
 
 /// What the head says.
@@ -19,12 +19,12 @@ pub(super) struct Head {
     pub route: Route,
     /// Of the response: it repeats the subtype of the request's.
     pub content_type: HeaderValue,
-    pub timeout: Option<Duration>,
+    pub deadline: Option<Instant>,
     pub encoding: Encoding,
 }
 
-/// Judges a head. An error is the whole response.
-pub(super) fn judge(head: &Parts, handler: &dyn Handler) -> Result<Head, Box<Response<()>>> {
+/// Judges a head that came in at `arrived`. An error is the whole response.
+pub(super) fn judge(head: &Parts, arrived: Instant, handler: &dyn Handler) -> Result<Head, Box<Response<()>>> {
     let hosts = head.headers.get_all(HOST).iter().count();
     if hosts > 1 {
         let authorities = usize::from(head.uri.authority().is_some());
@@ -53,7 +53,9 @@ pub(super) fn judge(head: &Parts, handler: &dyn Handler) -> Result<Head, Box<Res
         );
         return refuse(StatusCode::METHOD_NOT_ALLOWED, content_type, Status::internal(text));
     }
-    if timeout.is_some_and(|timeout| timeout.is_zero()) {
+    // A deadline further off than the clock can tell is none.
+    let deadline = timeout.and_then(|timeout| arrived.checked_add(timeout));
+    if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
         return refuse(StatusCode::OK, content_type, error::DEADLINE_EXCEEDED);
     }
     let path = head.uri.path_and_query().map_or("", |path| path.as_str());
@@ -68,7 +70,7 @@ pub(super) fn judge(head: &Parts, handler: &dyn Handler) -> Result<Head, Box<Res
             return Err(Box::new(response::unknown_encoding(content_type, &Status::unimplemented(text))));
         }
     };
-    Ok(Head { route, content_type, timeout, encoding })
+    Ok(Head { route, content_type, deadline, encoding })
 }
 
 fn refuse<T>(http: StatusCode, content_type: HeaderValue, status: Status) -> Result<T, Box<Response<()>>> {

@@ -5,25 +5,30 @@ use std::fmt::Write;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 
+use super::encoding::Encoding;
 use crate::error::Status;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
 /// The content type without a subtype.
 pub(super) const CONTENT_TYPE_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// Headers of a response that messages follow.
-pub(super) fn headers(content_type: HeaderValue) -> Response<()> {
+pub(super) fn headers(content_type: HeaderValue, encoding: Encoding) -> Response<()> {
     let mut response = Response::new(());
     response.headers_mut().insert(CONTENT_TYPE, content_type);
+    if encoding == Encoding::Gzip {
+        response.headers_mut().insert(GRPC_ENCODING, HeaderValue::from_static("gzip"));
+    }
     response
 }
 
 /// A response that is nothing but a status.
 pub(super) fn trailers_only(http: StatusCode, content_type: HeaderValue, status: &Status) -> Response<()> {
-    let mut response = headers(content_type);
+    let mut response = headers(content_type, Encoding::Identity);
     *response.status_mut() = http;
     put_status(response.headers_mut(), status);
     response

@@ -3,7 +3,7 @@
 
 use std::{cell::Cell, rc::Rc, time::Duration};
 
-use crate::{error::Code, limits};
+use crate::{config::Config, error::Code, limits};
 
 /// Settings of the layer, the same for every connection of a shard.
 #[derive(Clone, Debug)]
@@ -37,6 +37,27 @@ impl Settings {
             keepalive_timeout: Duration::from_secs(20),
             drain_grace: Duration::from_secs(5),
             counters: Rc::new(Counters::new(methods)),
+        }
+    }
+
+    /// What `config` says, counting for `methods` methods.
+    pub fn of(config: &Config, methods: usize) -> Self {
+        let defaults = Settings::new(methods);
+        let interval = Duration::from_millis(config.grpc_keepalive_interval_ms);
+        let timeout = Duration::from_millis(config.grpc_keepalive_timeout_ms);
+        // One of the two alone means nothing, and grpc-go's own hold (etcd: embed/etcd.go, serveClients).
+        let (keepalive_interval, keepalive_timeout) = if interval.is_zero() || timeout.is_zero() {
+            (defaults.keepalive_interval, defaults.keepalive_timeout)
+        } else {
+            (interval, timeout)
+        };
+        Settings {
+            max_request_bytes: config.max_request_bytes,
+            max_concurrent_streams: config.max_concurrent_streams,
+            keepalive_min_time: Duration::from_millis(config.grpc_keepalive_min_time_ms),
+            keepalive_interval,
+            keepalive_timeout,
+            ..defaults
         }
     }
 
@@ -102,4 +123,26 @@ impl Counters {
 
 fn bump(counter: &Cell<u64>, by: u64) {
     counter.set(counter.get() + by);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_keepalive_is_grpc_gos_own() {
+        let config = |interval, timeout| Config {
+            grpc_keepalive_interval_ms: interval,
+            grpc_keepalive_timeout_ms: timeout,
+            ..Config::default()
+        };
+        let of = |config: &Config| {
+            let settings = Settings::of(config, 0);
+            (settings.keepalive_interval.as_secs(), settings.keepalive_timeout.as_secs())
+        };
+        assert_eq!(of(&config(60_000, 5_000)), (60, 5));
+        assert_eq!(of(&config(0, 5_000)), (7200, 20));
+        assert_eq!(of(&config(60_000, 0)), (7200, 20));
+        assert_eq!(Settings::of(&Config::default(), 0).max_message_bytes(), 2 * 1024 * 1024);
+    }
 }

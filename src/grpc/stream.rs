@@ -15,9 +15,8 @@ use super::{
     Call, Drain, Handler, LocalBoxFuture,
     call::{Answer, PanicEndsProcess, Timer},
     drain,
-    frame::PREFIX_BYTES,
     inbound::{Broken, Inbound},
-    payload::{Payload, Queue},
+    payload::Queue,
 };
 use crate::error::{self, Code, Status};
 
@@ -87,10 +86,7 @@ impl Replies {
         if self.channel.gone.get() {
             return Err(Gone);
         }
-        let before = self.channel.queue.bytes();
-        let payload = Payload::queued(parts, &self.channel.queue);
-        let message_len = self.channel.queue.bytes() - before - PREFIX_BYTES;
-        let sent = self.channel.answer.borrow_mut().send(payload, message_len);
+        let sent = self.channel.answer.borrow_mut().send_parts(parts, &self.channel.queue);
         sent.map_err(|_| {
             self.channel.gone.set(true);
             Gone

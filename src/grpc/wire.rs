@@ -31,13 +31,21 @@ pub(super) struct Link {
     pub calls: Cell<usize>,
     /// Something has been sent on a stream since the last ping.
     pub replied: Cell<bool>,
+    /// When something was last read.
+    pub arrived: Cell<Instant>,
     /// Bytes of messages that are not yet complete but whose window has been given back.
     pub unfinished: Cell<usize>,
 }
 
 impl Link {
     pub fn new(settings: Rc<Settings>) -> Self {
-        Link { settings, calls: Cell::new(0), replied: Cell::new(false), unfinished: Cell::new(0) }
+        Link {
+            settings,
+            calls: Cell::new(0),
+            replied: Cell::new(false),
+            arrived: Cell::new(Instant::now()),
+            unfinished: Cell::new(0),
+        }
     }
 }
 
@@ -63,7 +71,6 @@ struct State<T> {
     turn: Option<usize>,
     /// The turn ended with bytes left to read.
     yielded: bool,
-    read_at: Instant,
     /// Output, written from `written` on.
     held: Vec<u8>,
     written: usize,
@@ -87,7 +94,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Wire<T> {
             too_many_pings: false,
             turn: Some(0),
             yielded: false,
-            read_at: Instant::now(),
             held: Vec::new(),
             written: 0,
             refused: false,
@@ -113,11 +119,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Wire<T> {
     /// Whether h2 had more to write in this turn than there was room for.
     pub fn refused(&self) -> bool {
         self.0.borrow().refused
-    }
-
-    /// When something was last read.
-    pub fn read_at(&self) -> Instant {
-        self.0.borrow().read_at
     }
 
     /// Whether the client has pinged more often than it may.
@@ -188,8 +189,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> State<T> {
 
     /// Reads along in what has come.
     fn scan(&mut self, bytes: &[u8]) {
-        self.read_at = Instant::now();
-        let State { scan, pings, link, opened, newest_stream, too_many_pings, read_at, .. } = self;
+        let now = Instant::now();
+        let State { scan, pings, link, opened, newest_stream, too_many_pings, .. } = self;
+        link.arrived.set(now);
         scan.feed(bytes, |kind, flags, stream| match kind {
             FRAME_HEADERS if stream > *newest_stream => {
                 *newest_stream = stream;
@@ -197,7 +199,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> State<T> {
             }
             FRAME_PING if flags & FLAG_ACK == 0 => {
                 let calls = *opened || link.calls.get() > 0;
-                *too_many_pings |= pings.received(*read_at, calls, link.replied.replace(false));
+                *too_many_pings |= pings.received(now, calls, link.replied.replace(false));
             }
             _ => {}
         });

@@ -1,1 +1,305 @@
-//! Hostile and broken clients.
+//! Clients that are hostile, broken or silent, frame by frame.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+const ACK: u8 = 1;
+
+#[derive(Debug)]
+struct RawFrame {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    payload: Vec<u8>,
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut out = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+    out.extend([kind, flags]);
+    out.extend(stream.to_be_bytes());
+    out.extend(payload);
+    out
+}
+
+/// The head of a call, its fields spelt out one by one.
+fn head(path: &str) -> Vec<u8> {
+    let fields = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "a"),
+        ("content-type", "application/grpc"),
+    ];
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        block.extend([0, name.len() as u8]);
+        block.extend(name.bytes());
+        block.push(value.len() as u8);
+        block.extend(value.bytes());
+    }
+    block
+}
+
+/// A pipe whose client has said hello.
+async fn raw(server: &Server) -> DuplexStream {
+    let mut pipe = server.pipe(64 * 1024);
+    pipe.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await.unwrap();
+    pipe
+}
+
+/// The next frame; None: the server has closed.
+async fn read(pipe: &mut DuplexStream) -> Option<RawFrame> {
+    let mut head = [0; 9];
+    pipe.read_exact(&mut head).await.ok()?;
+    let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+    pipe.read_exact(&mut payload).await.ok()?;
+    let stream = u32::from_be_bytes(head[5..].try_into().unwrap());
+    Some(RawFrame { kind: head[3], flags: head[4], stream, payload })
+}
+
+async fn read_to_end(pipe: &mut DuplexStream) -> Vec<RawFrame> {
+    let mut frames = Vec::new();
+    while let Some(frame) = read(pipe).await {
+        frames.push(frame);
+    }
+    frames
+}
+
+/// The bytes of an h2 client that makes one call, as they go over the wire.
+async fn recorded() -> Vec<u8> {
+    let (near, mut far) = tokio::io::duplex(64 * 1024);
+    let (mut client, connection) = h2::client::handshake(near).await.unwrap();
+    spawn(async move {
+        let _ = connection.await;
+    });
+    let (_response, mut send) = client.send_request(request("/test.Echo/Echo").body(()).unwrap(), false).unwrap();
+    send.send_data(prefixed(0, b"cut me"), true).unwrap();
+    settle().await;
+    let mut bytes = vec![0; 64 * 1024];
+    let len = far.read(&mut bytes).await.unwrap();
+    bytes.truncate(len);
+    bytes
+}
+
+/// Reads until stream 1 has ended and returns its data.
+async fn answered(pipe: &mut DuplexStream) -> Vec<u8> {
+    let mut data = Vec::new();
+    loop {
+        let frame = read(pipe).await.expect("the server has closed");
+        if frame.kind == DATA {
+            data.extend(&frame.payload);
+        }
+        if frame.stream == 1 && frame.kind <= HEADERS && frame.flags & END_STREAM != 0 {
+            return data;
+        }
+    }
+}
+
+#[test]
+fn the_bytes_of_a_request_may_be_cut_anywhere() {
+    run(async {
+        let bytes = recorded().await;
+        assert!(bytes.len() > 100);
+        let server = Server::new();
+        for at in 1..bytes.len() {
+            let mut pipe = server.pipe(64 * 1024);
+            pipe.write_all(&bytes[..at]).await.unwrap();
+            for _ in 0..5 {
+                runtime::yield_now().await;
+            }
+            pipe.write_all(&bytes[at..]).await.unwrap();
+            assert_eq!(answered(&mut pipe).await, &prefixed(0, b"cut me")[..], "cut at {at}");
+        }
+        // A pipe of one byte cuts both directions at every byte.
+        let mut pipe = server.pipe(1);
+        pipe.write_all(&bytes).await.unwrap();
+        assert_eq!(answered(&mut pipe).await, &prefixed(0, b"cut me")[..]);
+        until(|| server.ended.get() == bytes.len() - 1).await;
+    });
+}
+
+#[test]
+fn pings_in_haste_end_the_connection_with_the_reason() {
+    run(async {
+        let server = Server::new();
+        let mut pipe = raw(&server).await;
+        for at in 0..4 {
+            pipe.write_all(&frame(PING, 0, 0, &[at; 8])).await.unwrap();
+        }
+        let frames = read_to_end(&mut pipe).await;
+        let last = frames.last().unwrap();
+        assert_eq!(last.kind, GOAWAY);
+        assert_eq!(last.payload, [&[0, 0, 0, 0, 0, 0, 0, 11][..], b"too_many_pings"].concat());
+        drop(pipe);
+        until(|| server.ended.get() == 1).await;
+    });
+}
+
+#[test]
+fn pings_in_haste_are_borne_while_there_are_answers() {
+    run(async {
+        let server = Server::new();
+        let (client, mut connection) = h2::client::handshake(server.pipe(64 * 1024)).await.unwrap();
+        let mut pings = connection.ping_pong().unwrap();
+        spawn(async move {
+            let _ = connection.await;
+        });
+        for _ in 0..20 {
+            let reply = call(&client, request("/test.Echo/Echo"), &[prefixed(0, b"x")]).await;
+            assert_eq!(reply.status().0, "0");
+            pings.ping(h2::Ping::opaque()).await.unwrap();
+        }
+        assert_eq!(server.ended.get(), 0);
+    });
+}
+
+#[test]
+fn a_ping_flood_does_not_spare_a_connection_with_calls() {
+    run(async {
+        let server = Server::new();
+        let mut pipe = raw(&server).await;
+        pipe.write_all(&frame(HEADERS, END_HEADERS, 1, &head("/test.Echo/Wait"))).await.unwrap();
+        until(|| server.settings.counters.calls.get() == 1).await;
+        for _ in 0..100 {
+            pipe.write_all(&frame(PING, 0, 0, &[1; 8])).await.unwrap();
+        }
+        let frames = read_to_end(&mut pipe).await;
+        assert_eq!(frames.last().unwrap().payload[..8], [0, 0, 0, 1, 0, 0, 0, 11]);
+        assert_eq!(server.settings.counters.calls.get(), 0);
+    });
+}
+
+#[test]
+fn a_silent_connection_is_asked_and_closed_if_it_does_not_answer() {
+    run(async {
+        let server = Server::with(|settings| {
+            settings.keepalive_interval = Duration::from_millis(20);
+            settings.keepalive_timeout = Duration::from_millis(200);
+        });
+        let mut pipe = raw(&server).await;
+        let mut answered = 0;
+        while let Some(asked) = read(&mut pipe).await {
+            if asked.kind == PING && asked.flags & ACK == 0 && answered < 3 {
+                answered += 1;
+                pipe.write_all(&frame(PING, ACK, 0, &asked.payload)).await.unwrap();
+            }
+        }
+        assert_eq!(answered, 3);
+        until(|| server.ended.get() == 1).await;
+    });
+}
+
+#[test]
+fn what_is_not_http2_is_closed() {
+    run(async {
+        let server = Server::new();
+        let mut pipe = server.pipe(1024);
+        pipe.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n and more").await.unwrap();
+        assert!(read_to_end(&mut pipe).await.iter().all(|frame| frame.kind == SETTINGS));
+        until(|| server.ended.get() == 1).await;
+        assert_eq!(server.settings.counters.connections.get(), 0);
+    });
+}
+
+#[test]
+fn a_broken_frame_ends_its_own_connection_only() {
+    run(async {
+        let server = Server::new();
+        let other = server.client().await;
+        let broken = [
+            frame(DATA, 0, 0, b"data on no stream"),
+            frame(HEADERS, 4, 1, b"\xff\xff\xff\xff\xff"),
+            frame(SETTINGS, 0, 0, b"12345"),
+            frame(PING, 0, 0, b"short"),
+            vec![0xff; 64],
+        ];
+        for (at, broken) in broken.into_iter().enumerate() {
+            let mut pipe = raw(&server).await;
+            pipe.write_all(&broken).await.unwrap();
+            let frames = read_to_end(&mut pipe).await;
+            assert_eq!(frames.last().unwrap().kind, GOAWAY, "case {at}");
+            drop(pipe);
+            until(|| server.ended.get() == at + 1).await;
+            assert_eq!(call(&other, request("/test.Echo/Echo"), &[prefixed(0, b"on")]).await.messages(), ["on"]);
+        }
+    });
+}
+
+#[test]
+fn headers_beyond_their_bound_end_their_call_only() {
+    run(async {
+        let server = Server::with(|settings| settings.max_header_bytes = 4096);
+        let client = server.client().await;
+        let large = || request("/test.Echo/Echo").header("large", "x".repeat(8000));
+        let refused = try_call(&client, large(), &[prefixed(0, b"x")]).await;
+        assert!(refused.is_err() || refused.unwrap().http == 431);
+        assert_eq!(call(&client, request("/test.Echo/Echo"), &[prefixed(0, b"on")]).await.messages(), ["on"]);
+    });
+}
+
+#[test]
+fn more_streams_than_announced_are_refused() {
+    run(async {
+        let server = Server::with(|settings| settings.max_concurrent_streams = 2);
+        let mut pipe = raw(&server).await;
+        for stream in [1, 3, 5] {
+            pipe.write_all(&frame(HEADERS, END_HEADERS, stream, &head("/test.Echo/Wait"))).await.unwrap();
+        }
+        let refused = loop {
+            let frame = read(&mut pipe).await.unwrap();
+            if frame.kind == RST_STREAM {
+                break frame;
+            }
+        };
+        assert_eq!((refused.stream, &refused.payload[..]), (5, &7u32.to_be_bytes()[..]));
+        assert_eq!(server.settings.counters.calls.get(), 2);
+    });
+}
+
+#[test]
+fn callers_that_change_their_mind_at_once_are_borne() {
+    run(async {
+        let server = Server::new();
+        let client = server.client().await;
+        for _ in 0..500 {
+            let mut client = client.clone().ready().await.unwrap();
+            let (_response, mut send) =
+                client.send_request(request("/test.Echo/Wait").body(()).unwrap(), false).unwrap();
+            runtime::yield_now().await;
+            send.send_reset(h2::Reason::CANCEL);
+        }
+        assert_eq!(call(&client, request("/test.Echo/Echo"), &[prefixed(0, b"on")]).await.messages(), ["on"]);
+        until(|| server.settings.counters.calls.get() == 0).await;
+    });
+}
+
+#[test]
+fn streams_opened_and_reset_in_masses_end_the_connection() {
+    run(async {
+        let server = Server::new();
+        let mut pipe = server.pipe(1 << 20);
+        pipe.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await.unwrap();
+        let mut flood = Vec::new();
+        for stream in (1..20_000u32).step_by(2) {
+            flood.extend(frame(HEADERS, END_HEADERS, stream, b"\x83\x86\x84\x41\x01a"));
+            flood.extend(frame(RST_STREAM, 0, stream, &8u32.to_be_bytes()));
+        }
+        let _ = pipe.write_all(&flood).await;
+        let frames = read_to_end(&mut pipe).await;
+        let last = frames.last().unwrap();
+        assert_eq!((last.kind, &last.payload[4..8]), (GOAWAY, &11u32.to_be_bytes()[..]));
+        assert_eq!(server.settings.counters.calls.get(), 0);
+    });
+}

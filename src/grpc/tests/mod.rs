@@ -201,7 +201,7 @@ impl Server {
     }
 
     async fn client(&self) -> SendRequest<Bytes> {
-        self.client_with(h2::client::Builder::new().max_send_buffer_size(u32::MAX as usize)).await
+        self.client_with(h2::client::Builder::new().data_frame_budget(usize::MAX)).await
     }
 
     async fn client_with(&self, builder: &h2::client::Builder) -> SendRequest<Bytes> {
