@@ -39,8 +39,16 @@ pub enum What {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Op {
     pub what: What,
-    /// The revision in the answer; None if there was none.
-    pub answer: Option<i64>,
+    /// None if none came.
+    pub answer: Option<Answer>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The revision in its header.
+    pub revision: i64,
+    /// Whether it says that something was changed. The answer to a revoke does not say.
+    pub changed: bool,
 }
 
 /// What was checked, for the closing line.
@@ -109,11 +117,14 @@ pub fn explain(history: &[Change], prefix: &str, ops: &[Op]) -> Result<Counts, S
         let wanted = effect(&state, &op.what);
         let next = groups.peek().map_or(0, |group| group[0].revision);
         let done = match op.answer {
+            Some(Answer { changed: true, .. }) if wanted.is_empty() => {
+                return Err(format!("{op:?} of {prefix:?} says it changed what was not there"));
+            }
             _ if wanted.is_empty() => {
                 counts.acknowledged += usize::from(op.answer.is_some());
                 continue;
             }
-            Some(revision) => {
+            Some(Answer { revision, .. }) => {
                 counts.acknowledged += 1;
                 if next != revision {
                     return Err(format!("{op:?} of {prefix:?} is lost: the next change there is at {next}"));
@@ -148,19 +159,10 @@ pub fn explain(history: &[Change], prefix: &str, ops: &[Op]) -> Result<Counts, S
     groups.next().map_or(Ok(counts), |group| Err(format!("nobody asked for {group:?}")))
 }
 
-/// Revisions that an answer claims. A request that changed nothing names the revision of somebody else, but never one
-/// that comes after a change of its own writer, so only the last one to name it can have made it... or none has; then
-/// the first.
+/// The revisions that answers say were theirs, and whose.
 fn claims(ops: &[Op]) -> HashMap<i64, usize> {
-    let mut claimed = HashMap::new();
-    for (at, op) in ops.iter().enumerate() {
-        if let Some(revision) = op.answer
-            && !matches!(op.what, What::Grant { .. })
-        {
-            claimed.entry(revision).or_insert(at);
-        }
-    }
-    claimed
+    let answered = ops.iter().enumerate().filter_map(|(at, op)| Some((at, op.answer?)));
+    answered.filter(|(_, answer)| answer.changed).map(|(at, answer)| (answer.revision, at)).collect()
 }
 
 /// Changes without their revision, in the order in which a request makes them.
@@ -197,8 +199,13 @@ mod tests {
         Change { revision, key: key.into(), value: None, lease: 0 }
     }
 
-    fn op(what: What, answer: Option<i64>) -> Op {
+    fn op(what: What, revision: Option<i64>) -> Op {
+        let answer = revision.map(|revision| Answer { revision, changed: true });
         Op { what, answer }
+    }
+
+    fn unchanged(what: What, revision: i64) -> Op {
+        Op { what, answer: Some(Answer { revision, changed: false }) }
     }
 
     fn asked_put(key: &str, value: &str) -> What {
@@ -228,10 +235,10 @@ mod tests {
             op(asked_delete("w/a"), None),
             op(asked_put("w/c", "4"), Some(6)),
             op(asked_put("w/c", "5"), None),
-            op(asked_delete("w/absent"), Some(6)),
-            op(What::Grant { lease: 9 }, Some(6)),
+            unchanged(asked_delete("w/absent"), 6),
+            unchanged(What::Grant { lease: 9 }, 6),
             op(What::Put { key: "w/d".into(), value: "6".into(), lease: 9 }, Some(7)),
-            op(What::Revoke { lease: 9 }, Some(8)),
+            unchanged(What::Revoke { lease: 9 }, 8),
         ];
         (history, ops)
     }
@@ -299,5 +306,16 @@ mod tests {
         let ops = [op(asked_put("w/a", "1"), Some(2)), op(asked_delete("w/a"), None), op(asked_delete("w/a"), Some(3))];
         let counts = Counts { acknowledged: 2, done_unheard: 0, not_done: 1 };
         assert_eq!(explain(&history, "w/", &ops), Ok(counts));
+    }
+
+    #[test]
+    fn an_answer_that_changed_nothing_claims_no_revision() {
+        let history = [put(2, "w/a", "1"), put(3, "w/b", "2")];
+        let ops =
+            [op(asked_put("w/a", "1"), Some(2)), op(asked_put("w/b", "2"), None), unchanged(asked_delete("w/c"), 3)];
+        let counts = Counts { acknowledged: 2, done_unheard: 1, not_done: 0 };
+        assert_eq!(explain(&history, "w/", &ops), Ok(counts));
+        let lying = [ops[0].clone(), ops[1].clone(), op(asked_delete("w/c"), Some(3))];
+        assert!(explain(&history, "w/", &lying).is_err());
     }
 }

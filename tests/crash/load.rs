@@ -9,7 +9,7 @@ use urd_client::{
     op,
 };
 
-use crate::checker::{Change, Op, What};
+use crate::checker::{Answer, Change, Op, What};
 
 /// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
 pub struct Random(pub u64);
@@ -58,7 +58,7 @@ impl Writer {
         loop {
             let what = self.choose();
             let answer = match ask(client, &what).await {
-                Ok(revision) => Some(revision),
+                Ok(answer) => Some(answer),
                 Err(Error::Transport(_)) => None,
                 Err(error) if matches!(error.code(), Some(Code::Unavailable | Code::Canceled)) => None,
                 Err(error) => panic!("{what:?} was refused: {error}"),
@@ -106,8 +106,8 @@ impl Writer {
     }
 }
 
-async fn ask(client: &Client, what: &What) -> Result<i64, Error> {
-    let header = match what {
+async fn ask(client: &Client, what: &What) -> Result<Answer, Error> {
+    let (header, changed) = match what {
         What::Put { key, value, lease } => {
             let put = PutRequest {
                 key: key.clone().into(),
@@ -115,18 +115,21 @@ async fn ask(client: &Client, what: &What) -> Result<i64, Error> {
                 lease: *lease,
                 ..Default::default()
             };
-            client.call(&put).await?.header
+            (client.call(&put).await?.header, true)
         }
-        What::Delete { key } => client.delete(key.clone()).await?.header,
+        What::Delete { key } => {
+            let answer = client.delete(key.clone()).await?;
+            (answer.header, answer.deleted > 0)
+        }
         What::Txn { puts, delete } => {
             let mut success: Vec<_> = puts.iter().map(|(key, value)| op::put(key.clone(), value.clone())).collect();
             success.push(op::delete(delete.clone()));
-            client.call(&TxnRequest { success, ..Default::default() }).await?.header
+            (client.call(&TxnRequest { success, ..Default::default() }).await?.header, true)
         }
-        What::Grant { lease } => client.grant(*lease, 36_000).await?.header,
-        What::Revoke { lease } => client.revoke(*lease).await?.header,
+        What::Grant { lease } => (client.grant(*lease, 36_000).await?.header, false),
+        What::Revoke { lease } => (client.revoke(*lease).await?.header, false),
     };
-    Ok(header.expect("a header").revision)
+    Ok(Answer { revision: header.expect("a header").revision, changed })
 }
 
 /// A watch of a prefix that outlives the server's lives.

@@ -103,7 +103,13 @@ impl Trial {
 
     async fn verify(&mut self, client: &Client, hash: Option<(u32, i64, i64)>) {
         let current = client.get("x").await.expect("it lives").header.expect("a header").revision;
-        let acknowledged = self.writers.iter().flat_map(|writer| &writer.ops).filter_map(|op| op.answer).max();
+        let acknowledged = self
+            .writers
+            .iter()
+            .flat_map(|writer| &writer.ops)
+            .filter_map(|op| op.answer)
+            .map(|answer| answer.revision)
+            .max();
         assert!(Some(current) >= acknowledged, "the store went back to {current}, {acknowledged:?} was told");
         soon(self.history.run(client, Some(current))).await.expect("history can be watched");
 
