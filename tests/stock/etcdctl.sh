@@ -182,6 +182,7 @@ normalise() {
         -e 's/"(cluster_id|member_id|raft_term|leader|ID|raftIndex|raftTerm|raftAppliedIndex|dbSize|dbSizeInUse)":[0-9]+/"\1":N/g' \
         -e 's/^"(ClusterID|MemberID|RaftTerm|Leader|ID|RaftIndex|RaftAppliedIndex|DBSize|DBSizeInUse|DbSize|DbSizeInUse)" : [0-9]+/"\1" : N/' \
         -e 's/took = [^,"]+|took [0-9.]+[a-zµ]+/took T/g' \
+        -e 's/\[leased2 leased1\]/[leased1 leased2]/' \
         -e 's/remaining\([0-9]+s\)/remaining(T)/; s/"ttl":5[0-9]{2}/"ttl":T/' \
         -e 's/^[0-9a-f]{15,16}, started/ID, started/' \
         -e 's/memberID:[0-9]+/memberID:N/' \
