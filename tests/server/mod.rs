@@ -9,6 +9,7 @@ use std::{
     fs::{self, File},
     io,
     net::TcpListener,
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -195,6 +196,11 @@ pub fn wait(child: &mut Child) -> ExitStatus {
         assert!(begin.elapsed() < PATIENCE, "the process does not end");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Whether it ended as a server that was told to stop ends: with 0. The reference server hands the signal on to itself.
+pub fn ended_well(status: ExitStatus) -> bool {
+    status.success() || (is_reference() && status.signal() == Some(15))
 }
 
 pub fn signal(pid: u32, name: &str) {

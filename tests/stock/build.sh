@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Builds the reference binaries, etcd with its etcdctl, into the folder given. They are ordinary Go modules, pinned in
+# go.mod: what the tests compare with.
+set -euo pipefail
+out=$(realpath -m "${1:?usage: build.sh OUTPUT_FOLDER}")
+cd "$(dirname "$0")"
+mkdir -p "$out"
+export CGO_ENABLED=0
+go build -trimpath -o "$out/etcd" go.etcd.io/etcd/server/v3
+go build -trimpath -o "$out/etcdctl" go.etcd.io/etcd/etcdctl/v3
+"$out/etcd" --version | head -n 1

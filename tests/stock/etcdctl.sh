@@ -1,0 +1,202 @@
+#!/usr/bin/env bash
+# Runs the same etcdctl commands against the server under test and against the reference, each fresh, and compares what
+# they print, once what may differ (ids, ports, terms, times, sizes) is put out of sight. Ends with the number of
+# commands compared; fails with the difference.
+#   etcdctl.sh SERVER FOLDER_OF_REFERENCE_BINARIES
+set -euo pipefail
+server=$(realpath "${1:?usage: etcdctl.sh SERVER FOLDER}")
+reference=$(realpath "${2:?usage: etcdctl.sh SERVER FOLDER}")
+work=$(mktemp -d)
+pids=()
+finish() {
+    for pid in "${pids[@]}"; do kill -9 "$pid" && wait "$pid" || true; done 2>/dev/null
+    rm -rf "$work"
+}
+trap finish EXIT
+
+free_port() {
+    local port
+    for port in $(shuf -i 21000-29999 -n 100); do
+        if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then echo "$port"; return; fi
+    done
+    echo "no free port" >&2; return 1
+}
+
+# start NAME BINARY: sets `endpoint`.
+start() {
+    local client peer
+    client=$(free_port); peer=$(free_port)
+    endpoint=127.0.0.1:$client
+    "$2" --name=default --data-dir="$work/$1.data" \
+        --listen-client-urls="http://$endpoint" --advertise-client-urls="http://$endpoint" \
+        --listen-peer-urls="http://127.0.0.1:$peer" --initial-advertise-peer-urls="http://127.0.0.1:$peer" \
+        --initial-cluster="default=http://127.0.0.1:$peer" >"$work/$1.log" 2>&1 &
+    pids+=($!)
+    for _ in $(seq 300); do
+        if "$reference/etcdctl" --endpoints="$endpoint" get ready >/dev/null 2>&1; then return; fi
+        sleep 0.1
+    done
+    echo "$1 does not get ready:" >&2; tail -n 20 "$work/$1.log" >&2; return 1
+}
+
+# ctl ARGS...: one command with what it prints and how it ends. Reads stdin where the command does.
+ctl() {
+    echo "\$ etcdctl $*"
+    local code=0
+    "$reference/etcdctl" --endpoints="$endpoint" "$@" 2>&1 || code=$?
+    echo "-> $code"
+}
+
+# watch LINES ARGS...: the first lines of a watch, which does not end by itself.
+watch() {
+    local lines=$1 pid
+    shift
+    echo "\$ etcdctl watch $*"
+    "$reference/etcdctl" --endpoints="$endpoint" watch "$@" >"$work/watch" 2>&1 &
+    pid=$!
+    for _ in $(seq 300); do
+        if [ "$(wc -l <"$work/watch")" -ge "$lines" ] || ! kill -0 "$pid" 2>/dev/null; then break; fi
+        sleep 0.1
+    done
+    kill "$pid" 2>/dev/null || true
+    wait "$pid" 2>/dev/null || true
+    cat "$work/watch"
+}
+
+# Three dumps of key-values: as text, as JSON, as fields.
+all_forms() {
+    ctl "$@"
+    ctl "$@" -w json
+    ctl "$@" -w fields
+}
+
+commands() {
+    local lease decimal
+    ctl put k1 v1
+    ctl put k2 "a value with spaces"
+    ctl put k1 v1b --prev-kv
+    ctl put k3 ""
+    ctl put other x -w json
+    ctl put k1 --ignore-value
+    ctl put absent --ignore-value
+    ctl put "" v
+    ctl put k1 v --lease=7b
+    all_forms get k1
+    all_forms get k --prefix
+    ctl get k --prefix --limit=2 -w json
+    ctl get k --prefix --keys-only
+    ctl get k --prefix --count-only -w fields
+    ctl get k --prefix --order=DESCEND --sort-by=KEY
+    ctl get k --prefix --order=ASCEND --sort-by=MODIFY
+    ctl get k --prefix --order=DESCEND --sort-by=VALUE -w json
+    ctl get k2 z
+    ctl get k2 --from-key
+    ctl get "" --prefix --print-value-only
+    ctl get k1 --rev=2
+    all_forms get k --prefix --rev=3
+    ctl get k1 --rev=999
+    ctl get absent
+    ctl get k1 --consistency=s
+    watch 5 k1 --rev=2 --prev-kv
+    watch 1 k1 --rev=7 -w json
+    ctl del k3 --prev-kv
+    ctl del absent
+    all_forms del k2 --prev-kv
+    watch 6 --prefix k --rev=5
+    ctl txn <<'TXN'
+mod("k1") > "0"
+
+put k4 from-txn
+get k1
+
+get absent
+
+TXN
+    ctl txn -w json <<'TXN'
+value("k1") = "no such value"
+
+put k5 wrong
+
+get k1
+del k4 --prev-kv
+
+TXN
+    ctl txn <<'TXN'
+ver("k9") = "0"
+
+put k9 1
+put k9 2
+
+
+TXN
+    ctl compaction 5
+    ctl compaction 5
+    ctl compaction 999
+    ctl get k1 --rev=3
+    watch 2 k1 --rev=2
+    # Before there are leases: their ids, drawn at random, would be hashed too.
+    ctl endpoint hashkv
+    ctl endpoint hashkv -w json
+    ctl endpoint hashkv --rev=8 -w fields
+
+    ctl lease grant 600 >"$work/grant"
+    lease=$(awk '/granted/ { print $2 }' "$work/grant")
+    decimal=$((16#$lease))
+    {
+        cat "$work/grant"
+        ctl put leased1 v --lease="$lease"
+        ctl put leased2 v --lease="$lease"
+        ctl get leased --prefix -w json
+        ctl lease timetolive "$lease" --keys
+        ctl lease timetolive "$lease" -w json
+        ctl lease keep-alive --once "$lease"
+        ctl lease list
+        ctl lease list -w json
+        ctl lease revoke "$lease"
+        ctl lease revoke "$lease"
+        ctl lease timetolive "$lease"
+        ctl lease keep-alive --once "$lease"
+        ctl get leased --prefix
+    } | sed -E "s/$lease/LEASE/g; s/\b$decimal\b/LEASE/g"
+    ctl lease grant 99999999999
+    ctl lease list
+
+    ctl endpoint health
+    ctl endpoint status -w json
+    ctl endpoint status -w fields
+    ctl member list
+    ctl member list -w json
+    ctl member list -w fields
+    ctl alarm list
+    ctl alarm disarm
+    ctl defrag
+    ctl defrag -w json
+    ctl get "" --prefix
+}
+
+# Out of sight: ids, terms, raft indexes, sizes, ports, times, and the client's own log of retries.
+normalise() {
+    sed -E \
+        -e '/^\{"level":/d' \
+        -e "s/127\.0\.0\.1:[0-9]+/HOST/g" \
+        -e 's/"(cluster_id|member_id|raft_term|leader|ID|raftIndex|raftTerm|raftAppliedIndex|dbSize|dbSizeInUse)":[0-9]+/"\1":N/g' \
+        -e 's/^"(ClusterID|MemberID|RaftTerm|Leader|ID|RaftIndex|RaftAppliedIndex|DBSize|DBSizeInUse|DbSize|DbSizeInUse)" : [0-9]+/"\1" : N/' \
+        -e 's/took = [^,"]+|took [0-9.]+[a-zµ]+/took T/g' \
+        -e 's/\[leased2 leased1\]/[leased1 leased2]/' \
+        -e 's/remaining\([0-9]+s\)/remaining(T)/; s/"ttl":5[0-9]{2}/"ttl":T/' \
+        -e 's/^[0-9a-f]{15,16}, started/ID, started/' \
+        -e 's/memberID:[0-9]+/memberID:N/' \
+        -e 's/\[[0-9.]+[a-zµ]+\]/[T]/'
+}
+
+start tested "$server"
+commands 2>&1 | normalise >"$work/tested"
+start reference "$reference/etcd"
+commands 2>&1 | normalise >"$work/reference"
+count=$(grep -c '^\$ etcdctl' "$work/reference")
+if [ "${URD_SHOW:-}" ]; then cat "$work/tested"; fi
+if ! diff -U 3 "$work/reference" "$work/tested"; then
+    echo "etcdctl: the server under test prints something else (+) than the reference (-)" >&2
+    exit 1
+fi
+echo "etcdctl: $count commands, no difference"
