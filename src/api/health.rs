@@ -1,7 +1,7 @@
 //! The standard health service of gRPC. etcd tells one service, the empty name, and serves as long as it runs.
 //! (gRPC health checking protocol; grpc-go's health server for the answers to other names.)
 
-use std::{collections::HashMap, rc::Rc};
+use std::rc::Rc;
 
 use bytes::Bytes;
 
@@ -13,7 +13,7 @@ use crate::{
         stream::{Replies, Requests},
     },
     proto::grpc::health::v1::{
-        HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse,
+        HealthCheckRequest, HealthCheckResponse, HealthListRequest,
         health_check_response::ServingStatus,
     },
 };
@@ -32,8 +32,11 @@ pub fn list(_: Rc<Services>, message: Bytes) -> Unary {
     if let Err(status) = decode::<HealthListRequest>(message) {
         return refuse(status);
     }
-    let statuses = HashMap::from_iter(serving("").map(|response| (String::new(), response)));
-    Unary::Ready(Ok(Frame::of(&HealthListResponse { statuses })))
+    // One entry of the map; by hand, for Go writes an empty key out.
+    const SERVING: &[u8] = b"\x0a\x06\x0a\x00\x12\x02\x08\x01";
+    let mut frame = Frame::with_capacity(SERVING.len());
+    frame.buffer().extend_from_slice(SERVING);
+    Unary::Ready(Ok(frame))
 }
 
 /// Tells the status once and then nothing, for it does not change; of another name, that it is unknown.

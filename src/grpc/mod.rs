@@ -4,7 +4,12 @@
 
 pub mod frame;
 
-use std::{future::Future, pin::Pin, rc::Rc, time::Instant};
+use std::{
+    future::Future,
+    pin::Pin,
+    rc::Rc,
+    time::Instant,
+};
 
 use bytes::Bytes;
 
