@@ -5,16 +5,15 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::service::{Services, decode, only_request, refuse};
+use super::service::{Served, Services, decode, only_request, refuse};
 use crate::{
     error::{self, Status},
     grpc::{
-        Call, Frame, LocalBoxFuture, Unary,
+        Call, Frame, Unary,
         stream::{Replies, Requests},
     },
     proto::grpc::health::v1::{
-        HealthCheckRequest, HealthCheckResponse, HealthListRequest,
-        health_check_response::ServingStatus,
+        HealthCheckRequest, HealthCheckResponse, HealthListRequest, health_check_response::ServingStatus,
     },
 };
 
@@ -40,7 +39,7 @@ pub fn list(_: Rc<Services>, message: Bytes) -> Unary {
 }
 
 /// Tells the status once and then nothing, for it does not change; of another name, that it is unknown.
-pub fn watch(_: Rc<Services>, _: Call, requests: Requests, replies: Replies) -> LocalBoxFuture<Result<(), Status>> {
+pub fn watch(_: Rc<Services>, _: Call, requests: Requests, replies: Replies) -> Served {
     Box::pin(serve_watch(requests, replies))
 }
 

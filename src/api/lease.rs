@@ -9,12 +9,12 @@ use prost::Message;
 
 use super::{
     request::Kind,
-    service::{Services, decode, header, later, refuse},
+    service::{Served, Services, decode, header, later, refuse},
 };
 use crate::{
     error::{self, Status},
     grpc::{
-        Call, Frame, LocalBoxFuture, Unary,
+        Call, Frame, Unary,
         stream::{Replies, Requests},
     },
     limits,
@@ -79,12 +79,7 @@ pub fn revoke(services: Rc<Services>, message: Bytes) -> Unary {
     })
 }
 
-pub fn keep_alive(
-    services: Rc<Services>,
-    _: Call,
-    requests: Requests,
-    replies: Replies,
-) -> LocalBoxFuture<Result<(), Status>> {
+pub fn keep_alive(services: Rc<Services>, _: Call, requests: Requests, replies: Replies) -> Served {
     Box::pin(serve_keep_alive(services.shard.clone(), requests, replies))
 }
 

@@ -134,3 +134,15 @@ fn a_request_is_too_large_by_its_logged_form() {
     assert_eq!(bench.proposals[1].len(), 1000);
     assert_eq!(bench.call("/etcdserverpb.KV/Put", &put(room + 1)).unwrap_err(), error::REQUEST_TOO_LARGE);
 }
+
+#[test]
+fn who_crosses_the_quota_while_being_applied_raises_the_alarm_too() {
+    let mut bench = Bench::with(|config| config.quota_bytes = Some(1_000_000));
+    let put = PutRequest { key: "k".into(), ..Default::default() };
+    let Unary::Later(begun) = kv::put(bench.services.clone(), put.encode_to_vec().into()) else { panic!() };
+    // The space is gone between the look at the quota and the apply.
+    bench.shard().member.db_size.store(1_000_000, Relaxed);
+    assert_eq!(bench.run(begun).unwrap_err(), error::NO_SPACE);
+    assert_eq!(bench.state.index.current(), 2, "the write is done all the same");
+    assert!(bench.state.alarms.iter().eq([(AlarmType::Nospace as i32, MEMBER_ID)]));
+}
