@@ -87,7 +87,7 @@ fn read(shard: &Rc<Shard>, view: Arc<View>, request: RangeRequest) -> Unary {
         }
         Plan::Gathered(gathered) => {
             let values = match gathered.needs_values() {
-                true => gathered.kvs.iter().map(|kv| Resident(&view.segments).read(kv.meta.place)).collect(),
+                true => gathered.kvs.iter().map(|kv| Resident(&view.segments).value(kv.meta.place)).collect(),
                 false => Ok(Vec::new()),
             };
             let Ok(values) = values else {
@@ -124,7 +124,7 @@ async fn gathered_in_background(shard: &Rc<Shard>, view: Arc<View>, request: Ran
     let member = shard.member.clone();
     runtime::background(move || {
         let revision = view.revision();
-        let answer = range::answer(&view.state.index, &request, revision, &mut |kv| view.segments.read(kv.meta.place))
+        let answer = range::answer(&view.state.index, &request, revision, &mut |kv| view.segments.value(kv.meta.place))
             .map_err(|cause| error::unreadable(&cause))??;
         let encoded = encode::range(&member.head, member.term(), &answer, &view.segments);
         values::fill_holes_blocking(&view, encoded)

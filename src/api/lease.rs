@@ -9,23 +9,25 @@ use prost::Message;
 
 use super::{
     request::Kind,
-    service::{Services, decode, header, later, refuse},
+    service::{Served, Services, decode, header, later, refuse},
 };
 use crate::{
     error::{self, Status},
     grpc::{
-        Call, Frame, LocalBoxFuture, Unary,
+        Call, Frame, Unary,
         stream::{Replies, Requests},
     },
     limits,
     proto::etcdserverpb::{
         LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest,
         LeaseLeasesResponse, LeaseRevokeRequest, LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
+        ResponseHeader,
     },
     runtime,
     shard::{
         Shard,
         lease::{LeaseAnswer, LeaseCall},
+        view::View,
     },
     store::apply::Answer,
 };
@@ -79,12 +81,7 @@ pub fn revoke(services: Rc<Services>, message: Bytes) -> Unary {
     })
 }
 
-pub fn keep_alive(
-    services: Rc<Services>,
-    _: Call,
-    requests: Requests,
-    replies: Replies,
-) -> LocalBoxFuture<Result<(), Status>> {
+pub fn keep_alive(services: Rc<Services>, _: Call, requests: Requests, replies: Replies) -> Served {
     Box::pin(serve_keep_alive(services.shard.clone(), requests, replies))
 }
 
@@ -122,6 +119,7 @@ async fn renewed(shard: &Shard, id: i64) -> Result<Frame, Status> {
 async fn primary(shard: &Shard, id: i64, call: LeaseCall) -> Result<LeaseAnswer, Status> {
     let start_ms = runtime::now_ms();
     loop {
+        shard.check_running()?;
         let now_ms = runtime::now_ms();
         shard.advance(now_ms);
         match shard.lease(id, call).await {
@@ -165,15 +163,21 @@ pub fn leases(services: Rc<Services>, message: Bytes) -> Unary {
         let shard = &services.shard;
         let view = shard.view();
         let deadlines: HashMap<i64, u64> = shard.all_leases().await.unwrap_or_default().into_iter().collect();
-        // Who does not lead knows of no deadline: all are equal.
-        let deadline = |id: i64| deadlines.get(&id).copied().unwrap_or(u64::MAX);
-        let mut leases: Vec<(u64, i64)> =
-            view.state.leases.iter().map(|lease| (deadline(lease.id), lease.id)).collect();
-        leases.sort_unstable();
-        let leases = leases.into_iter().map(|(_, id)| LeaseStatus { id }).collect();
-        let header = Some(header(shard, view.revision()));
-        Ok(Frame::of(&LeaseLeasesResponse { header, leases }))
+        let header = header(shard, view.revision());
+        if view.state.leases.len() <= limits::INLINE_KEYS_MAX {
+            return Ok(listed(header, &view, &deadlines));
+        }
+        Ok(runtime::background(move || listed(header, &view, &deadlines)).await)
     })
+}
+
+/// All leases of a view, those that end first in front. Who does not lead knows of no deadline: all are equal.
+fn listed(header: ResponseHeader, view: &View, deadlines: &HashMap<i64, u64>) -> Frame {
+    let deadline = |id: i64| deadlines.get(&id).copied().unwrap_or(u64::MAX);
+    let mut leases: Vec<(u64, i64)> = view.state.leases.iter().map(|lease| (deadline(lease.id), lease.id)).collect();
+    leases.sort_unstable();
+    let leases = leases.into_iter().map(|(_, id)| LeaseStatus { id }).collect();
+    Frame::of(&LeaseLeasesResponse { header: Some(header), leases })
 }
 
 #[cfg(test)]

@@ -10,14 +10,14 @@ use futures_util::future::{Either, select};
 use super::{
     check,
     encode::{self, Encoded, Encoder},
-    service::{Services, only_request},
+    service::{Served, Services, only_request},
     values,
     wire::*,
 };
 use crate::{
     error::{self, Status},
     grpc::{
-        Call, Frame, LocalBoxFuture,
+        Call, Frame,
         frame::PREFIX_BYTES,
         stream::{Replies, Requests},
     },
@@ -31,12 +31,7 @@ use crate::{
     },
 };
 
-pub fn serve(
-    services: Rc<Services>,
-    _: Call,
-    requests: Requests,
-    replies: Replies,
-) -> LocalBoxFuture<Result<(), Status>> {
+pub fn serve(services: Rc<Services>, _: Call, requests: Requests, replies: Replies) -> Served {
     Box::pin(stream(services.shard.clone(), requests, replies))
 }
 

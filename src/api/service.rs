@@ -23,11 +23,14 @@ use crate::{
     store::apply::Answer,
 };
 
+/// A streaming call served to its end; what it gives goes into the trailers.
+pub(super) type Served = LocalBoxFuture<Result<(), Status>>;
+
 /// What serves a method.
 #[derive(Clone, Copy)]
 enum Serve {
     Unary(fn(Rc<Services>, Bytes) -> Unary),
-    Stream(fn(Rc<Services>, Call, Requests, Replies) -> LocalBoxFuture<Result<(), Status>>),
+    Stream(fn(Rc<Services>, Call, Requests, Replies) -> Served),
     /// A method of etcd's that this version does not serve.
     Absent(Shape),
 }
@@ -129,12 +132,7 @@ const METHODS: &[Row] = table! {
     }
 };
 
-fn watch_stream(
-    services: Rc<Services>,
-    call: Call,
-    requests: Requests,
-    replies: Replies,
-) -> LocalBoxFuture<Result<(), Status>> {
+fn watch_stream(services: Rc<Services>, call: Call, requests: Requests, replies: Replies) -> Served {
     Box::pin(watch::serve(services.shard.clone(), call, requests, replies))
 }
 

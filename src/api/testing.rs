@@ -86,6 +86,45 @@ impl Bench {
         self.call_raw(path, message, metadata).map(|frame| frame.seal().slice(crate::grpc::frame::PREFIX_BYTES..))
     }
 
+    /// The same where nothing has to go through the core, on a real executor: what takes turns or waits for the disk.
+    pub fn call_alone(&mut self, path: &str, request: &impl Message) -> Result<Bytes, Status> {
+        let route = self.services.route(path).expect("a path of the table");
+        let call = Call { metadata: http::HeaderMap::new(), deadline: None };
+        let result = match self.services.clone().unary(route.method, call, request.encode_to_vec().into()) {
+            Unary::Ready(result) => result,
+            Unary::Later(future) => crate::runtime::run_test(future),
+        };
+        result.map(|frame| frame.seal().slice(crate::grpc::frame::PREFIX_BYTES..))
+    }
+
+    /// Puts many keys, `prefix` and five digits, a hundred to a transaction as long as they are small.
+    pub fn load(&mut self, prefix: &str, count: usize, value_len: usize) {
+        use crate::proto::etcdserverpb::{PutRequest, RequestOp, TxnRequest, request_op::Request};
+        let value = Bytes::from(vec![b'v'; value_len]);
+        let put = |at| {
+            let key = format!("{prefix}{at:05}").into();
+            RequestOp {
+                request: Some(Request::RequestPut(PutRequest { key, value: value.clone(), ..Default::default() })),
+            }
+        };
+        let step = if value_len > 9999 { 5 } else { 100 };
+        for from in (0..count).step_by(step) {
+            let success = (from..count.min(from + step)).map(put).collect();
+            self.call("/etcdserverpb.KV/Txn", &TxnRequest { success, ..Default::default() }).unwrap();
+        }
+    }
+
+    /// Takes the segments out of memory: every value has to be read.
+    pub fn cool_segments(&mut self) {
+        let segments = SegmentTable::in_memory(self.segments.clone()).into_cold();
+        self.published.publish(Arc::new(View { state: self.state.clone(), segments }));
+    }
+
+    /// Takes the segments away.
+    pub fn forget_segments(&mut self) {
+        self.published.publish(Arc::new(View { state: self.state.clone(), segments: SegmentTable::default() }));
+    }
+
     pub fn call_raw(&mut self, path: &str, message: Bytes, metadata: http::HeaderMap) -> Result<Frame, Status> {
         let route = self.services.route(path).expect("a path of the table");
         let call = Call { metadata, deadline: None };

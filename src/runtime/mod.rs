@@ -148,3 +148,10 @@ pub fn now_ms() -> u64 {
     static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
     START.get_or_init(std::time::Instant::now).elapsed().as_millis() as u64
 }
+
+/// Runs a test's future to its end on an executor of its own.
+#[cfg(test)]
+pub fn run_test<T>(future: impl Future<Output = T>) -> T {
+    let executor = glommio::LocalExecutorBuilder::default().io_memory(1 << 20).make().expect("io_uring is there");
+    executor.run(future)
+}

@@ -136,6 +136,7 @@ pub struct Shard {
     leaderless_since_ms: Cell<Option<u64>>,
     /// Streams that hold a view.
     pins: Rc<Pending<()>>,
+    stopped: Cell<bool>,
 }
 
 impl Shard {
@@ -158,6 +159,7 @@ impl Shard {
             leaderless: Rc::default(),
             leaderless_since_ms: Cell::new(None),
             pins: Rc::default(),
+            stopped: Cell::new(false),
         }
     }
 
@@ -175,6 +177,7 @@ impl Shard {
         if data.len() > self.member.config.max_request_bytes {
             return Err(error::REQUEST_TOO_LARGE);
         }
+        self.check_running()?;
         let waiting = self.pending.wait(self.now_ms.get());
         self.outbox.propose(Proposal { token: waiting.token(), id, data });
         match waiting.await {
@@ -186,6 +189,7 @@ impl Shard {
 
     /// Waits until everything that was committed when this was called can be read, and gives the view to read it in.
     pub async fn linearizable(&self) -> Result<Arc<View>, Status> {
+        self.check_running()?;
         let waiting = self.pending.wait(self.now_ms.get());
         self.outbox.read(waiting.token());
         match waiting.await {
@@ -205,6 +209,7 @@ impl Shard {
     }
 
     async fn control(&self, control: impl FnOnce(pending::Token) -> Control) -> Result<(), Status> {
+        self.check_running()?;
         // Controls may take as long as the disk takes: no timeout, they end with the server.
         let waiting = self.pending.wait(u64::MAX - 1);
         self.outbox.control(control(waiting.token()));
@@ -298,10 +303,7 @@ impl Shard {
         }
     }
 
-    /// Asks the shard that owns a lease. For `LeaseCall::All` see `all_leases`.
-    ///
-    /// # Errors
-    /// NotPrimary is an answer; a shard that does not answer in time counts as that.
+    /// Asks the shard that owns a lease. One that does not answer in time counts as not primary.
     pub async fn lease(&self, id: i64, call: LeaseCall) -> LeaseAnswer {
         let owner = lease::owner(id, self.neighbours.len());
         self.ask(owner, call).await
@@ -405,8 +407,14 @@ impl Shard {
         }
     }
 
-    /// Ends every wait: the server stops.
+    /// Refuses what would wait for a core that has gone.
+    pub fn check_running(&self) -> Result<(), Status> {
+        if self.stopped.get() { Err(error::STOPPED) } else { Ok(()) }
+    }
+
+    /// Ends every wait, now and from now on: the server stops.
     pub fn stop(&self) {
+        self.stopped.set(true);
         let view = self.view();
         self.pending.expire(u64::MAX, || (Outcome::Failed(error::STOPPED), view.clone()));
         self.watches.with(watch::Table::stop);

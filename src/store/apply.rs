@@ -184,7 +184,7 @@ impl State {
                 return Ok(Err(status));
             }
             let revision = self.index.current();
-            let answer = range::answer(&self.index, range, revision, &mut |kv| values.read(kv.meta.place))?;
+            let answer = range::answer(&self.index, range, revision, &mut |kv| values.value(kv.meta.place))?;
             return Ok(answer.map(Answer::Range));
         }
         if let Some(compaction) = &request.compaction {

@@ -26,13 +26,28 @@ pub struct KvHash {
 /// # Errors
 /// If a value cannot be read.
 pub fn hash_kv(index: &Index, at: i64, values: &dyn Values) -> io::Result<KvHash> {
+    // Where no key lives at `at`, etcd's set of what is to be kept is empty, and an empty set leaves nothing out.
+    let any_kept = at > 0 && index.count(KeyRange::From(&[]), at) > 0;
+    hash_keeping(index, at, any_kept, values)
+}
+
+/// The hash that belongs to a compaction up to `at`; `before` is the index when it begins.
+///
+/// # Errors
+/// If a value cannot be read.
+pub fn hash_compaction(before: &Index, at: i64, values: &dyn Values) -> io::Result<KvHash> {
+    // A compaction keeps the tombstones of its own revision, so that they too make the set not empty.
+    let any_kept = before.count(KeyRange::From(&[]), at) > 0
+        || before.event_refs(Revision::new(at, 0), at).any(|event| event.meta.is_tombstone());
+    hash_keeping(before, at, any_kept, values)
+}
+
+fn hash_keeping(index: &Index, at: i64, any_kept: bool, values: &dyn Values) -> io::Result<KvHash> {
     let compacted = index.compacted();
-    // Where no key lives at `at`, etcd keeps everything that lies below: an empty set keeps nothing from being hashed.
-    let any_live = at > 0 && index.count(KeyRange::From(&[]), at) > 0;
     let mut hash = crc32c::crc32c(b"key");
     for event in index.event_refs(Revision::ZERO, at) {
         let meta = event.meta;
-        if meta.revision.main <= compacted && any_live {
+        if meta.revision.main <= compacted && any_kept {
             let kept = index.get(event.key, at).is_some_and(|kept| kept.revision == meta.revision);
             if !kept {
                 continue;
@@ -104,8 +119,8 @@ pub fn hash(state: &State, values: &dyn Values) -> io::Result<u32> {
         buckets.entry(b"clusterVersion", version.as_bytes());
     }
     if let Some(downgrade) = &state.downgrade {
-        let json = serde_json::json!({ "target-version": downgrade.target, "enabled": true });
-        buckets.entry(b"downgrade", json.to_string().as_bytes());
+        let json = format!("{{\"target-version\":\"{}\",\"enabled\":true}}", downgrade.target);
+        buckets.entry(b"downgrade", json.as_bytes());
     }
     buckets.open("key");
     for event in state.index.event_refs(Revision::ZERO, i64::MAX) {
@@ -195,7 +210,7 @@ pub struct CompactionHashes(Mutex<Vec<KvHash>>);
 impl CompactionHashes {
     const KEPT: usize = 10;
 
-    /// `hash`: `hash_kv` at the revision compacted to, of the index before the compaction.
+    /// `hash`: what `hash_compaction` gave.
     pub fn keep(&self, hash: KvHash) {
         let mut hashes = self.0.lock().expect("no holder of the lock panics");
         hashes.push(hash);

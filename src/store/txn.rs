@@ -86,7 +86,7 @@ pub fn read(index: &Index, txn: &TxnRequest, values: &dyn Values) -> io::Result<
         }
     }
     for request in ops.iter().filter_map(ranges) {
-        match range::answer(index, request, index.current(), &mut |kv| values.read(kv.meta.place))? {
+        match range::answer(index, request, index.current(), &mut |kv| values.value(kv.meta.place))? {
             Ok(answer) => responses.push(OpAnswer::Range(answer)),
             Err(status) => return Ok(Err(status)),
         }
@@ -238,7 +238,7 @@ fn execute<'p>(
             Some(Request::RequestRange(range)) => {
                 let revision = changes.revision();
                 let index = &changes.state.index;
-                match range::answer(index, range, revision, &mut |kv| values.read(kv.meta.place))? {
+                match range::answer(index, range, revision, &mut |kv| values.value(kv.meta.place))? {
                     Ok(answer) => OpAnswer::Range(answer),
                     Err(status) => return Ok(Err(status)),
                 }

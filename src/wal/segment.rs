@@ -28,6 +28,9 @@ pub struct Segment {
 enum Store {
     /// All that is written so far. Readers need no file.
     Memory(Arc<Memory>),
+    /// For tests: bytes that are there but must be waited for.
+    #[cfg(test)]
+    Cold(Arc<Memory>),
     File {
         /// Where its records end, as far as that is known: else its size.
         used: u32,
@@ -49,6 +52,13 @@ pub fn file_name(life: u32) -> String {
 impl Segment {
     pub(super) fn in_memory(dir: &Path, life: u32, size: u32, memory: Arc<Memory>) -> Self {
         Segment { life, size, path: dir.join(file_name(life)), bytes: Store::Memory(memory) }
+    }
+
+    /// The same segment as one whose bytes have to be read from a disk.
+    #[cfg(test)]
+    pub(super) fn cold(&self) -> Segment {
+        let Store::Memory(memory) = &self.bytes else { unreachable!("made of one in memory") };
+        Segment { life: self.life, size: self.size, path: self.path.clone(), bytes: Store::Cold(memory.clone()) }
     }
 
     pub(super) fn in_file(dir: &Path, life: u32, size: u32, used: u32) -> Self {
@@ -82,6 +92,8 @@ impl Segment {
         match &self.bytes {
             Store::Memory(memory) if memory.written() <= RECORDS_FROM => 0,
             Store::Memory(memory) => memory.written(),
+            #[cfg(test)]
+            Store::Cold(memory) => memory.written(),
             Store::File { used, .. } => *used,
         }
     }
@@ -94,6 +106,8 @@ impl Segment {
     pub(super) fn resident(&self, offset: u32, len: u32, seen: &SeenResident) -> Option<&[u8]> {
         match &self.bytes {
             Store::Memory(memory) => memory.get(offset, len),
+            #[cfg(test)]
+            Store::Cold(_) => None,
             Store::File { .. } => {
                 let map = self.map().ok()?;
                 let bytes = map.get(offset as usize, len as usize)?;
@@ -125,6 +139,8 @@ impl Segment {
     /// Reads `len` bytes at `offset`, from the disk if need be: blocks. An error of the disk is an error here.
     pub fn read_blocking(&self, offset: u32, len: u32) -> io::Result<Bytes> {
         match &self.bytes {
+            #[cfg(test)]
+            Store::Cold(memory) => Ok(Bytes::copy_from_slice(memory.get(offset, len).expect("within bounds"))),
             Store::Memory(memory) => match memory.get(offset, len) {
                 Some(bytes) => Ok(Bytes::copy_from_slice(bytes)),
                 None => Err(self.out_of_bounds(offset, len)),

@@ -65,6 +65,12 @@ impl SegmentTable {
         table
     }
 
+    /// The same segments as if none of their bytes were resident.
+    #[cfg(test)]
+    pub fn into_cold(self) -> Self {
+        SegmentTable(Arc::new(self.0.iter().map(|segment| Arc::new(segment.cold())).collect()))
+    }
+
     pub(super) fn push(&mut self, segment: Arc<Segment>) {
         let segments = Arc::make_mut(&mut self.0);
         assert!(segments.last().is_none_or(|last| last.life() < segment.life()), "segments come in order of life");

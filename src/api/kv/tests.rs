@@ -226,3 +226,77 @@ fn a_transaction_of_reads_is_not_logged() {
     bench.call("/etcdserverpb.KV/Txn", &TxnRequest { success: vec![nested], ..Default::default() }).unwrap();
     assert_eq!(bench.proposals.len(), 2, "a nested transaction goes through the log");
 }
+
+#[test]
+fn long_listings_are_encoded_in_turns() {
+    let mut bench = Bench::new();
+    bench.load("m", 1500, 20);
+    let all = RangeRequest { serializable: true, ..range("m", "n") };
+    for (limit, sent) in [(0, 1500), (700, 700), (257, 257), (256, 256)] {
+        let request = RangeRequest { limit, ..all.clone() };
+        let response: RangeResponse =
+            prost::Message::decode(bench.call_alone("/etcdserverpb.KV/Range", &request).unwrap()).unwrap();
+        assert_eq!((response.count, response.more, response.kvs.len()), (1500, sent < 1500, sent));
+        for (at, kv) in response.kvs.iter().enumerate() {
+            assert_eq!((&kv.key[..], kv.value.len()), (format!("m{at:05}").as_bytes(), 20));
+        }
+    }
+    // Sorted, filtered and in transactions, on a thread of its own.
+    let descending = RangeRequest { sort_order: 2, limit: 3, ..all.clone() };
+    let response: RangeResponse =
+        prost::Message::decode(bench.call_alone("/etcdserverpb.KV/Range", &descending).unwrap()).unwrap();
+    let keys: Vec<_> = response.kvs.iter().map(|kv| &kv.key[..]).collect();
+    assert_eq!(keys, [b"m01499", b"m01498", b"m01497"]);
+    let txn = TxnRequest { success: vec![op(Request::RequestRange(all))], ..Default::default() };
+    let response: TxnResponse =
+        prost::Message::decode(bench.call_alone("/etcdserverpb.KV/Txn", &txn).unwrap()).unwrap();
+    let Some(response_op::Response::ResponseRange(listed)) = &response.responses[0].response else { panic!() };
+    assert_eq!((listed.kvs.len(), listed.count), (1500, 1500));
+}
+
+#[test]
+fn a_value_that_cannot_be_read_is_an_error_and_not_zeros() {
+    let mut bench = Bench::new();
+    put(&mut bench, "empty", "");
+    put(&mut bench, "k", "v");
+    bench.forget_segments();
+    let request = RangeRequest { serializable: true, ..range("k", "") };
+    let refused = bench.call_alone("/etcdserverpb.KV/Range", &request).unwrap_err();
+    assert_eq!(refused.code, crate::error::Code::Internal);
+    // What needs no value is served.
+    let request = RangeRequest { keys_only: true, ..request };
+    bench.call_alone("/etcdserverpb.KV/Range", &request).unwrap();
+    let request = RangeRequest { serializable: true, ..range("empty", "") };
+    bench.call_alone("/etcdserverpb.KV/Range", &request).unwrap();
+    let compare = TxnRequest {
+        compare: vec![value_is("k", "w")],
+        failure: vec![op(Request::RequestRange(RangeRequest { serializable: true, ..range("empty", "") }))],
+        ..Default::default()
+    };
+    assert_eq!(bench.call_alone("/etcdserverpb.KV/Txn", &compare).unwrap_err().code, crate::error::Code::Internal);
+}
+
+#[test]
+fn values_that_are_not_in_memory_are_read() {
+    let mut bench = Bench::new();
+    for (key, value) in [("a", "3"), ("b", ""), ("c", "1"), ("d", "22")] {
+        put(&mut bench, key, value);
+    }
+    let descending = RangeRequest { sort_order: 2, sort_target: 4, ..range("a", "z") };
+    let txn = TxnRequest {
+        compare: vec![value_is("c", "1")],
+        success: vec![op(Request::RequestRange(RangeRequest { serializable: true, ..range("c", "") }))],
+        ..Default::default()
+    };
+    let requests = [range("a", ""), range("a", "z"), RangeRequest { limit: 2, ..range("b", "\0") }, descending]
+        .map(|request| RangeRequest { serializable: true, ..request });
+    let answers = |bench: &mut Bench| -> Vec<Bytes> {
+        let mut answers: Vec<Bytes> =
+            requests.iter().map(|request| bench.call_alone("/etcdserverpb.KV/Range", request).unwrap()).collect();
+        answers.push(bench.call_alone("/etcdserverpb.KV/Txn", &txn).unwrap());
+        answers
+    };
+    let warm = answers(&mut bench);
+    bench.cool_segments();
+    assert_eq!(answers(&mut bench), warm);
+}
