@@ -200,9 +200,7 @@ pub const GRPC_STREAM_ERRORS: usize = 16 * 1024;
 
 /// From the connection to the end of the HTTP/2 preface (grpc-go: ConnectionTimeout).
 pub const GRPC_HANDSHAKE_SECONDS: u64 = 120;
-/// Bytes of watch responses that wait in one stream. Over it, its watches fall behind and keep a position only. A
-/// quarter of a MiB is what a window of 64 KiB lets through in four round trips, and thousands of small events.
-pub const WATCH_STREAM_BYTES: usize = 256 * 1024;
+
 /// Bytes of watch responses that wait in one stream. Over it, its watches fall behind and keep a position only. A MiB
 /// holds three events of 256 bytes for each of a thousand watches of one prefix.
 pub const WATCH_STREAM_BYTES: usize = 1024 * 1024;
