@@ -87,10 +87,6 @@ pub const RESIDENT_WINDOW_PAGES: usize = 64;
 /// loading one needs no memory to speak of. An entry that is larger makes a block of its own.
 pub const CHECKPOINT_BLOCK_BYTES: usize = 256 * 1024;
 
-/// Largest block of a checkpoint that is believed: the largest key (`--max-request-bytes` may be raised to about 2 GiB,
-/// but a key that long is a file of another kind) with its entry's other bytes.
-pub const CHECKPOINT_BLOCK_BYTES_MAX: usize = 256 * 1024 * 1024;
-
 /// Segments' files kept for reuse; more are deleted. Four of the default size are 64 MiB beside the quota, and at a write
 /// rate of 64 MiB/s a second's work for the thread that prepares them.
 pub const SPARE_SEGMENTS_MAX: usize = 4;

@@ -16,10 +16,7 @@ use super::{
     types::Revision,
     usage::{SegmentUse, Usage},
 };
-use crate::{
-    limits::{CHECKPOINT_BLOCK_BYTES, CHECKPOINT_BLOCK_BYTES_MAX},
-    proto::raftpb,
-};
+use crate::{limits::CHECKPOINT_BLOCK_BYTES, proto::raftpb};
 
 /// The version of checkpoints that this code writes and reads. It covers the entries of `codec.rs` too.
 pub const FORMAT_VERSION: u32 = 1;
@@ -372,9 +369,6 @@ impl Source<'_> {
         let mut head = [0; BLOCK_HEAD_BYTES];
         self.input.read_exact(&mut head).map_err(|source| self.failed(source))?;
         let len = number_at(&head, 4) as usize;
-        if len > CHECKPOINT_BLOCK_BYTES_MAX {
-            return Err(self.damaged("a block claims to be larger than any is"));
-        }
         // Grows with what is really there: a damaged length does not allocate.
         self.payload.clear();
         let read = self.input.take(len as u64).read_to_end(&mut self.payload);

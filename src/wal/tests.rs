@@ -14,7 +14,8 @@ use super::{
     recovery::{self, LogEntry, Options, Recovered, RecoveryError, recover},
     replay::{Cursor, Image},
     segment,
-    writer::Writer,
+    table::SegmentTable,
+    writer::{PendingWrite, Writer},
 };
 use crate::store::{
     checkpoint::{CheckpointHead, HardState},
@@ -45,6 +46,18 @@ fn write(dir: &Dir, writer: &mut Writer) {
 fn entry(writer: &mut Writer, index: u64, term: u64, data: &[u8]) -> LogEntry {
     let place = writer.append_entry(index, term, (index % 3) as u8, data);
     LogEntry { index, term, kind: (index % 3) as u8, data: Bytes::copy_from_slice(data), place }
+}
+
+#[test]
+fn what_crosses_cores_may_cross_cores() {
+    fn shared<T: Send + Sync>() {}
+    fn sent<T: Send>() {}
+    shared::<SegmentTable>();
+    shared::<Dir>();
+    shared::<State>();
+    sent::<PendingWrite>();
+    sent::<Writer>();
+    sent::<Recovered>();
 }
 
 #[test]

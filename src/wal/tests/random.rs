@@ -183,11 +183,11 @@ impl<'a> Harness<'a> {
         let found = (recovered.hard_state, recovered.entries, recovered.moves);
         let kept = (0..=self.pending.len()).rev().find(|kept| self.content(*kept) == found);
         let kept = kept.unwrap_or_else(|| {
-            let brief = |content: &Content| {
+            let shown = |content: &Content| {
                 let entries: Vec<_> = content.1.iter().map(|it| (it.index, it.term, it.place)).collect();
                 format!("{:?} {entries:?} {:?}", content.0, content.2)
             };
-            panic!("{}\nis no beginning of\n{}", brief(&found), brief(&self.content(self.pending.len())));
+            panic!("{}\nis no beginning of\n{}", shown(&found), shown(&self.content(self.pending.len())));
         });
         self.pending.truncate(kept);
         self.durable.append(&mut self.pending);
@@ -205,6 +205,9 @@ impl<'a> Harness<'a> {
 }
 
 proptest! {
+    // Each case syncs files dozens of times.
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
     #[test]
     fn whatever_happens_the_log_is_what_was_written(ops in prop::collection::vec(op(), 1..40)) {
         let temp = tempfile::tempdir().unwrap();
