@@ -114,7 +114,7 @@ async fn what_is_not_there_is_not_found() {
     let server = Server::start().await;
     assert_eq!(get(&server, "/nothing/here").await.status, 404);
     let wrong = "POST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-    assert_eq!(request(&server, &wrong).await.status, 405);
+    assert_eq!(request(&server, wrong).await.status, 405);
     // What is no HTTP at all ends its own connection and nothing else.
     let mut socket = TcpStream::connect(&server.address).await.unwrap();
     socket.write_all(b"no HTTP at all\r\n\r\n").await.unwrap();

@@ -164,7 +164,8 @@ async fn hostile_bytes_end_their_own_connection_and_no_other() {
     client.put("k", "v").await.unwrap();
     let open = || RawConnection::open(&server.address, PATIENCE).unwrap();
     // Each must leave the server well; how the connection itself ends is its own affair.
-    let garbage: [&dyn Fn(&mut RawConnection) -> std::io::Result<()>; 7] = [
+    type Attack<'a> = &'a dyn Fn(&mut RawConnection) -> std::io::Result<()>;
+    let garbage: [Attack; 7] = [
         &|raw| raw.write(&[0xff; 4096]),
         &|raw| raw.write(b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n"),
         // A frame longer than any setting allows.

@@ -96,7 +96,7 @@ impl Client {
         while let Some(chunk) = body.chunk().await? {
             frames.push(&chunk);
         }
-        let message = frames.next()?.ok_or_else(|| Error::transport("OK without an answer"))?;
+        let message = frames.take()?.ok_or_else(|| Error::transport("OK without an answer"))?;
         if !frames.is_empty() {
             return Err(Error::transport("more than one answer to a unary call"));
         }
@@ -171,7 +171,7 @@ impl<A: Message + Default> Receiver<A> {
     /// The next answer; None once the server has ended the call with OK. May be given up while it waits.
     pub async fn next(&mut self) -> Result<Option<A>, Error> {
         loop {
-            if let Some(message) = self.frames.next()? {
+            if let Some(message) = self.frames.take()? {
                 return A::decode(message).map(Some).map_err(Error::transport);
             }
             match self.body.chunk().await? {

@@ -35,7 +35,7 @@ impl Frames {
     ///
     /// # Errors
     /// If it is compressed: this client never asks for that.
-    pub fn next(&mut self) -> Result<Option<Bytes>, Error> {
+    pub fn take(&mut self) -> Result<Option<Bytes>, Error> {
         let Some(prefix) = self.0.first_chunk::<PREFIX_BYTES>() else { return Ok(None) };
         if prefix[0] != 0 {
             return Err(Error::transport("a compressed message that nobody asked for"));
@@ -61,7 +61,7 @@ mod tests {
             let mut found: Vec<String> = Vec::new();
             for chunk in bytes.chunks(size) {
                 frames.push(chunk);
-                while let Some(message) = frames.next().unwrap() {
+                while let Some(message) = frames.take().unwrap() {
                     found.push(String::decode(message).unwrap());
                 }
             }

@@ -255,8 +255,7 @@ impl Index {
         let mut superseded: Vec<Revision> = Vec::new();
         let mut dead_keys: Vec<(Vec<u8>, Revision)> = Vec::new();
         let mut next = Revision::new(target + 1, 0);
-        let mut looked_at = 0;
-        for (key, value) in self.events.iter_from(&codec::revision_key(self.sweep.next)) {
+        for (looked_at, (key, value)) in self.events.iter_from(&codec::revision_key(self.sweep.next)).enumerate() {
             let revision = codec::revision_of(key);
             if revision.main > target {
                 break;
@@ -265,7 +264,6 @@ impl Index {
                 next = revision;
                 break;
             }
-            looked_at += 1;
             let event = codec::event(revision, value);
             if let Some(link) = event.link {
                 superseded.push(link.prev);

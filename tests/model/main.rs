@@ -107,7 +107,7 @@ impl Pair {
                 if let Some(compaction) = &mut request.compaction {
                     compaction.revision = at(compaction.revision);
                 }
-                self.request(request, room)
+                self.request(*request, room)
             }
             Step::Read(mut range) => {
                 resolve_range(&mut range, &at);

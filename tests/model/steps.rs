@@ -7,7 +7,7 @@ use urd::proto::etcdserverpb::{alarm_request::AlarmAction, compare::TargetUnion,
 
 #[derive(Clone, Debug)]
 pub enum Step {
-    Request(InternalRaftRequest, Option<u64>),
+    Request(Box<InternalRaftRequest>, Option<u64>),
     /// A range from a view, not by way of the log.
     Read(RangeRequest),
     /// A transaction of reads from a view.
@@ -206,7 +206,7 @@ fn request() -> impl Strategy<Value = InternalRaftRequest> {
 pub fn step() -> impl Strategy<Value = Step> {
     let room = prop_oneof![40 => Just(None), 1 => (0u64..600).prop_map(Some)];
     prop_oneof![
-        30 => (request(), room).prop_map(|(request, room)| Step::Request(request, room)),
+        30 => (request(), room).prop_map(|(request, room)| Step::Request(Box::new(request), room)),
         6 => range().prop_map(Step::Read),
         1 => read_txn().prop_map(Step::ReadTxn),
         4 => (1usize..8).prop_map(Step::Sweep),
@@ -231,11 +231,10 @@ pub fn resolve_range(range: &mut RangeRequest, at: &dyn Fn(i64) -> i64) {
 
 pub fn resolve_txn(txn: &mut TxnRequest, at: &dyn Fn(i64) -> i64) {
     for compare in &mut txn.compare {
-        match &mut compare.target_union {
-            Some(TargetUnion::ModRevision(revision) | TargetUnion::CreateRevision(revision)) => {
-                *revision = at(*revision);
-            }
-            _ => {}
+        if let Some(TargetUnion::ModRevision(revision) | TargetUnion::CreateRevision(revision)) =
+            &mut compare.target_union
+        {
+            *revision = at(*revision);
         }
     }
     for op in txn.success.iter_mut().chain(&mut txn.failure) {

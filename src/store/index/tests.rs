@@ -11,7 +11,7 @@ struct Naive {
 }
 
 impl Naive {
-    fn at<'a>(&'a self, at: i64) -> impl Iterator<Item = &'a (Vec<u8>, KeyMeta)> {
+    fn at(&self, at: i64) -> impl Iterator<Item = &(Vec<u8>, KeyMeta)> {
         self.events.iter().filter(move |(_, meta)| meta.revision.main <= at)
     }
 
@@ -38,7 +38,7 @@ impl Naive {
             }
             let superseded =
                 self.events[at + 1..].iter().any(|(other, o)| other == key && o.revision.main <= self.compacted);
-            !superseded && !(meta.is_tombstone() && main < self.compacted)
+            !(superseded || meta.is_tombstone() && main < self.compacted)
         };
         (0..self.events.len()).filter(|at| keep(*at)).map(|at| self.events[at].clone()).collect()
     }
