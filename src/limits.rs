@@ -54,11 +54,8 @@ pub const SPARE_SEGMENTS: usize = 2;
 /// reads at most about twice the checkpoint, and writing checkpoints costs at most as much as the log.
 pub const CHECKPOINT_LOG_BYTES: u64 = 32 * 1024 * 1024;
 
-/// Events that one slice of a compaction looks at: about 1 ms of a core (etcd: --compaction-batch-limit).
-pub const COMPACTION_SLICE_EVENTS: usize = 1000;
-
-/// Pause between two slices while nobody waits (etcd: --compaction-sleep-interval).
-pub const COMPACTION_PAUSE_MS: u64 = 10;
+/// Compactions whose hash may still be asked for (etcd: mvcc/hash.go, hashStorageMaxSize).
+pub const COMPACTION_HASHES: usize = 10;
 
 /// Bytes of live values that one step of repacking moves: a write of a few hundred microseconds.
 pub const REPACK_SLICE_BYTES: usize = 512 * 1024;

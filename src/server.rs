@@ -146,6 +146,11 @@ async fn live(house: Arc<House>, number: usize) {
     let driver = (number == house.core_peer).then(|| drive_core(&house, &port, shard.clone()));
     let desk = shard.map(|shard| Rc::new(Desk::new(house.clone(), port.clone(), shard)));
     if let Some(desk) = &desk {
+        let fanning_out = desk.clone();
+        runtime::spawn(async move {
+            let shard = &fanning_out.shard;
+            shard.watches.drive(|| shard.member.term()).await;
+        });
         runtime::spawn(desk.clone().keep_time());
         for neighbour in (0..house.member.config.shards).filter(|neighbour| *neighbour != number) {
             runtime::spawn(desk.clone().write_to_neighbour(neighbour));

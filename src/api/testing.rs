@@ -192,7 +192,7 @@ impl Bench {
         let segments = SegmentTable::in_memory(self.segments.clone());
         let view = Arc::new(View { state: self.state.clone(), segments });
         self.published.publish(view.clone());
-        let AppliedBatch { events, leases } = batch;
+        let AppliedBatch { events, leases, .. } = batch;
         self.shard().deliver(FromCore { view, outcomes, events: Arc::new(events), leases: Arc::new(leases) });
     }
 

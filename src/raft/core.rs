@@ -32,7 +32,7 @@ use crate::{
     store::{
         apply::{AppliedBatch, ApplyEntry},
         checkpoint::{self, SegmentExtent},
-        index::Progress,
+        index::{Index, Progress},
         state::State,
         types::Place,
     },
@@ -163,6 +163,8 @@ pub struct Core {
     /// dbSize, told by the driver.
     db_size: u64,
     applied_count: u64,
+    /// Compactions whose hash nobody has taken yet: the index before, and the revision.
+    compactions: Vec<(Index, i64)>,
 }
 
 impl Core {
@@ -207,6 +209,7 @@ impl Core {
             dirty: true,
             db_size: 0,
             applied_count: 0,
+            compactions: Vec::new(),
         })
     }
 
@@ -423,6 +426,11 @@ impl Core {
             // A new term has to commit something before it may serve reads.
             self.committed_in_term &= soft.raft_state == StateRole::Leader && soft.leader_id == self.node.raft.id;
         }
+        for entry in ready.take_entries() {
+            let place = self.writer.append_entry(entry.index, entry.term, entry.entry_type as u8, &entry.data);
+            self.node.mut_store().append(entry.index, entry.term, entry.entry_type, entry.data, place);
+        }
+        // Behind the entries, so that a torn write never leaves a commit index without them.
         if let Some(hard_state) = ready.hs() {
             let old = self.node.store().hard_state();
             if (old.term, old.vote) != (hard_state.term, hard_state.vote) {
@@ -437,10 +445,6 @@ impl Core {
             self.node.mut_store().set_hard_state(hard_state);
         }
         assert!(ready.snapshot().is_empty(), "a snapshot came to a cluster of one");
-        for entry in ready.take_entries() {
-            let place = self.writer.append_entry(entry.index, entry.term, entry.entry_type as u8, &entry.data);
-            self.node.mut_store().append(entry.index, entry.term, entry.entry_type, entry.data, place);
-        }
         effects.messages.extend(ready.take_messages());
         for message in ready.take_persisted_messages() {
             if translate::waits_for_persistence(message.get_msg_type(), self.unsynced_vote) {
@@ -573,7 +577,11 @@ impl Core {
             effects.view = Some(view);
         }
         let view = self.last_view.as_ref().expect("published at least once");
-        let batch = std::mem::take(&mut self.batch);
+        let mut batch = std::mem::take(&mut self.batch);
+        self.compactions.append(&mut batch.compactions);
+        // Each holds an index of the past; those that nobody comes for in time are not waited for.
+        let surplus = self.compactions.len().saturating_sub(limits::COMPACTION_HASHES);
+        self.compactions.drain(..surplus);
         let (events, leases) = (Arc::new(batch.events), Arc::new(batch.leases));
         for shard in 0..self.shards {
             if news || !self.outcomes[shard].is_empty() {
@@ -634,6 +642,11 @@ impl Core {
     /// Whether values are still on their way to a new place.
     pub fn relocating(&self) -> bool {
         !self.moves_gathering.is_empty() || self.in_flight.as_ref().is_some_and(|it| !it.moves.is_empty())
+    }
+
+    /// Compactions that have been applied since this was last asked: the index before each, and its revision.
+    pub fn take_compactions(&mut self) -> Vec<(Index, i64)> {
+        std::mem::take(&mut self.compactions)
     }
 
     /// Removes one slice of what compaction has made obsolete. True while there is more.

@@ -13,6 +13,7 @@ use crate::{
     runtime,
     store::{
         checkpoint::CheckpointHead,
+        hash,
         types::{Revision, Values},
         usage::Usage,
     },
@@ -66,18 +67,32 @@ impl Space {
     /// Compaction's removals, a slice at a time; in a hurry if somebody waits for them.
     async fn remove_superseded(&self) {
         let started = std::time::Instant::now();
+        self.hash_compactions().await;
         if !self.driver.core().state().index.compacting() {
             return;
         }
-        while self.driver.with_core(|core| core.compaction_slice(limits::COMPACTION_SLICE_EVENTS)) {
+        let config = &self.driver.member().config;
+        let (batch, pause_ms) = (config.compaction_batch_limit, config.compaction_sleep_interval_ms);
+        while self.driver.with_core(|core| core.compaction_slice(batch)) {
             if self.driver.core().somebody_waits_for_compaction() {
                 runtime::yield_now().await;
             } else {
-                runtime::sleep(Duration::from_millis(limits::COMPACTION_PAUSE_MS)).await;
+                runtime::sleep(Duration::from_millis(pause_ms)).await;
             }
         }
         let revision = self.driver.core().state().index.compacted();
         log!(Info, "finished scheduled compaction", "compact-revision" = revision, "took" = shown(format!("{:?}", started.elapsed())));
+    }
+
+    /// The hash at a compaction's own revision is told as of the moment before it, as etcd's is.
+    async fn hash_compactions(&self) {
+        for (before, revision) in self.driver.with_core(|core| core.take_compactions()) {
+            let segments = self.driver.core().writer().table().clone();
+            match runtime::background(move || hash::hash_compaction(&before, revision, &segments)).await {
+                Ok(hash) => self.driver.member().compaction_hashes.keep(hash),
+                Err(cause) => log!(Warn, "cannot hash the store at a compaction", "error" = shown(&cause)),
+            }
+        }
     }
 
     /// The sealed segment whose live bytes are the smallest share of what was written to it, if that share is below

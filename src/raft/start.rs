@@ -31,6 +31,8 @@ pub enum StartError {
     #[error("{0}")]
     Disk(#[from] DiskError),
     #[error("{0}")]
+    Bootstrap(crate::config::ConfigError),
+    #[error("{0}")]
     Recovery(#[from] RecoveryError),
     #[error("cannot measure how the device of {dir} syncs: {cause}; check the directory's permissions and free space")]
     Probe { dir: String, cause: io::Error },
@@ -67,7 +69,11 @@ pub fn start(
             durability
         }
     };
-    let checkpoint_bytes = dir.list()?.checkpoint.unwrap_or(0);
+    let listing = dir.list()?;
+    if listing.segments.is_empty() {
+        config.verify_bootstrap().map_err(StartError::Bootstrap)?;
+    }
+    let checkpoint_bytes = listing.checkpoint.unwrap_or(0);
     let members: Vec<u64> = config
         .initial_cluster
         .iter()

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::{
+    index::Index,
     lease::Lease,
     range,
     state::{Downgrade, State},
@@ -111,6 +112,8 @@ pub enum LeaseChange {
 pub struct AppliedBatch {
     pub events: Vec<RevisionEvents>,
     pub leases: Vec<LeaseChange>,
+    /// The index before each compaction, and the compaction's revision: for hashes at that revision.
+    pub compactions: Vec<(Index, i64)>,
 }
 
 impl State {
@@ -189,7 +192,9 @@ impl State {
         }
         if let Some(compaction) = &request.compaction {
             return Ok(self.refusal(false, true).and_then(|()| {
+                let before = self.index.clone();
                 self.index.begin_compaction(compaction.revision)?;
+                out.compactions.push((before, compaction.revision));
                 Ok(Answer::Compact { revision: self.index.current() })
             }));
         }

@@ -57,7 +57,7 @@ impl SegmentTable {
         segments.sort_by_key(|(life, _)| *life);
         let mut table = SegmentTable::default();
         for (life, bytes) in segments {
-            let mut filler = super::memory::Memory::new(bytes.len().max(1) as u32).expect("memory is to be had");
+            let mut filler = super::memory::Memory::map(bytes.len().max(1) as u32).expect("memory is to be had");
             filler.append(&[&bytes]);
             let dir = std::path::Path::new("");
             table.push(Arc::new(Segment::in_memory(dir, life, bytes.len() as u32, filler.memory().clone())));
