@@ -12,7 +12,8 @@ use urd::{
 fn main() -> ExitCode {
     let words = std::env::args_os().skip(1);
     // Variables that are no text are none of ours.
-    let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let variables =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     match Config::from_args(words, variables) {
         Ok(Parsed::Run(config)) => run(*config),
         Ok(Parsed::Version) => {

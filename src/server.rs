@@ -27,7 +27,7 @@ use crate::{
     raft::{
         compactor::Compactor,
         core::Core,
-        driver::{Driver, PostRoom},
+        driver::{self, Driver, PostRoom},
         segments::SegmentFiles,
         space::Space,
         start::{self, Started},
@@ -70,11 +70,8 @@ pub fn run(config: Config) -> Result<Infallible, String> {
     let own_core = cores > 2 && config.shards < cores;
     let placement = Placement::new(config.shards + usize::from(own_core)).map_err(text)?;
     let seats = Seats::within_descriptor_limit(config.shards).map_err(text)?;
-    let listeners: Vec<Listener> = config
-        .listen_client_urls
-        .iter()
-        .map(|url| Listener::bind(url).map_err(text))
-        .collect::<Result<_, String>>()?;
+    let listeners: Vec<Listener> =
+        config.listen_client_urls.iter().map(|url| Listener::bind(url).map_err(text)).collect::<Result<_, String>>()?;
 
     let started = start::start(&config, crate::observe::log::Drain::logger("raft"), |dir| {
         let dir = dir.to_owned();
@@ -82,7 +79,13 @@ pub fn run(config: Config) -> Result<Infallible, String> {
     })
     .map_err(text)?;
     if let Some(cut) = &started.cut {
-        log!(Warn, "cut a torn write off the end of the log", "file" = shown(cut.file.display()), "offset" = u64::from(cut.offset), "index" = cut.index);
+        log!(
+            Warn,
+            "cut a torn write off the end of the log",
+            "file" = shown(cut.file.display()),
+            "offset" = u64::from(cut.offset),
+            "index" = cut.index
+        );
     }
     let member = Arc::new(Member::new(started.member_id, started.cluster_id, config, unix_ms()));
     let view = View { state: started.parts.state.clone(), segments: started.parts.writer.table().clone() };
@@ -105,7 +108,6 @@ pub fn run(config: Config) -> Result<Infallible, String> {
         member,
         started: Mutex::new(Some(started)),
         entrance: Mutex::new(Some((listeners, signals))),
-        born: Instant::now(),
     });
     executors::run(&placement, move |number| live(house.clone(), number)).map_err(text)?;
     unreachable!("the executor that waits for the signal ends the process")
@@ -125,13 +127,6 @@ struct House {
     published: Published,
     started: Mutex<Option<Started>>,
     entrance: Mutex<Option<(Vec<Listener>, Signals)>>,
-    born: Instant,
-}
-
-impl House {
-    fn now_ms(&self) -> u64 {
-        self.born.elapsed().as_millis() as u64
-    }
 }
 
 fn take<T>(from: &Mutex<Option<T>>) -> T {
@@ -173,10 +168,17 @@ fn drive_core(house: &Arc<House>, port: &Rc<Port<Letter>>, local: Option<Rc<Shar
     let files = Rc::new(SegmentFiles::new(dir, durability, header));
     let core = Core::new(parts).expect("the log that recovery has read suits the crate");
     let member = house.member.clone();
-    let by_port = Box::new(ByPort(port.clone()));
-    let clock = house.clone();
-    let clock = Box::new(move || clock.now_ms());
-    let driver = Driver::new(core, files, member, house.published.clone(), local, by_port, clock, checkpoint_bytes);
+    let post = Box::new(ByPort(port.clone()));
+    let driver = Driver::new(driver::Parts {
+        core,
+        files,
+        member,
+        published: house.published.clone(),
+        local,
+        post,
+        clock: runtime::now_ms,
+        checkpoint_bytes,
+    });
     runtime::spawn(driver.clone().run());
     runtime::spawn(Space::new(driver.clone()).run());
     runtime::spawn(compact_automatically(house.clone(), driver.clone()));
@@ -192,12 +194,12 @@ impl PostRoom for ByPort {
 }
 
 async fn compact_automatically(house: Arc<House>, driver: Rc<Driver>) {
-    let mut compactor = Compactor::new(house.member.config.auto_compaction, house.now_ms());
+    let mut compactor = Compactor::new(house.member.config.auto_compaction, runtime::now_ms());
     let Some(interval_ms) = compactor.interval_ms() else { return };
     loop {
         runtime::sleep(Duration::from_millis(interval_ms)).await;
         let revision = house.published.load().revision();
-        let Some(revision) = compactor.due(house.now_ms(), revision) else { continue };
+        let Some(revision) = compactor.due(runtime::now_ms(), revision) else { continue };
         if !house.member.is_leader() {
             continue;
         }
@@ -256,7 +258,7 @@ impl Desk {
     async fn keep_time(self: Rc<Self>) {
         loop {
             runtime::sleep(Duration::from_millis(limits::SHARD_TICK_MS)).await;
-            let now_ms = self.house.now_ms();
+            let now_ms = runtime::now_ms();
             self.shard.tick(now_ms);
             self.shard.expire_due(now_ms);
         }
@@ -278,7 +280,7 @@ impl Desk {
     }
 
     fn receive(&self, from: usize, post: Post) {
-        self.shard.advance(self.house.now_ms());
+        self.shard.advance(runtime::now_ms());
         match post {
             Post::FromCore(mail) => self.shard.deliver(mail),
             Post::LeaseCalls(calls) => self.shard.receive_lease_calls(from, calls),

@@ -209,4 +209,3 @@ async fn client_loop(
     }
     Ok(())
 }
-

@@ -66,7 +66,11 @@ struct Load {
 
 impl Load {
     fn workloads(&self) -> Vec<Workload> {
-        if self.workload.is_empty() { <Workload as clap::ValueEnum>::value_variants().to_vec() } else { self.workload.clone() }
+        if self.workload.is_empty() {
+            <Workload as clap::ValueEnum>::value_variants().to_vec()
+        } else {
+            self.workload.clone()
+        }
     }
 }
 
@@ -120,7 +124,8 @@ fn compare(etcd: &std::path::Path, urd: &std::path::Path, load: &Load) -> Result
 }
 
 fn drive(endpoint: &str, pid: Option<u32>, workload: Workload, load: &Load) -> Result<Outcome, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|cause| cause.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|cause| cause.to_string())?;
     let plan = load::Plan {
         clients: if workload.is_single() { 1 } else { load.clients },
         connections: if workload.is_single() { 1 } else { load.connections },

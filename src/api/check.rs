@@ -208,7 +208,8 @@ mod tests {
             ("two keys", vec![put("a"), put("b")], Ok(())),
             ("a put in a delete", vec![put("b"), delete("a", "c")], duplicate.clone()),
             ("a put at a delete's end", vec![put("c"), delete("a", "c")], Ok(())),
-            ("a put after everything", vec![delete("a", "\0"), put("z")], duplicate.clone()),
+            // Seen on the reference: its interval tree takes the zero byte for a key before all others.
+            ("a put after everything was deleted", vec![delete("a", "\0"), put("z")], Ok(())),
             ("deletes may overlap", vec![delete("a", "c"), delete("b", "d")], Ok(())),
             ("an empty interval", vec![delete("c", "a"), put("b")], Ok(())),
             ("nested and outer", vec![put("a"), nested(vec![put("a")], vec![])], duplicate.clone()),

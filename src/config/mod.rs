@@ -138,9 +138,13 @@ impl std::error::Error for ConfigError {}
 pub enum AutoCompaction {
     Off,
     /// Keep this many milliseconds of history.
-    Periodic { retention_ms: u64 },
+    Periodic {
+        retention_ms: u64,
+    },
     /// Keep this many revisions.
-    Revision { retention: i64 },
+    Revision {
+        retention: i64,
+    },
 }
 
 impl Default for Config {

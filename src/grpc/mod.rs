@@ -15,12 +15,7 @@ mod response;
 mod settings;
 mod wire;
 
-use std::{
-    future::Future,
-    pin::Pin,
-    rc::Rc,
-    time::Instant,
-};
+use std::{future::Future, pin::Pin, rc::Rc, time::Instant};
 
 use bytes::Bytes;
 

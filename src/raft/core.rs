@@ -635,8 +635,7 @@ impl Core {
         }
         let places: Vec<Place> = self.writer.append_moved(self.state.applied().0, &values);
         let moves = values.iter().zip(places);
-        self.moves_gathering
-            .extend(moves.map(|(value, to)| Move { revision: value.revision, from: value.from, to }));
+        self.moves_gathering.extend(moves.map(|(value, to)| Move { revision: value.revision, from: value.from, to }));
     }
 
     /// Whether values are still on their way to a new place.

@@ -20,8 +20,7 @@ use super::{
     segments::SegmentFiles,
 };
 use crate::{
-    log,
-    limits,
+    limits, log,
     observe::log::shown,
     runtime,
     shard::{Member, Shard, mail::FromCore, view::Published},
@@ -42,7 +41,7 @@ pub struct Driver {
     local: Option<Rc<Shard>>,
     post: Box<dyn PostRoom>,
     /// Milliseconds since the member started.
-    clock: Box<dyn Fn() -> u64>,
+    clock: fn() -> u64,
     kicked: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     /// Handed from a turn to the checkpoint that asked for it.
@@ -64,17 +63,24 @@ fn stop_for(cause: &io::Error, what: &str, cure: &str) -> ! {
     std::process::exit(1);
 }
 
+/// What a driver is made from.
+pub struct Parts {
+    pub core: Core,
+    pub files: Rc<SegmentFiles>,
+    pub member: Arc<Member>,
+    pub published: Published,
+    /// The shard on the same executor, if there is one.
+    pub local: Option<Rc<Shard>>,
+    pub post: Box<dyn PostRoom>,
+    /// Milliseconds, never going back: what shards count deadlines by.
+    pub clock: fn() -> u64,
+    /// Of the checkpoint that recovery has read; 0 if there was none.
+    pub checkpoint_bytes: u64,
+}
+
 impl Driver {
-    pub fn new(
-        core: Core,
-        files: Rc<SegmentFiles>,
-        member: Arc<Member>,
-        published: Published,
-        local: Option<Rc<Shard>>,
-        post: Box<dyn PostRoom>,
-        clock: Box<dyn Fn() -> u64>,
-        checkpoint_bytes: u64,
-    ) -> Rc<Self> {
+    pub fn new(parts: Parts) -> Rc<Self> {
+        let Parts { core, files, member, published, local, post, clock, checkpoint_bytes } = parts;
         Rc::new(Driver {
             core: RefCell::new(core),
             files,

@@ -1,13 +1,7 @@
 //! The files that the log is being written to: opened for durable writes, made ready before the writer needs them.
 //! A new segment's file is prepared while the one before it fills, so that rolling over waits for nothing.
 
-use std::{
-    cell::RefCell,
-    collections::HashMap,
-    io,
-    rc::Rc,
-    sync::Arc,
-};
+use std::{cell::RefCell, collections::HashMap, io, rc::Rc, sync::Arc};
 
 use crate::{
     log,

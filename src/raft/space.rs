@@ -4,11 +4,14 @@
 
 use std::{io, rc::Rc, time::Duration};
 
-use super::{core::{Capture, Core}, driver::Driver, segments::io_of};
+use super::{
+    core::{Capture, Core},
+    driver::Driver,
+    segments::io_of,
+};
 use crate::{
-    log,
     error::Status,
-    limits,
+    limits, log,
     observe::log::shown,
     runtime,
     store::{
@@ -81,7 +84,12 @@ impl Space {
             }
         }
         let revision = self.driver.core().state().index.compacted();
-        log!(Info, "finished scheduled compaction", "compact-revision" = revision, "took" = shown(format!("{:?}", started.elapsed())));
+        log!(
+            Info,
+            "finished scheduled compaction",
+            "compact-revision" = revision,
+            "took" = shown(format!("{:?}", started.elapsed()))
+        );
     }
 
     /// The hash at a compaction's own revision is told as of the moment before it, as etcd's is.

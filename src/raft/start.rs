@@ -143,7 +143,11 @@ pub fn start(
 }
 
 /// Writes the entries that every new cluster's log begins with, as etcd does: term 1, committed.
-fn begin_log(founders: &[Founder], writer: &mut Writer, entries: &mut Vec<LogEntry>) -> crate::store::checkpoint::HardState {
+fn begin_log(
+    founders: &[Founder],
+    writer: &mut Writer,
+    entries: &mut Vec<LogEntry>,
+) -> crate::store::checkpoint::HardState {
     let hard_state = crate::store::checkpoint::HardState { term: 1, vote: 0, commit: founders.len() as u64 };
     writer.append_hard_state(hard_state.term, hard_state.vote, hard_state.commit);
     for first in bootstrap::first_entries(founders) {

@@ -14,8 +14,8 @@ use std::{
     cell::Cell,
     future::Future,
     io,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     os::unix::ffi::OsStrExt,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::Pin,
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -94,7 +94,10 @@ impl Interval {
 
 /// Tells a service manager that waits for it that the process is ready (systemd: sd_notify(3), READY=1).
 pub fn tell_service_manager() {
-    use std::os::{linux::net::SocketAddrExt, unix::net::{SocketAddr, UnixDatagram}};
+    use std::os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixDatagram},
+    };
     let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
     let name = name.as_encoded_bytes();
     let address = match name.strip_prefix(b"@") {
