@@ -114,10 +114,11 @@ impl Driver {
         loop {
             poll_fn(|context| {
                 let mut work = self.kicked.take();
-                if let Some(shard) = &self.local
-                    && let Poll::Ready(mail) = shard.outbox.poll_take(context)
-                {
-                    self.core.borrow_mut().receive(shard.id, mail);
+                if let Some(shard) = &self.local {
+                    // Until it is empty: only then does the outbox know whom to wake next time.
+                    while let Poll::Ready(mail) = shard.outbox.poll_take(context) {
+                        self.core.borrow_mut().receive(shard.id, mail);
+                    }
                     work |= self.core.borrow().has_work();
                 }
                 if work {
