@@ -186,22 +186,22 @@ impl Index {
         }
     }
 
-    /// How an event after `prev` hangs on the chain. Where a jump leads into what compaction has removed, the event
-    /// that makes it counts as the chain's first.
+    /// How an event after `prev` hangs on the chain. How far a jump goes follows from the depth alone, so one look-up is
+    /// enough, or two. Where compaction has removed what the jump is read from, the chain begins anew.
     fn link_to(&self, prev: Revision) -> Link {
-        let jump_of = |revision: Revision| -> (Revision, u64) {
-            let event = self.event_ref(revision);
-            let (jump, depth) = match event.and_then(|event| event.link) {
-                Some(link) => (link.jump, link.depth),
-                None => (revision, 0),
-            };
-            if jump != revision && self.event_ref(jump).is_none() { (revision, depth) } else { (jump, depth) }
-        };
-        let (near, depth) = jump_of(prev);
-        let (far, near_depth) = jump_of(near);
-        let (_, far_depth) = jump_of(far);
-        let jump = if depth - near_depth == near_depth - far_depth { far } else { prev };
-        Link { prev, jump, depth: depth + 1 }
+        let link_of = |revision: Revision| self.event_ref(revision).and_then(|event| event.link);
+        let first = Link { prev, jump: prev, depth: 1 };
+        let Some(near) = link_of(prev) else { return first };
+        let depth = near.depth + 1;
+        let len = jump_len(near.depth);
+        if jump_len(near.depth - len) != len {
+            return Link { prev, jump: prev, depth };
+        }
+        // Two jumps of one length: this one takes both.
+        match link_of(near.jump) {
+            Some(far) => Link { prev, jump: far.jump, depth },
+            None => first,
+        }
     }
 
     /// Moves the value of one event. False if the event is gone or its value lies elsewhere by now.
@@ -412,6 +412,20 @@ impl Index {
         }
         (!before.meta.is_tombstone()).then_some(before.meta)
     }
+}
+
+/// How many events the jump of one at this depth passes back: the last term of the depth as a sum of numbers 2^k - 1,
+/// largest first. 0 for a chain's first event, which has none.
+fn jump_len(depth: u64) -> u64 {
+    let mut rest = depth;
+    while rest > 0 {
+        let term = u64::MAX >> (rest + 1).leading_zeros() >> 1;
+        if term == rest {
+            break;
+        }
+        rest -= term;
+    }
+    rest
 }
 
 fn to_event(event: EventRef<'_>) -> Event {

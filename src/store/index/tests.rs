@@ -274,3 +274,16 @@ fn compaction_to_zero_is_allowed_once() {
     assert_eq!(index.begin_compaction(0), Err(error::COMPACTED));
     assert_eq!(index.begin_compaction(-5), Err(error::COMPACTED));
 }
+
+#[test]
+fn a_jump_is_as_long_as_its_depth_says() {
+    // By the rule itself: two jumps of one length are taken in one, else a jump goes to the event before.
+    let mut lens = vec![0u64];
+    for depth in 1..5000u64 {
+        let near = lens[depth as usize - 1];
+        let far = lens[(depth - 1 - near) as usize];
+        lens.push(if depth > 1 && near == far { 1 + near + far } else { 1 });
+        assert_eq!(super::jump_len(depth), lens[depth as usize], "depth {depth}");
+    }
+    assert!(super::jump_len(u64::MAX - 1) > 0);
+}
