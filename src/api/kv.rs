@@ -1,7 +1,7 @@
 //! KV: reads are answered from an immutable view on the shard's own core, writes are proposed as the client spelled
 //! them and answered once applied. (etcd API, service KV; etcdserver/api/v3rpc/key.go for the order of the checks.)
 
-use std::{rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 
@@ -16,6 +16,7 @@ use crate::{
     error::{self, Status},
     grpc::{Frame, Unary},
     limits,
+    observe::metrics::{Operation, ShardMetrics, Stage},
     proto::etcdserverpb::{
         CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest, request_op::Request,
     },
@@ -25,7 +26,7 @@ use crate::{
         apply::Answer,
         index::{Index, RangeIter},
         range::{self, Plan},
-        txn,
+        txn::{self, TxnAnswer},
         types::{KeyRange, Values},
     },
 };
@@ -38,13 +39,61 @@ pub fn range(services: Rc<Services>, message: Bytes) -> Unary {
     if let Err(status) = check::check_range(&request) {
         return refuse(status);
     }
+    let since = runtime::recent();
     if request.serializable {
-        return read(&services.shard, services.shard.view(), request);
+        let view = services.shard.view();
+        return match read(&services, view, request) {
+            Unary::Ready(result) => {
+                services.answered(Operation::Range, result.is_ok(), services.read_takes());
+                Unary::Ready(result)
+            }
+            Unary::Later(read) => later(async move { answered(&services, Operation::Range, since, read.await) }),
+        };
     }
     later(async move {
-        let view = services.shard.linearizable().await?;
-        finish(read(&services.shard, view, request)).await
+        let result = match linearizable(&services, since).await {
+            Ok(view) => finish(read(&services, view, request)).await,
+            Err(status) => Err(status),
+        };
+        answered(&services, Operation::Range, since, result)
     })
+}
+
+/// Counts a read that had to wait for something.
+fn answered(
+    services: &Services,
+    operation: Operation,
+    since: Instant,
+    result: Result<Frame, Status>,
+) -> Result<Frame, Status> {
+    services.answered(operation, result.is_ok(), runtime::recent() - since + services.read_takes());
+    result
+}
+
+async fn linearizable(services: &Services, since: Instant) -> Result<Arc<View>, Status> {
+    let view = services.shard.linearizable().await?;
+    services.shard.metrics.stages.observe(Stage::ReadIndex, runtime::recent() - since);
+    Ok(view)
+}
+
+/// Answers a range from a view, and counts it.
+fn read(services: &Rc<Services>, view: Arc<View>, request: RangeRequest) -> Unary {
+    let metrics = &services.shard.metrics;
+    metrics.ranges.increment();
+    match services.timed(|| answer(&services.shard, view, request)) {
+        (Unary::Ready(result), took) => {
+            metrics.range_duration.observe(result.is_ok(), took);
+            Unary::Ready(result)
+        }
+        (Unary::Later(read), _) => {
+            let (metrics, since) = (metrics.clone(), runtime::recent());
+            later(async move {
+                let result = read.await;
+                metrics.range_duration.observe(result.is_ok(), runtime::recent() - since);
+                result
+            })
+        }
+    }
 }
 
 async fn finish(unary: Unary) -> Result<Frame, Status> {
@@ -55,7 +104,7 @@ async fn finish(unary: Unary) -> Result<Frame, Status> {
 }
 
 /// Answers a range from a view: at once where that is a matter of a few keys in memory.
-fn read(shard: &Rc<Shard>, view: Arc<View>, request: RangeRequest) -> Unary {
+fn answer(shard: &Rc<Shard>, view: Arc<View>, request: RangeRequest) -> Unary {
     let index = &view.state.index;
     if let Err(status) = index.check_revision(request.revision) {
         return refuse(status);
@@ -249,21 +298,42 @@ pub fn txn(services: Rc<Services>, message: Bytes) -> Unary {
     if !check::is_read_only(&request) {
         return write(services, Kind::Txn, message);
     }
+    let since = runtime::recent();
     if check::is_serializable(&request) {
-        return read_txn(&services.shard, services.shard.view(), request);
+        let view = services.shard.view();
+        return match read_txn(&services, view, request) {
+            Unary::Ready(result) => {
+                services.answered(Operation::ReadonlyTxn, result.is_ok(), services.read_takes());
+                Unary::Ready(result)
+            }
+            Unary::Later(read) => later(async move { answered(&services, Operation::ReadonlyTxn, since, read.await) }),
+        };
     }
     later(async move {
-        let view = services.shard.linearizable().await?;
-        finish(read_txn(&services.shard, view, request)).await
+        let result = match linearizable(&services, since).await {
+            Ok(view) => finish(read_txn(&services, view, request)).await,
+            Err(status) => Err(status),
+        };
+        answered(&services, Operation::ReadonlyTxn, since, result)
     })
 }
 
+/// Counts a transaction of reads: one that reads more than once is a transaction (etcd: mvcc/metrics_txn.go).
+fn count_reads(metrics: &ShardMetrics, answer: &TxnAnswer) {
+    metrics.ranges.add(answer.responses.len() as u64);
+    if answer.responses.len() > 1 {
+        metrics.readonly_transactions.increment();
+    }
+}
+
 /// Answers a transaction of reads from a view.
-fn read_txn(shard: &Rc<Shard>, view: Arc<View>, request: TxnRequest) -> Unary {
+fn read_txn(services: &Rc<Services>, view: Arc<View>, request: TxnRequest) -> Unary {
+    let shard = &services.shard;
     if txn_weight(&view.state.index, &request) <= limits::INLINE_KEYS_MAX {
         // Fails only where a value that decides something is not in memory.
-        match txn::read(&view.state.index, &request, &Resident(&view.segments)) {
+        match services.timed(|| txn::read(&view.state.index, &request, &Resident(&view.segments))).0 {
             Ok(Ok(answer)) => {
+                count_reads(&shard.metrics, &answer);
                 let encoded = encode::txn(&shard.member.head, shard.member.term(), &answer, &view.segments);
                 return settled(view, encoded);
             }
@@ -271,15 +341,17 @@ fn read_txn(shard: &Rc<Shard>, view: Arc<View>, request: TxnRequest) -> Unary {
             Err(_) => {}
         }
     }
-    let member = shard.member.clone();
+    let (member, metrics) = (shard.member.clone(), shard.metrics.clone());
     later(async move {
-        runtime::background(move || {
+        let (answer, frame) = runtime::background(move || {
             let answer =
                 txn::read(&view.state.index, &request, &view.segments).map_err(|cause| error::unreadable(&cause))??;
             let encoded = encode::txn(&member.head, member.term(), &answer, &view.segments);
-            values::fill_holes_blocking(&view, encoded)
+            values::fill_holes_blocking(&view, encoded).map(|frame| (answer, frame))
         })
-        .await
+        .await?;
+        count_reads(&metrics, &answer);
+        Ok(frame)
     })
 }
 

@@ -22,12 +22,8 @@ use crate::{
     runtime,
     shard::view::View,
     store::{apply::Answer, hash},
+    version,
 };
-
-/// The version of etcd that this server is, for whoever asks by etcd's protocols.
-pub const ETCD_VERSION: &str = "3.7.3";
-/// The version of etcd's storage schema that its snapshots have.
-pub const STORAGE_VERSION: &str = "3.7.0";
 
 pub fn status(services: Rc<Services>, message: Bytes) -> Unary {
     if let Err(status) = decode::<StatusRequest>(message) {
@@ -44,7 +40,7 @@ pub fn status(services: Rc<Services>, message: Bytes) -> Unary {
     let downgrade = view.state.downgrade.as_ref();
     let response = StatusResponse {
         header: Some(header(shard, view.revision())),
-        version: ETCD_VERSION.into(),
+        version: version::ETCD.into(),
         db_size: member.db_size.load(Relaxed) as i64,
         leader,
         raft_index: member.standing.commit.load(Relaxed),
@@ -53,7 +49,7 @@ pub fn status(services: Rc<Services>, message: Bytes) -> Unary {
         errors,
         db_size_in_use: member.db_size_in_use.load(Relaxed) as i64,
         is_learner: view.state.membership.get(member.id).is_some_and(|member| member.is_learner),
-        storage_version: STORAGE_VERSION.into(),
+        storage_version: version::STORAGE.into(),
         db_size_quota: member.config.quota_bytes.map_or(-1, |bytes| bytes as i64),
         downgrade_info: Some(DowngradeInfo {
             enabled: downgrade.is_some(),
@@ -109,8 +105,9 @@ pub fn hash(services: Rc<Services>, message: Bytes) -> Unary {
         return refuse(status);
     }
     later(async move {
-        let view = services.shard.view();
+        let (view, began) = (services.shard.view(), runtime::now());
         let hash = hashed(&view, |view| hash::hash(&view.state, &view.segments)).await?;
+        services.shard.metrics.hash_duration.observe(runtime::now() - began);
         let header = Some(header(&services.shard, view.revision()));
         Ok(Frame::of(&HashResponse { header, hash }))
     })
@@ -122,7 +119,7 @@ pub fn hash_kv(services: Rc<Services>, message: Bytes) -> Unary {
         Err(status) => return refuse(status),
     };
     later(async move {
-        let view = services.shard.view();
+        let (view, began) = (services.shard.view(), runtime::now());
         let index = &view.state.index;
         let settled = services.shard.member.compaction_hashes.get(request.revision);
         let hash = match settled {
@@ -136,6 +133,7 @@ pub fn hash_kv(services: Rc<Services>, message: Bytes) -> Unary {
                 hashed(&view, move |view| hash::hash_kv(&view.state.index, at, &view.segments)).await?
             }
         };
+        services.shard.metrics.hash_rev_duration.observe(runtime::now() - began);
         let response = HashKvResponse {
             header: Some(header(&services.shard, view.revision())),
             hash: hash.hash,

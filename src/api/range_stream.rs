@@ -42,6 +42,7 @@ async fn stream(shard: Rc<Shard>, mut requests: Requests, mut replies: Replies) 
         true => shard.view(),
         false => shard.linearizable().await?,
     };
+    shard.metrics.ranges.increment();
     view.state.index.check_revision(request.revision)?;
     let mut too_old = shard.pin_expires();
     let mut chunks = Chunks::new(&shard, &view, &request);

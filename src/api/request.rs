@@ -4,6 +4,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::wire::*;
+use crate::observe::metrics::Operation;
 
 /// The requests a client can have logged, by their field numbers in InternalRaftRequest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,21 @@ pub enum Kind {
     LeaseGrant = 8,
     LeaseRevoke = 9,
     Alarm = 10,
+}
+
+impl Kind {
+    /// As what it is counted.
+    pub fn operation(self) -> Operation {
+        match self {
+            Kind::Put => Operation::Put,
+            Kind::DeleteRange => Operation::DeleteRange,
+            Kind::Txn => Operation::Txn,
+            Kind::Compaction => Operation::Compaction,
+            Kind::LeaseGrant => Operation::LeaseGrant,
+            Kind::LeaseRevoke => Operation::LeaseRevoke,
+            Kind::Alarm => Operation::Alarm,
+        }
+    }
 }
 
 /// The tag of field 100, `header`, length-delimited: 100 << 3 | 2 as a varint.

@@ -5,6 +5,7 @@ use std::{
     cell::Cell,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,7 +19,10 @@ use crate::{
         Call, Frame, Handler, LocalBoxFuture, Route, Shape, Unary,
         stream::{Replies, Requests},
     },
+    log,
+    observe::metrics::{Operation, Stage, methods},
     proto::etcdserverpb::{AlarmRequest, AlarmType, ResponseHeader, alarm_request::AlarmAction},
+    runtime,
     shard::{Shard, view::View},
     store::apply::Answer,
 };
@@ -58,7 +62,7 @@ macro_rules! table {
     };
 }
 
-/// Every method of every service; a call's method number is its place in here.
+/// Every method of every service.
 const METHODS: &[Row] = table! {
     "etcdserverpb.KV" {
         Range: Unary(kv::range);
@@ -140,26 +144,78 @@ fn watch_stream(services: Rc<Services>, call: Call, requests: Requests, replies:
 pub struct Services {
     pub shard: Rc<Shard>,
     routes: HashMap<String, Route>,
+    /// By `methods::number`.
+    rows: Box<[&'static Row]>,
+    reads: ReadClock,
     /// A NOSPACE alarm of this member is on its way through the log.
     raising_no_space: Cell<bool>,
 }
 
 impl Services {
     pub fn new(shard: Rc<Shard>) -> Rc<Self> {
-        let routes = METHODS
+        let row_of = |(service, method): (&str, &str)| {
+            METHODS
+                .iter()
+                .find(|row| (row.service, row.method) == (service, method))
+                .expect("a counted method is served")
+        };
+        let rows: Box<[&Row]> = methods::METHODS.iter().map(|(service, method, _)| row_of((service, method))).collect();
+        let routes = rows
             .iter()
             .enumerate()
-            .map(|(at, row)| {
-                let route = Route { method: at as u16, shape: row.shape() };
+            .map(|(number, row)| {
+                let route = Route { method: number as u16, shape: row.shape() };
                 (format!("/{}/{}", row.service, row.method), route)
             })
             .collect();
-        Rc::new(Services { shard, routes, raising_no_space: Cell::new(false) })
+        Rc::new(Services { shard, routes, rows, reads: ReadClock::default(), raising_no_space: Cell::new(false) })
     }
 
-    /// How many methods there are; calls number them from 0.
-    pub fn methods(&self) -> usize {
-        METHODS.len()
+    /// Does a read that takes no turn of its own, and says how long it took.
+    pub(super) fn timed<T>(&self, read: impl FnOnce() -> T) -> (T, Duration) {
+        self.reads.time(read)
+    }
+
+    /// How long such a read takes, as last measured.
+    pub(super) fn read_takes(&self) -> Duration {
+        self.reads.last.get()
+    }
+
+    /// A request has been served, whatever came of it.
+    pub(super) fn answered(&self, operation: Operation, success: bool, took: Duration) {
+        let metrics = &self.shard.metrics;
+        metrics.request_duration.observe(operation, success, took);
+        metrics.stages.observe(Stage::Request, took);
+        let config = &self.shard.member.config;
+        if took.as_millis() as u64 >= config.warning_apply_ms.min(config.warning_unary_request_ms) {
+            self.warn_slow(operation, success, took);
+        }
+    }
+
+    /// The reference's own messages and fields, without what clients have asked for and been told.
+    #[cold]
+    fn warn_slow(&self, operation: Operation, success: bool, took: Duration) {
+        let config = &self.shard.member.config;
+        let (apply, unary) =
+            (Duration::from_millis(config.warning_apply_ms), Duration::from_millis(config.warning_unary_request_ms));
+        let prefix = match operation {
+            Operation::Range => "read-only range ",
+            Operation::ReadonlyTxn => "read-only txn ",
+            _ => "",
+        };
+        if !prefix.is_empty() && took > apply {
+            self.shard.metrics.slow_reads.increment();
+            log!(Warn, "apply request took too long", "took" = took, "expected-duration" = apply, "prefix" = prefix);
+        }
+        if took > unary {
+            log!(
+                Warn,
+                "request stats",
+                "time spent" = took,
+                "response type" = method_of(operation),
+                "success" = success
+            );
+        }
     }
 
     /// Whether a request of this cost fits the quota. One that costs nothing always does.
@@ -207,8 +263,12 @@ impl Services {
     /// The request's own; and where it went over the quota while it was applied, NO_SPACE, with the alarm raised
     /// (etcd: server.go, applyEntryNormal).
     pub(super) async fn propose(&self, kind: Kind, body: &[u8]) -> Result<(Answer, Arc<View>), Status> {
+        let since = runtime::recent();
         let (id, data) = kv::internal(&self.shard, kind, body);
         let result = self.shard.propose(id, data).await;
+        let took = runtime::recent() - since;
+        self.shard.metrics.stages.observe(Stage::Proposal, took);
+        self.answered(kind.operation(), result.is_ok(), took);
         if matches!(&result, Err(status) if *status == error::NO_SPACE)
             && !self.raising_no_space.get()
             && !self.shard.view().state.alarms.is_raised(AlarmType::Nospace)
@@ -219,16 +279,54 @@ impl Services {
     }
 
     /// What every call is refused for, whatever its method. (etcd: v3rpc/interceptor.go.)
-    fn check_metadata(&self, call: &Call) -> Result<(), Status> {
-        if let Some(version) = call.metadata.get("client-api-version")
-            && std::str::from_utf8(version.as_bytes()).is_err()
-        {
-            return Err(error::INVALID_CLIENT_API_VERSION);
-        }
+    fn check_metadata(&self, call: &Call, is_stream: bool) -> Result<(), Status> {
+        let version =
+            call.metadata.get("client-api-version").map_or(Ok(""), |value| std::str::from_utf8(value.as_bytes()));
+        let Ok(version) = version else { return Err(error::INVALID_CLIENT_API_VERSION) };
+        self.shard.metrics.client_versions.count(version, is_stream);
         if needs_leader(call) && self.shard.member.standing.leader.load(Relaxed) == 0 {
             return Err(error::NO_LEADER);
         }
         Ok(())
+    }
+}
+
+/// Measures reads that are over at once: one in `SAMPLE` by the clock, of which two looks cost a tenth of such a read;
+/// the others are told to have taken as long as that one.
+#[derive(Default)]
+struct ReadClock {
+    until_next: Cell<u32>,
+    last: Cell<Duration>,
+}
+
+impl ReadClock {
+    const SAMPLE: u32 = 16;
+
+    fn time<T>(&self, read: impl FnOnce() -> T) -> (T, Duration) {
+        if let Some(left) = self.until_next.get().checked_sub(1) {
+            self.until_next.set(left);
+            return (read(), self.last.get());
+        }
+        let began = runtime::now();
+        let result = read();
+        self.last.set(runtime::now() - began);
+        self.until_next.set(Self::SAMPLE - 1);
+        (result, self.last.get())
+    }
+}
+
+/// The method that asks for an operation.
+fn method_of(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Range => "/etcdserverpb.KV/Range",
+        Operation::Put => "/etcdserverpb.KV/Put",
+        Operation::DeleteRange => "/etcdserverpb.KV/DeleteRange",
+        Operation::Txn | Operation::ReadonlyTxn => "/etcdserverpb.KV/Txn",
+        Operation::Compaction => "/etcdserverpb.KV/Compact",
+        Operation::LeaseGrant => "/etcdserverpb.Lease/LeaseGrant",
+        Operation::LeaseRevoke => "/etcdserverpb.Lease/LeaseRevoke",
+        Operation::Alarm => "/etcdserverpb.Maintenance/Alarm",
+        Operation::ClusterVersionSet | Operation::ClusterMemberAttrSet | Operation::DowngradeInfoSet => "",
     }
 }
 
@@ -247,8 +345,8 @@ impl Handler for Services {
     }
 
     fn unary(self: Rc<Self>, method: u16, call: Call, message: Bytes) -> Unary {
-        let row = &METHODS[usize::from(method)];
-        match (self.check_metadata(&call), row.serve) {
+        let row = self.rows[usize::from(method)];
+        match (self.check_metadata(&call, false), row.serve) {
             (Err(status), _) => refuse(status),
             (Ok(()), Serve::Unary(serve)) => serve(self, message),
             (Ok(()), _) => refuse(error::method_unimplemented(row.method)),
@@ -262,8 +360,8 @@ impl Handler for Services {
         requests: Requests,
         replies: Replies,
     ) -> LocalBoxFuture<Result<(), Status>> {
-        let row = &METHODS[usize::from(method)];
-        if let Err(status) = self.check_metadata(&call) {
+        let row = self.rows[usize::from(method)];
+        if let Err(status) = self.check_metadata(&call, true) {
             return Box::pin(std::future::ready(Err(status)));
         }
         let Serve::Stream(serve) = row.serve else {

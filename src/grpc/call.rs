@@ -64,15 +64,16 @@ pub(super) struct Answer {
     method: u16,
     content_type: HeaderValue,
     encoding: Encoding,
+    began: Instant,
     link: Rc<Link>,
 }
 
 impl Answer {
     fn new(respond: SendResponse<Payload>, head: &Head, link: Rc<Link>) -> Self {
         link.calls.set(link.calls.get() + 1);
-        let calls = &link.settings.counters.calls;
-        calls.set(calls.get() + 1);
+        link.settings.counters.requests_active.add(1);
         Answer {
+            began: link.arrived.get(),
             respond,
             stream: None,
             method: head.route.method,
@@ -80,10 +81,6 @@ impl Answer {
             encoding: head.encoding,
             link,
         }
-    }
-
-    pub fn link(&self) -> &Rc<Link> {
-        &self.link
     }
 
     pub fn method(&self) -> u16 {
@@ -121,8 +118,30 @@ impl Answer {
             }
         };
         stream.send_data(payload, false)?;
-        self.link.settings.counters.sent(self.method, message_len);
+        let counters = &self.link.settings.counters;
+        counters.methods[usize::from(self.method)].sent.increment();
+        counters.client_sent_bytes.add(message_len as u64);
         Ok(())
+    }
+
+    pub fn count_started(&self) {
+        self.link.settings.counters.methods[usize::from(self.method)].started.increment();
+    }
+
+    /// Counts a message of the caller's.
+    pub fn count_received(&self, message_len: usize) {
+        let counters = &self.link.settings.counters;
+        counters.methods[usize::from(self.method)].received.increment();
+        counters.client_received_bytes.add(message_len as u64);
+    }
+
+    /// Counts the call as ended.
+    pub fn count_handled(&self, code: Code) {
+        let method = &self.link.settings.counters.methods[usize::from(self.method)];
+        method.handled(code);
+        if self.link.settings.time_calls {
+            method.took(runtime::now() - self.began);
+        }
     }
 
     /// Ends the call with a status; a caller that is gone is not told.
@@ -154,8 +173,7 @@ impl Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         self.link.calls.set(self.link.calls.get() - 1);
-        let calls = &self.link.settings.counters.calls;
-        calls.set(calls.get() - 1);
+        self.link.settings.counters.requests_active.add(-1);
     }
 }
 
@@ -225,9 +243,8 @@ fn answer_at_once(
             return None;
         }
     };
-    let counters = &answer.link.settings.counters;
-    counters.started(answer.method);
-    counters.received(answer.method, message.len());
+    answer.count_started();
+    answer.count_received(message.len());
     let guard = PanicEndsProcess;
     let outcome = handler.clone().unary(answer.method, call, message);
     std::mem::forget(guard);
@@ -259,7 +276,7 @@ async fn answer_later(mut later: Answered, deadline: Option<Instant>, mut answer
     drop(later);
     match outcome {
         Some(outcome) => send_outcome(outcome, &mut answer),
-        None => answer.link.settings.counters.handled(answer.method, Code::Canceled),
+        None => answer.count_handled(Code::Canceled),
     }
 }
 
@@ -276,7 +293,7 @@ fn send_outcome(outcome: Result<Frame, Status>, answer: &mut Answer) {
             status.code
         }
     };
-    answer.link.settings.counters.handled(answer.method, code);
+    answer.count_handled(code);
 }
 
 /// A deadline that is waited for; costs nothing until it is first asked.

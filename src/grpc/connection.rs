@@ -42,7 +42,7 @@ where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let counters = settings.counters.clone();
-    counters.connections.set(counters.connections.get() + 1);
+    counters.connections.add(1);
     let link = Rc::new(Link::new(settings));
     let wire = Wire::new(io, link.clone());
     if let Some(h2) = handshake(&wire, &link.settings, &drain).await {
@@ -62,7 +62,7 @@ where
             .await;
         }
     }
-    counters.connections.set(counters.connections.get() - 1);
+    counters.connections.add(-1);
 }
 
 type H2<T> = server::Connection<Wire<T>, Payload>;

@@ -19,12 +19,7 @@ use std::{future::Future, pin::Pin, rc::Rc, time::Instant};
 
 use bytes::Bytes;
 
-pub use self::{
-    connection::serve,
-    drain::Drain,
-    frame::Frame,
-    settings::{Counters, Method, Settings},
-};
+pub use self::{connection::serve, drain::Drain, frame::Frame, settings::Settings};
 use crate::error::Status;
 
 /// How messages flow in a method.
@@ -36,7 +31,7 @@ pub enum Shape {
     Stream,
 }
 
-/// A method that the handler knows, by a number of its own.
+/// A method that the handler knows, by its number in `observe::metrics::methods`: what is counted of it goes there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
     pub method: u16,

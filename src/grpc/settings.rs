@@ -1,9 +1,8 @@
-//! What can be set about the gRPC layer of a shard, and what it counts. Counters are plain cells: a shard writes and
-//! reads its own.
+//! What can be set about the gRPC layer of a shard, and where it counts.
 
-use std::{cell::Cell, rc::Rc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use crate::{config::Config, error::Code, limits};
+use crate::{config::Config, limits, observe::metrics::ShardMetrics};
 
 /// Settings of the layer, the same for every connection of a shard.
 #[derive(Clone, Debug)]
@@ -22,12 +21,21 @@ pub struct Settings {
     pub keepalive_timeout: Duration,
     /// From the signal to drain until a connection that still has streams is closed.
     pub drain_grace: Duration,
-    pub counters: Rc<Counters>,
+    /// A call's duration is counted, which costs a look at the clock (`--metrics extensive`).
+    pub time_calls: bool,
+    /// Where the shard counts. `Route::method` numbers methods as `observe::metrics::methods` does.
+    pub counters: Arc<ShardMetrics>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings::new()
+    }
 }
 
 impl Settings {
-    /// etcd's defaults, counting for `methods` methods.
-    pub fn new(methods: usize) -> Self {
+    /// etcd's defaults, with counters of their own.
+    pub fn new() -> Self {
         Settings {
             max_request_bytes: limits::REQUEST_BYTES_DEFAULT,
             max_concurrent_streams: u32::MAX,
@@ -36,13 +44,14 @@ impl Settings {
             keepalive_interval: Duration::from_secs(2 * 60 * 60),
             keepalive_timeout: Duration::from_secs(20),
             drain_grace: Duration::from_secs(5),
-            counters: Rc::new(Counters::new(methods)),
+            time_calls: false,
+            counters: Arc::default(),
         }
     }
 
-    /// What `config` says, counting for `methods` methods.
-    pub fn of(config: &Config, methods: usize) -> Self {
-        let defaults = Settings::new(methods);
+    /// What `config` says, counting in `counters`.
+    pub fn of(config: &Config, counters: Arc<ShardMetrics>) -> Self {
+        let defaults = Settings { counters, ..Settings::new() };
         let interval = Duration::from_millis(config.grpc_keepalive_interval_ms);
         let timeout = Duration::from_millis(config.grpc_keepalive_timeout_ms);
         // One of the two alone means nothing, and grpc-go's own hold (etcd: embed/etcd.go, serveClients).
@@ -57,6 +66,7 @@ impl Settings {
             keepalive_min_time: Duration::from_millis(config.grpc_keepalive_min_time_ms),
             keepalive_interval,
             keepalive_timeout,
+            time_calls: config.metrics_extensive,
             ..defaults
         }
     }
@@ -65,64 +75,6 @@ impl Settings {
     pub fn max_message_bytes(&self) -> usize {
         self.max_request_bytes + limits::GRPC_OVERHEAD_BYTES
     }
-}
-
-/// What a shard counts. Methods are numbered by the handler (`Route::method`).
-#[derive(Debug)]
-pub struct Counters {
-    pub methods: Vec<Method>,
-    /// Message bytes taken in, decompressed, without prefixes.
-    pub received_bytes: Cell<u64>,
-    /// Message bytes handed out, without prefixes.
-    pub sent_bytes: Cell<u64>,
-    /// Connections that are open now.
-    pub connections: Cell<u64>,
-    /// Calls, of any method, that are running now.
-    pub calls: Cell<u64>,
-}
-
-/// What is counted of one method (grpc-prometheus: server_metrics).
-#[derive(Debug, Default)]
-pub struct Method {
-    pub started: Cell<u64>,
-    /// By the number of the status code.
-    pub handled: [Cell<u64>; Code::COUNT],
-    pub messages_received: Cell<u64>,
-    pub messages_sent: Cell<u64>,
-}
-
-impl Counters {
-    pub fn new(methods: usize) -> Self {
-        Counters {
-            methods: (0..methods).map(|_| Method::default()).collect(),
-            received_bytes: Cell::new(0),
-            sent_bytes: Cell::new(0),
-            connections: Cell::new(0),
-            calls: Cell::new(0),
-        }
-    }
-
-    pub(super) fn started(&self, method: u16) {
-        bump(&self.methods[method as usize].started, 1);
-    }
-
-    pub(super) fn handled(&self, method: u16, code: Code) {
-        bump(&self.methods[method as usize].handled[code as usize], 1);
-    }
-
-    pub(super) fn received(&self, method: u16, bytes: usize) {
-        bump(&self.methods[method as usize].messages_received, 1);
-        bump(&self.received_bytes, bytes as u64);
-    }
-
-    pub(super) fn sent(&self, method: u16, bytes: usize) {
-        bump(&self.methods[method as usize].messages_sent, 1);
-        bump(&self.sent_bytes, bytes as u64);
-    }
-}
-
-fn bump(counter: &Cell<u64>, by: u64) {
-    counter.set(counter.get() + by);
 }
 
 #[cfg(test)]
@@ -137,12 +89,12 @@ mod tests {
             ..Config::default()
         };
         let of = |config: &Config| {
-            let settings = Settings::of(config, 0);
+            let settings = Settings::of(config, Arc::default());
             (settings.keepalive_interval.as_secs(), settings.keepalive_timeout.as_secs())
         };
         assert_eq!(of(&config(60_000, 5_000)), (60, 5));
         assert_eq!(of(&config(0, 5_000)), (7200, 20));
         assert_eq!(of(&config(60_000, 0)), (7200, 20));
-        assert_eq!(Settings::of(&Config::default(), 0).max_message_bytes(), 2 * 1024 * 1024);
+        assert_eq!(Settings::of(&Config::default(), Arc::default()).max_message_bytes(), 2 * 1024 * 1024);
     }
 }

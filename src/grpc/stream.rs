@@ -38,8 +38,7 @@ impl Requests {
         let status = match next {
             Poll::Ready(None) => return Poll::Ready(None),
             Poll::Ready(Some(Ok(message))) => {
-                let answer = channel.answer.borrow();
-                answer.link().settings.counters.received(answer.method(), message.len());
+                channel.answer.borrow().count_received(message.len());
                 return Poll::Ready(Some(Ok(message)));
             }
             // The call's task knows it too and ends the call.
@@ -125,7 +124,7 @@ enum End {
 
 pub(super) fn begin(handler: &Rc<dyn Handler>, call: Call, inbound: Inbound, answer: Answer, drain: &Drain) {
     let method = answer.method();
-    answer.link().settings.counters.started(method);
+    answer.count_started();
     let timer = Timer::new(call.deadline);
     let channel = Rc::new(Channel {
         inbound: RefCell::new(inbound),
@@ -185,7 +184,7 @@ async fn run(mut served: LocalBoxFuture<Result<(), Status>>, mut timer: Timer, c
             status.code
         }
     };
-    answer.link().settings.counters.handled(answer.method(), code);
+    answer.count_handled(code);
     let reader = channel.reader.borrow_mut().take();
     if let Some(reader) = reader {
         reader.wake();

@@ -189,7 +189,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> State<T> {
 
     /// Reads along in what has come.
     fn scan(&mut self, bytes: &[u8]) {
-        let now = Instant::now();
+        let now = crate::runtime::now();
         let State { scan, pings, link, opened, newest_stream, too_many_pings, .. } = self;
         link.arrived.set(now);
         scan.feed(bytes, |kind, flags, stream| match kind {

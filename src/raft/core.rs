@@ -30,7 +30,7 @@ use crate::{
         view::View,
     },
     store::{
-        apply::{AppliedBatch, ApplyEntry},
+        apply::{AppliedBatch, ApplyEntry, Tally},
         checkpoint::{self, SegmentExtent},
         index::{Index, Progress},
         state::State,
@@ -80,6 +80,7 @@ struct ReadRound {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     pub term: u64,
+    pub vote: u64,
     /// 0: none known.
     pub leader: u64,
     pub commit: u64,
@@ -99,8 +100,10 @@ pub struct Effects {
     pub mail: Vec<(usize, FromCore)>,
     /// The state to write a checkpoint of, if `want_capture` asked for it.
     pub capture: Option<Box<Capture>>,
-    /// Entries applied in this turn, for the metrics.
-    pub applied: u64,
+    /// Entries that `write` makes durable.
+    pub write_entries: u64,
+    /// What was applied in this turn.
+    pub tally: Tally,
 }
 
 /// A state whose every place is durable, and where the log goes on after it.
@@ -162,7 +165,10 @@ pub struct Core {
     dirty: bool,
     /// dbSize, told by the driver.
     db_size: u64,
-    applied_count: u64,
+    /// Entries in the log's memory that no write has taken yet.
+    entries_gathering: u64,
+    /// What settling has left for the turn to hand out.
+    effects: Effects,
     /// Compactions whose hash nobody has taken yet: the index before, and the revision.
     compactions: Vec<(Index, i64)>,
 }
@@ -208,7 +214,8 @@ impl Core {
             batch: AppliedBatch::default(),
             dirty: true,
             db_size: 0,
-            applied_count: 0,
+            entries_gathering: 0,
+            effects: Effects::default(),
             compactions: Vec::new(),
         })
     }
@@ -224,6 +231,7 @@ impl Core {
     pub fn standing(&self) -> Standing {
         Standing {
             term: self.node.raft.term,
+            vote: self.node.raft.vote,
             leader: self.node.raft.leader_id,
             commit: self.node.raft.raft_log.committed,
             applied: self.node.raft.raft_log.applied,
@@ -231,7 +239,16 @@ impl Core {
     }
 
     pub fn is_leader(&self) -> bool {
-        self.node.raft.state == StateRole::Leader
+        self.role() == StateRole::Leader
+    }
+
+    pub fn role(&self) -> StateRole {
+        self.node.raft.state
+    }
+
+    /// What is known of a member's log: the highest index that it surely holds, and the next to send.
+    pub fn progress(&self, id: u64) -> Option<(u64, u64)> {
+        self.node.raft.prs().get(id).map(|progress| (progress.matched, progress.next_idx))
     }
 
     /// Proposals that wait to be applied.
@@ -308,14 +325,26 @@ impl Core {
         }
     }
 
+    /// Takes in what has become durable and applies what that commits: the first part of a turn, on its own so that
+    /// applying can be measured. Gives the number of requests applied since the last turn.
+    ///
+    /// # Errors
+    /// As `turn`.
+    pub fn settle(&mut self) -> io::Result<u64> {
+        let mut effects = std::mem::take(&mut self.effects);
+        let handled = self.handle_readies(&mut effects);
+        self.effects = effects;
+        handled.map(|()| self.batch.tally.total())
+    }
+
     /// Does all that can be done now.
     ///
     /// # Errors
     /// Where a value that decides what an entry does cannot be read: then the member must stop.
     pub fn turn(&mut self) -> io::Result<Effects> {
-        let mut effects = Effects::default();
         // What is durable is applied first, so that a capture finds the log and the state level.
-        self.handle_readies(&mut effects)?;
+        self.settle()?;
+        let mut effects = std::mem::take(&mut self.effects);
         if self.capture_wanted && self.is_level() {
             self.capture_wanted = false;
             let hard_state = self.node.store().hard_state();
@@ -341,12 +370,13 @@ impl Core {
             let moves = std::mem::take(&mut self.moves_gathering);
             self.in_flight = Some(InFlight { number: self.gathering.take(), moves });
             effects.write = self.writer.take_write();
+            effects.write_entries = std::mem::take(&mut self.entries_gathering);
             assert!(effects.write.is_some(), "durability was asked for and nothing left to write");
         }
         self.finish_reads();
         self.finish_compactions();
+        effects.tally = std::mem::take(&mut self.batch.tally);
         self.post(&mut effects);
-        effects.applied = std::mem::take(&mut self.applied_count);
         Ok(effects)
     }
 
@@ -426,7 +456,9 @@ impl Core {
             // A new term has to commit something before it may serve reads.
             self.committed_in_term &= soft.raft_state == StateRole::Leader && soft.leader_id == self.node.raft.id;
         }
-        for entry in ready.take_entries() {
+        let entries = ready.take_entries();
+        self.entries_gathering += entries.len() as u64;
+        for entry in entries {
             let place = self.writer.append_entry(entry.index, entry.term, entry.entry_type as u8, &entry.data);
             self.node.mut_store().append(entry.index, entry.term, entry.entry_type, entry.data, place);
         }
@@ -474,7 +506,6 @@ impl Core {
     fn apply(&mut self, committed: Vec<Entry>) -> io::Result<()> {
         let Some(last) = committed.last().map(|entry| entry.index) else { return Ok(()) };
         self.dirty = true;
-        self.applied_count += committed.len() as u64;
         for entry in committed {
             let (index, term) = (entry.index, entry.term);
             match entry.entry_type {
@@ -648,13 +679,16 @@ impl Core {
         std::mem::take(&mut self.compactions)
     }
 
-    /// Removes one slice of what compaction has made obsolete. True while there is more.
-    pub fn compaction_slice(&mut self, budget: usize) -> bool {
+    /// Removes one slice of what compaction has made obsolete. Gives the number of events removed, and whether there
+    /// is more.
+    pub fn compaction_slice(&mut self, budget: usize) -> (u64, bool) {
         if !self.state.index.compacting() {
-            return false;
+            return (0, false);
         }
         self.dirty = true;
-        self.state.index.compaction_step(budget, &mut |_| {}) == Progress::More
+        let before = self.state.index.event_count();
+        let more = self.state.index.compaction_step(budget, &mut |_| {}) == Progress::More;
+        (before - self.state.index.event_count(), more)
     }
 
     /// Whether somebody waits for compaction's removals to be over.

@@ -9,7 +9,7 @@ use std::{
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Poll, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -21,9 +21,17 @@ use super::{
 };
 use crate::{
     limits, log,
-    observe::log::shown,
+    observe::{
+        log::shown,
+        metrics::{Operation, ShardMetrics, Stage},
+    },
     runtime,
-    shard::{Member, Shard, mail::FromCore, view::Published},
+    shard::{
+        Member, Role, Shard,
+        mail::{FromCore, ToCore},
+        view::Published,
+    },
+    store::apply::{self, LeaseChange},
     wal::writer::PendingWrite,
 };
 
@@ -55,6 +63,36 @@ pub struct Driver {
     space_kicked: Cell<bool>,
     space_waker: RefCell<Option<Waker>>,
     was_serving: Cell<bool>,
+    /// When the first of the proposals arrived that wait for the next write, and of those in the write in flight.
+    gathering_since: Cell<Option<Instant>>,
+    writing_since: Cell<Option<Instant>>,
+}
+
+fn operation(kind: apply::Kind) -> Option<Operation> {
+    Some(match kind {
+        apply::Kind::Range => Operation::Range,
+        apply::Kind::Put => Operation::Put,
+        apply::Kind::DeleteRange => Operation::DeleteRange,
+        apply::Kind::Txn => Operation::Txn,
+        apply::Kind::Compaction => Operation::Compaction,
+        apply::Kind::LeaseGrant => Operation::LeaseGrant,
+        apply::Kind::LeaseRevoke => Operation::LeaseRevoke,
+        apply::Kind::Alarm => Operation::Alarm,
+        apply::Kind::ClusterVersionSet => Operation::ClusterVersionSet,
+        apply::Kind::ClusterMemberAttrSet => Operation::ClusterMemberAttrSet,
+        apply::Kind::DowngradeInfoSet => Operation::DowngradeInfoSet,
+        // No member of this version proposes one.
+        apply::Kind::LeaseCheckpoint => return None,
+    })
+}
+
+fn role(role: raft::StateRole) -> Role {
+    match role {
+        raft::StateRole::Follower => Role::Follower,
+        raft::StateRole::Candidate => Role::Candidate,
+        raft::StateRole::Leader => Role::Leader,
+        raft::StateRole::PreCandidate => Role::PreCandidate,
+    }
 }
 
 /// How a member ends when it cannot go on.
@@ -99,6 +137,8 @@ impl Driver {
             space_kicked: Cell::new(true),
             space_waker: RefCell::new(None),
             was_serving: Cell::new(false),
+            gathering_since: Cell::new(None),
+            writing_since: Cell::new(None),
         })
     }
 
@@ -117,6 +157,7 @@ impl Driver {
                 if let Some(shard) = &self.local {
                     // Until it is empty: only then does the outbox know whom to wake next time.
                     while let Poll::Ready(mail) = shard.outbox.poll_take(context) {
+                        self.count_mail(&shard.metrics, &mail);
                         self.core.borrow_mut().receive(shard.id, mail);
                     }
                     work |= self.core.borrow().has_work();
@@ -161,8 +202,22 @@ impl Driver {
         .await;
     }
 
+    /// A mail has come, of a shard on this executor.
+    fn count_mail(&self, metrics: &ShardMetrics, mail: &ToCore) {
+        metrics.mail_size.observe_value((mail.proposals.len() + mail.reads.len()) as u64);
+        self.begin_gathering(mail);
+    }
+
+    fn begin_gathering(&self, mail: &ToCore) {
+        if !mail.proposals.is_empty() && self.gathering_since.get().is_none() {
+            self.gathering_since.set(Some(runtime::recent()));
+        }
+    }
+
     /// Mail of a shard on another executor.
-    pub fn receive(&self, shard: usize, mail: crate::shard::mail::ToCore) {
+    pub fn receive(&self, shard: usize, mail: ToCore) {
+        runtime::now();
+        self.begin_gathering(&mail);
         let work = {
             let mut core = self.core.borrow_mut();
             core.receive(shard, mail);
@@ -193,12 +248,20 @@ impl Driver {
     }
 
     fn turn(self: &Rc<Self>) {
+        let began = runtime::now();
         let effects = {
             let mut core = self.core.borrow_mut();
             let db_bytes = core.writer().log_bytes() + self.checkpoint_bytes.get();
             core.set_db_size(db_bytes);
-            match core.turn() {
-                Ok(effects) => effects,
+            let turned = core.settle().and_then(|applied| {
+                let took = if applied > 0 { runtime::now() - began } else { Duration::ZERO };
+                core.turn().map(|effects| (effects, took))
+            });
+            match turned {
+                Ok((effects, took)) => {
+                    self.count_applied(&effects, took);
+                    effects
+                }
                 Err(cause) => stop_for(
                     &cause,
                     "a value that decides a request cannot be read; the member stops",
@@ -215,9 +278,66 @@ impl Driver {
         self.carry_out(effects);
     }
 
+    /// Counts what a turn has applied. Applying is measured by the turn: each of its requests is told to have taken an
+    /// equal part.
+    fn count_applied(&self, effects: &Effects, took: Duration) {
+        let (metrics, tally) = (&self.member.metrics.core, &effects.tally);
+        let total = tally.total();
+        if total == 0 {
+            return;
+        }
+        let each = took / u32::try_from(total).unwrap_or(u32::MAX);
+        for (kind, outcomes) in apply::Kind::ALL.into_iter().zip(&tally.requests) {
+            for (success, times) in [(false, outcomes[0]), (true, outcomes[1])] {
+                if let (Some(operation), true) = (operation(kind), times > 0) {
+                    metrics.apply_duration.observe_many(operation, success, each, times);
+                }
+            }
+        }
+        metrics.puts.add(tally.operations.puts);
+        metrics.put_bytes.add(tally.operations.put_bytes as i64);
+        metrics.deletes.add(tally.operations.deletes);
+        metrics.ranges.add(tally.operations.ranges);
+        metrics.transactions.add(tally.transactions);
+        // Every shard is sent the same.
+        for change in effects.mail.first().map_or(&[][..], |(_, mail)| &mail.leases) {
+            match change {
+                LeaseChange::Granted { ttl, .. } => {
+                    metrics.leases_granted.increment();
+                    metrics.lease_ttl.observe_value(*ttl as f64);
+                }
+                LeaseChange::Revoked { .. } => metrics.leases_revoked.increment(),
+                LeaseChange::Checkpointed { .. } => {}
+            }
+        }
+        metrics.stages.observe(Stage::Apply, took);
+        if let Some(since) = self.writing_since.take() {
+            metrics.stages.observe(Stage::Batch, runtime::recent() - since);
+        }
+        let expected = Duration::from_millis(self.member.config.warning_apply_ms);
+        if took > expected {
+            metrics.slow_applies.increment();
+            log!(
+                Warn,
+                "apply request took too long",
+                "took" = took,
+                "expected-duration" = expected,
+                "prefix" = "",
+                "requests" = total
+            );
+        }
+    }
+
     fn carry_out(self: &Rc<Self>, effects: Effects) {
         assert!(effects.messages.is_empty(), "a cluster of one has nobody to write to");
         if let Some(write) = effects.write {
+            let metrics = &self.member.metrics.core;
+            metrics.batch_size.observe_value(effects.write_entries);
+            let since = self.gathering_since.take();
+            if let Some(since) = since {
+                metrics.stages.observe(Stage::Queue, runtime::recent() - since);
+            }
+            self.writing_since.set(since);
             runtime::spawn(self.clone().write(write));
         }
         if let Some(view) = effects.view {
@@ -251,6 +371,12 @@ impl Driver {
         let live = index.usage().live_bytes() + self.checkpoint_bytes.get();
         self.member.db_size.store(total, Relaxed);
         self.member.db_size_in_use.store(live.min(total), Relaxed);
+        let metrics = &self.member.metrics.core;
+        metrics.db_bytes.set(total as i64);
+        metrics.db_bytes_in_use.set(live.min(total) as i64);
+        metrics.keys.set(index.live_keys() as i64);
+        metrics.current_revision.set(index.current());
+        metrics.compact_revision.set(index.compacted());
     }
 
     fn tell_standing(&self) {
@@ -260,12 +386,22 @@ impl Driver {
         shared.term.store(standing.term, Relaxed);
         shared.commit.store(standing.commit, Relaxed);
         shared.applied.store(standing.applied, Relaxed);
-        shared.pending.store(core.pending() as u64, Relaxed);
+        shared.vote.store(standing.vote, Relaxed);
+        shared.role.store(role(core.role()) as u64, Relaxed);
+        let (matched, next) = core.progress(self.member.id).unwrap_or_default();
+        shared.matched.store(matched, Relaxed);
+        shared.next.store(next, Relaxed);
         // Not before it can serve: a leader that has committed nothing yet is none to a client.
         let leader = if core.serves() { standing.leader } else { 0 };
+        let metrics = &self.member.metrics.core;
         if shared.leader.swap(leader, Relaxed) != leader && leader != 0 {
-            self.member.metrics.core.leader_changes.increment();
+            metrics.leader_changes.increment();
         }
+        metrics.has_leader.set(i64::from(leader != 0));
+        metrics.is_leader.set(i64::from(leader == self.member.id));
+        metrics.committed.set(standing.commit as i64);
+        metrics.applied.set(standing.applied as i64);
+        metrics.proposals_pending.set(core.pending() as i64);
         let serves = core.serves() && core.is_leader();
         drop(core);
         if serves && !self.was_serving.replace(true) {
@@ -287,7 +423,7 @@ impl Driver {
     }
 
     async fn write(self: Rc<Self>, write: PendingWrite) {
-        let started = std::time::Instant::now();
+        let started = runtime::recent();
         let bytes: u64 = write.pieces.iter().map(|piece| u64::from(piece.len)).sum();
         for piece in &write.pieces {
             if let Err(cause) = self.files.write(piece).await {
@@ -298,7 +434,9 @@ impl Driver {
         }
         self.logged_bytes.set(self.logged_bytes.get() + bytes);
         let metrics = &self.member.metrics.core;
-        metrics.wal_fsync_duration.observe(started.elapsed());
+        let took = runtime::now() - started;
+        metrics.wal_fsync_duration.observe(took);
+        metrics.stages.observe(Stage::Persist, took);
         metrics.wal_write_bytes.add(bytes as i64);
         self.core.borrow_mut().written();
         for waker in self.write_waits.borrow_mut().drain(..) {

@@ -2,7 +2,11 @@
 //! mostly dead segments, writes checkpoints, recycles what nothing points into any more. One job at a time, in slices;
 //! the reading and encoding happen on a background thread.
 
-use std::{io, rc::Rc, time::Duration};
+use std::{
+    io,
+    rc::Rc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use super::{
     core::{Capture, Core},
@@ -12,7 +16,7 @@ use super::{
 use crate::{
     error::Status,
     limits, log,
-    observe::log::shown,
+    observe::{log::shown, metrics::Stage},
     runtime,
     store::{
         checkpoint::CheckpointHead,
@@ -43,7 +47,12 @@ impl Space {
             self.driver.space_work().await;
             self.remove_superseded().await;
             if self.driver.core().wants_space() {
+                let began = runtime::now();
+                self.driver.member().metrics.core.defrag_inflight.set(1);
                 let result = self.give_back_all().await.map_err(|cause| Status::internal(cause.to_string()));
+                let metrics = &self.driver.member().metrics.core;
+                metrics.defrag_inflight.set(0);
+                metrics.defrag_duration.observe(runtime::now() - began);
                 self.driver.with_core(|core| core.space_given_back(&result));
                 continue;
             }
@@ -69,20 +78,30 @@ impl Space {
 
     /// Compaction's removals, a slice at a time; in a hurry if somebody waits for them.
     async fn remove_superseded(&self) {
-        let started = std::time::Instant::now();
+        let started = runtime::now();
         self.hash_compactions().await;
         if !self.driver.core().state().index.compacting() {
             return;
         }
         let config = &self.driver.member().config;
         let (batch, pause_ms) = (config.compaction_batch_limit, config.compaction_sleep_interval_ms);
-        while self.driver.with_core(|core| core.compaction_slice(batch)) {
+        let metrics = &self.driver.member().metrics.core;
+        loop {
+            let began = runtime::now();
+            let (removed, more) = self.driver.with_core(|core| core.compaction_slice(batch));
+            metrics.compaction_keys.add(removed);
+            metrics.compaction_pause_ms.observe_value((runtime::now() - began).as_secs_f64() * 1e3);
+            if !more {
+                break;
+            }
             if self.driver.core().somebody_waits_for_compaction() {
                 runtime::yield_now().await;
             } else {
                 runtime::sleep(Duration::from_millis(pause_ms)).await;
             }
         }
+        metrics.compaction_total_ms.observe_value((runtime::now() - started).as_secs_f64() * 1e3);
+        metrics.compaction_last.set(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs() as i64));
         let revision = self.driver.core().state().index.compacted();
         log!(
             Info,
@@ -167,11 +186,13 @@ impl Space {
         // A log that has just been rolled over may have nothing of its new segment on disk yet.
         self.driver.files.prepare(position.life).await?;
         let dir = self.driver.files.dir().clone();
+        let began = runtime::now();
         let bytes = runtime::background(move || {
             dir.write_checkpoint(&state, &CheckpointHead { hard_state, position, extents })
         })
         .await
         .map_err(io_of)?;
+        self.driver.member().metrics.core.stages.observe(Stage::Checkpoint, runtime::now() - began);
         self.logged_at_checkpoint = logged;
         self.replay_from = replay_from;
         self.driver.checkpoint_bytes.set(bytes);

@@ -73,8 +73,33 @@ pub struct SharedStanding {
     pub leader: AtomicU64,
     pub commit: AtomicU64,
     pub applied: AtomicU64,
-    /// Proposals that wait to be applied.
-    pub pending: AtomicU64,
+    pub vote: AtomicU64,
+    /// `Role` as a number.
+    pub role: AtomicU64,
+    /// On a leader, of its own log: the highest index that is durable, and the one after the last.
+    pub matched: AtomicU64,
+    pub next: AtomicU64,
+}
+
+/// What a member is in raft, in the order of its numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Role {
+    Follower,
+    Candidate,
+    Leader,
+    PreCandidate,
+}
+
+impl SharedStanding {
+    pub fn role(&self) -> Role {
+        match self.role.load(Relaxed) {
+            1 => Role::Candidate,
+            2 => Role::Leader,
+            3 => Role::PreCandidate,
+            _ => Role::Follower,
+        }
+    }
 }
 
 impl Member {
@@ -118,6 +143,8 @@ type Told = (Outcome, Arc<View>);
 pub struct Shard {
     pub id: usize,
     pub member: Arc<Member>,
+    /// What this shard counts.
+    pub metrics: Arc<ShardMetrics>,
     pub published: Published,
     pub outbox: Outbox,
     pending: Rc<Pending<Told>>,
@@ -147,6 +174,7 @@ impl Shard {
         Shard {
             watches,
             id,
+            metrics: member.metrics.shards[id].clone(),
             member,
             published,
             outbox: Outbox::default(),
@@ -182,7 +210,10 @@ impl Shard {
         self.outbox.propose(Proposal { token: waiting.token(), id, data });
         match waiting.await {
             (Outcome::Applied(result), view) => result.map(|answer| (answer, view)),
-            (Outcome::Failed(status), _) => Err(status),
+            (Outcome::Failed(status), _) => {
+                self.metrics.proposals_failed.increment();
+                Err(status)
+            }
             (Outcome::Done, _) => unreachable!("a proposal is answered with its result"),
         }
     }
@@ -194,7 +225,14 @@ impl Shard {
         self.outbox.read(waiting.token());
         match waiting.await {
             (Outcome::Done, view) => Ok(view),
-            (Outcome::Failed(status), _) => Err(status),
+            (Outcome::Failed(status), _) => {
+                // One that was not answered in time is slow, any other has failed (etcd: v3_server.go).
+                match status == error::TIMEOUT {
+                    true => self.metrics.slow_read_indexes.increment(),
+                    false => self.metrics.read_indexes_failed.increment(),
+                }
+                Err(status)
+            }
             (Outcome::Applied(_), _) => unreachable!("a read has no result of its own"),
         }
     }
@@ -256,7 +294,14 @@ impl Shard {
         self.pending.expire(before, || (Outcome::Failed(status.clone()), view.clone()));
         let has_leader = self.member.standing.leader.load(Relaxed) != 0;
         let moment = self.moment();
-        self.watches.with(|watches| watches.tick(now_ms, has_leader, moment));
+        self.watches.with(|watches| {
+            watches.tick(now_ms, has_leader, moment);
+            self.metrics.watch_streams.set(watches.stream_count() as i64);
+            self.metrics.watchers.set(watches.watch_count() as i64);
+            self.metrics.slow_watchers.set(watches.behind_count() as i64);
+            self.metrics.queued_bytes.set(watches.queued_bytes() as i64);
+            self.metrics.events_sent.set(watches.events_sent());
+        });
         self.lease_calls.expire(before, || LeaseAnswer::NotPrimary);
         self.pins.expire(now_ms.saturating_sub(limits::STREAM_PIN_MS_MAX), || ());
         self.tell_leaderless(leaderless, now_ms);
@@ -345,7 +390,10 @@ impl Shard {
         leases.granted(id, lease.ttl, now_ms);
         match call {
             LeaseCall::Renew(_) => match leases.renew(id, now_ms) {
-                Some(ttl) => LeaseAnswer::Renewed { ttl },
+                Some(ttl) => {
+                    self.metrics.leases_renewed.increment();
+                    LeaseAnswer::Renewed { ttl }
+                }
                 None => LeaseAnswer::Expired,
             },
             _ => match leases.remaining(id, now_ms) {
@@ -371,7 +419,13 @@ impl Shard {
     /// called by the shard's timer, after `tick`.
     pub fn expire_due(&self, now_ms: u64) {
         let mut revokes = self.revokes.borrow_mut();
-        revokes.retain(|revoke| !revoke.is_answered());
+        revokes.retain(|revoke| {
+            let applied = revoke.peek(|(outcome, _)| matches!(outcome, Outcome::Applied(result) if result.is_ok()));
+            if applied == Some(true) {
+                self.metrics.leases_expired.increment();
+            }
+            applied.is_none()
+        });
         let room = limits::LEASE_REVOKES_IN_FLIGHT.saturating_sub(revokes.len());
         if room == 0 || !self.member.is_leader() {
             return;

@@ -104,9 +104,9 @@ impl<T> Waiting<T> {
         self.token
     }
 
-    /// Whether the answer is there, for who does not await it.
-    pub fn is_answered(&self) -> bool {
-        self.pending.slots.borrow()[self.token.slot as usize].answer.is_some()
+    /// Looks at the answer, if it is there, for who does not await it.
+    pub fn peek<R>(&self, look: impl FnOnce(&T) -> R) -> Option<R> {
+        self.pending.slots.borrow()[self.token.slot as usize].answer.as_ref().map(look)
     }
 }
 

@@ -107,6 +107,96 @@ pub enum LeaseChange {
     Checkpointed { id: i64, remaining: i64 },
 }
 
+/// A logged request by what it asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    Range,
+    Put,
+    DeleteRange,
+    Txn,
+    Compaction,
+    LeaseGrant,
+    LeaseRevoke,
+    LeaseCheckpoint,
+    Alarm,
+    ClusterVersionSet,
+    ClusterMemberAttrSet,
+    DowngradeInfoSet,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 12] = [
+        Kind::Range,
+        Kind::Put,
+        Kind::DeleteRange,
+        Kind::Txn,
+        Kind::Compaction,
+        Kind::LeaseGrant,
+        Kind::LeaseRevoke,
+        Kind::LeaseCheckpoint,
+        Kind::Alarm,
+        Kind::ClusterVersionSet,
+        Kind::ClusterMemberAttrSet,
+        Kind::DowngradeInfoSet,
+    ];
+
+    /// None: of no kind that is applied here.
+    fn of(request: &InternalRaftRequest) -> Option<Kind> {
+        let fields = [
+            (request.put.is_some(), Kind::Put),
+            (request.txn.is_some(), Kind::Txn),
+            (request.delete_range.is_some(), Kind::DeleteRange),
+            (request.range.is_some(), Kind::Range),
+            (request.compaction.is_some(), Kind::Compaction),
+            (request.lease_grant.is_some(), Kind::LeaseGrant),
+            (request.lease_revoke.is_some(), Kind::LeaseRevoke),
+            (request.lease_checkpoint.is_some(), Kind::LeaseCheckpoint),
+            (request.alarm.is_some(), Kind::Alarm),
+            (request.cluster_version_set.is_some(), Kind::ClusterVersionSet),
+            (request.cluster_member_attr_set.is_some(), Kind::ClusterMemberAttrSet),
+            (request.downgrade_info_set.is_some(), Kind::DowngradeInfoSet),
+        ];
+        fields.into_iter().find_map(|(is_set, kind)| is_set.then_some(kind))
+    }
+}
+
+/// Single operations within a request, counted as etcd counts them: a put or delete that has to look at what was there
+/// is a range too, and a request of more than one operation is a transaction. (etcd: mvcc/metrics_txn.go.)
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Operations {
+    pub ranges: u64,
+    pub puts: u64,
+    /// Of keys and values put.
+    pub put_bytes: u64,
+    pub deletes: u64,
+}
+
+/// What a turn's entries were, for the metrics.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// By kind and outcome: failed, succeeded.
+    pub requests: [[u64; 2]; Kind::ALL.len()],
+    pub operations: Operations,
+    pub transactions: u64,
+}
+
+impl Tally {
+    fn count(&mut self, operations: &Operations) {
+        let Operations { ranges, puts, put_bytes, deletes } = operations;
+        let sum = &mut self.operations;
+        sum.ranges += ranges;
+        sum.puts += puts;
+        sum.put_bytes += put_bytes;
+        sum.deletes += deletes;
+        self.transactions += u64::from(ranges + puts + deletes > 1);
+    }
+
+    pub fn total(&self) -> u64 {
+        self.requests.as_flattened().iter().sum()
+    }
+}
+
 /// What a turn's entries have done, for the shards.
 #[derive(Debug, Default)]
 pub struct AppliedBatch {
@@ -114,6 +204,7 @@ pub struct AppliedBatch {
     pub leases: Vec<LeaseChange>,
     /// The index before each compaction, and the compaction's revision: for hashes at that revision.
     pub compactions: Vec<(Index, i64)>,
+    pub tally: Tally,
 }
 
 impl State {
@@ -149,6 +240,11 @@ impl State {
             _ => request.id,
         };
         let result = self.dispatch(entry, &request, values, out)?;
+        if let Some(kind) = Kind::of(&request) {
+            // A revision that is gone is no failure (etcd: apply/uber_applier.go).
+            let success = result.as_ref().err().is_none_or(|status| *status == error::COMPACTED);
+            out.tally.requests[kind as usize][usize::from(success)] += 1;
+        }
         Ok(Applied { id, result })
     }
 
@@ -186,6 +282,7 @@ impl State {
             if let Err(status) = self.refusal(false, true) {
                 return Ok(Err(status));
             }
+            out.tally.operations.ranges += 1;
             let revision = self.index.current();
             let answer = range::answer(&self.index, range, revision, &mut |kv| values.value(kv.meta.place))?;
             return Ok(answer.map(Answer::Range));
@@ -285,6 +382,7 @@ impl State {
         for key in &keys {
             changes.delete(key);
         }
+        changes.operations.deletes = keys.len() as u64;
         let revision = changes.finish(out);
         self.leases.revoke(id);
         out.leases.push(LeaseChange::Revoked { id });
@@ -326,12 +424,20 @@ pub struct Changes<'a> {
     base: Place,
     data: &'a Bytes,
     events: Vec<LiveEvent>,
+    pub operations: Operations,
 }
 
 impl<'a> Changes<'a> {
     pub fn new(state: &'a mut State, entry: &'a ApplyEntry) -> Self {
         let begin = state.index.current();
-        Changes { state, begin, base: entry.base, data: &entry.data, events: Vec::new() }
+        Changes {
+            state,
+            begin,
+            base: entry.base,
+            data: &entry.data,
+            events: Vec::new(),
+            operations: Operations::default(),
+        }
     }
 
     /// The revision a reader of this request sees: with its own changes once there are any.
@@ -342,11 +448,13 @@ impl<'a> Changes<'a> {
     /// Nothing was changed after all: the state has been put back.
     pub(super) fn forget(&mut self) {
         self.events.clear();
+        self.operations = Operations::default();
     }
 
     /// Hands the events on and gives the revision that the request ends at.
     pub fn finish(self, out: &mut AppliedBatch) -> i64 {
         let revision = self.revision();
+        out.tally.count(&self.operations);
         if !self.events.is_empty() {
             out.events.push(RevisionEvents { revision, events: self.events });
         }
@@ -388,6 +496,9 @@ impl<'a> Changes<'a> {
             Some(before) if put.ignore_lease => before.lease,
             _ => put.lease,
         };
+        self.operations.puts += 1;
+        self.operations.put_bytes += (put.key.len() + put.value.len()) as u64;
+        self.operations.ranges += u64::from(put.prev_kv || put.ignore_value || put.ignore_lease);
         let revision = self.next();
         let before = self.state.index.put(revision, &put.key, lease, place);
         let old_lease = before.map_or(0, |before| before.lease);
@@ -425,6 +536,8 @@ impl<'a> Changes<'a> {
 
     /// Deletes the keys of a range; gives how many, and what they were if asked to.
     pub fn delete_range(&mut self, range: KeyRange<'_>, with_prevs: bool) -> (i64, Vec<KeyRef>) {
+        self.operations.deletes += 1;
+        self.operations.ranges += u64::from(with_prevs);
         let kvs: Vec<KeyRef> = self.state.index.iter_refs(range, 0).collect();
         for kv in &kvs {
             self.delete(&kv.key);

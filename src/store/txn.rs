@@ -236,6 +236,7 @@ fn execute<'p>(
     for op in ops {
         let response = match &op.request {
             Some(Request::RequestRange(range)) => {
+                changes.operations.ranges += 1;
                 let revision = changes.revision();
                 let index = &changes.state.index;
                 match range::answer(index, range, revision, &mut |kv| values.value(kv.meta.place))? {

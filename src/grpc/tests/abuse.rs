@@ -171,13 +171,13 @@ fn a_ping_flood_does_not_spare_a_connection_with_calls() {
         let server = Server::new();
         let mut pipe = raw(&server).await;
         pipe.write_all(&frame(HEADERS, END_HEADERS, 1, &head("/test.Echo/Wait"))).await.unwrap();
-        until(|| server.settings.counters.calls.get() == 1).await;
+        until(|| server.settings.counters.requests_active.get() == 1).await;
         for _ in 0..100 {
             pipe.write_all(&frame(PING, 0, 0, &[1; 8])).await.unwrap();
         }
         let frames = read_to_end(&mut pipe).await;
         assert_eq!(frames.last().unwrap().payload[..8], [0, 0, 0, 1, 0, 0, 0, 11]);
-        assert_eq!(server.settings.counters.calls.get(), 0);
+        assert_eq!(server.settings.counters.requests_active.get(), 0);
     });
 }
 
@@ -264,7 +264,7 @@ fn more_streams_than_announced_are_refused() {
             }
         };
         assert_eq!((refused.stream, &refused.payload[..]), (5, &7u32.to_be_bytes()[..]));
-        assert_eq!(server.settings.counters.calls.get(), 2);
+        assert_eq!(server.settings.counters.requests_active.get(), 2);
     });
 }
 
@@ -281,7 +281,7 @@ fn callers_that_change_their_mind_at_once_are_borne() {
             send.send_reset(h2::Reason::CANCEL);
         }
         assert_eq!(call(&client, request("/test.Echo/Echo"), &[prefixed(0, b"on")]).await.messages(), ["on"]);
-        until(|| server.settings.counters.calls.get() == 0).await;
+        until(|| server.settings.counters.requests_active.get() == 0).await;
     });
 }
 
@@ -300,6 +300,6 @@ fn streams_opened_and_reset_in_masses_end_the_connection() {
         let frames = read_to_end(&mut pipe).await;
         let last = frames.last().unwrap();
         assert_eq!((last.kind, &last.payload[4..8]), (GOAWAY, &11u32.to_be_bytes()[..]));
-        assert_eq!(server.settings.counters.calls.get(), 0);
+        assert_eq!(server.settings.counters.requests_active.get(), 0);
     });
 }

@@ -15,7 +15,7 @@ fn a_passed_deadline_ends_a_unary_call_and_its_handler() {
         assert_eq!(reply.status(), ("4", "context deadline exceeded"));
         assert_eq!(server.service.dropped.get(), 1);
         assert_eq!(server.handled(2, Code::DeadlineExceeded), 1);
-        assert_eq!(server.settings.counters.calls.get(), 0);
+        assert_eq!(server.settings.counters.requests_active.get(), 0);
     });
 }
 
@@ -61,7 +61,7 @@ fn a_passed_deadline_does_not_wait_behind_what_is_not_read() {
         };
         assert_eq!(error.reason(), Some(h2::Reason::CANCEL));
         assert_eq!(server.service.dropped.get(), 1);
-        assert_eq!(server.settings.counters.calls.get(), 0);
+        assert_eq!(server.settings.counters.requests_active.get(), 0);
     });
 }
 
@@ -81,7 +81,7 @@ fn a_caller_that_gives_up_takes_its_handler_along() {
             drop(response);
             until(|| server.handled(method, Code::Canceled) == 1).await;
         }
-        assert_eq!(server.settings.counters.calls.get(), 0);
+        assert_eq!(server.settings.counters.requests_active.get(), 0);
         assert_eq!(call(&client, request("/test.Echo/Echo"), &[prefixed(0, b"on")]).await.messages(), ["on"]);
     });
 }
@@ -109,10 +109,10 @@ fn a_lost_connection_takes_all_its_handlers_along() {
             send.send_data(prefixed(0, b"x"), false).unwrap();
             calls.push((response, send));
         }
-        until(|| server.settings.counters.calls.get() == 3 && server.service.messages.get() == 2).await;
+        until(|| server.settings.counters.requests_active.get() == 3 && server.service.messages.get() == 2).await;
         stop.fire();
         until(|| server.service.dropped.get() == 3 && server.ended.get() == 1).await;
-        assert_eq!(server.settings.counters.calls.get(), 0);
+        assert_eq!(server.settings.counters.requests_active.get(), 0);
         assert_eq!(server.settings.counters.connections.get(), 0);
     });
 }
@@ -125,7 +125,7 @@ fn a_drain_lets_unary_calls_finish_and_tells_streams() {
         let mut late = Box::pin(async { call(&client, request("/test.Echo/Late"), &[prefixed(0, b"x")]).await });
         let mut wait = Box::pin(async { call(&client, request("/test.Echo/Wait"), &[prefixed(0, b"x")]).await });
         assert!(!is_ready(&mut late).await && !is_ready(&mut wait).await);
-        until(|| server.settings.counters.calls.get() == 2 && server.service.messages.get() == 1).await;
+        until(|| server.settings.counters.requests_active.get() == 2 && server.service.messages.get() == 1).await;
         server.drain.fire();
         assert_eq!(wait.await.status(), ("14", "etcdserver: server stopped"));
         settle().await;
@@ -167,7 +167,7 @@ fn a_drain_has_an_end() {
         let client = server.client().await;
         let mut never = Box::pin(async { try_call(&client, request("/test.Echo/Never"), &[prefixed(0, b"x")]).await });
         assert!(!is_ready(&mut never).await);
-        until(|| server.settings.counters.calls.get() == 1).await;
+        until(|| server.settings.counters.requests_active.get() == 1).await;
         server.drain.fire();
         assert!(never.await.is_err());
         until(|| server.ended.get() == 1 && server.service.dropped.get() == 1).await;

@@ -183,7 +183,7 @@ impl Server {
     }
 
     fn with(set: impl FnOnce(&mut Settings)) -> Self {
-        let mut settings = Settings::new(METHODS.len());
+        let mut settings = Settings::new();
         set(&mut settings);
         Server { service: Rc::default(), settings: Rc::new(settings), drain: Drain::new(), ended: Rc::default() }
     }
@@ -213,7 +213,7 @@ impl Server {
     }
 
     fn handled(&self, method: usize, code: error::Code) -> u64 {
-        self.settings.counters.methods[method].handled[code as usize].get()
+        self.settings.counters.methods[method].ended(code)
     }
 }
 

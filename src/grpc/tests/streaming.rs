@@ -16,13 +16,13 @@ fn messages_go_back_and_forth_while_the_stream_is_open() {
         assert_eq!(body.data().await.unwrap().unwrap(), prefixed(0, b"one"));
         send.send_data(prefixed(0, b"two"), false).unwrap();
         assert_eq!(body.data().await.unwrap().unwrap(), prefixed(0, b"two"));
-        assert_eq!(server.settings.counters.calls.get(), 1);
+        assert_eq!(server.settings.counters.requests_active.get(), 1);
         send.send_data(Bytes::new(), true).unwrap();
         assert!(body.data().await.is_none());
         assert_eq!(body.trailers().await.unwrap().unwrap()["grpc-status"], "0");
-        until(|| server.settings.counters.calls.get() == 0).await;
+        until(|| server.settings.counters.requests_active.get() == 0).await;
         let counted = &server.settings.counters.methods[4];
-        assert_eq!((counted.messages_received.get(), counted.messages_sent.get()), (2, 2));
+        assert_eq!((counted.received.get(), counted.sent.get()), (2, 2));
         assert_eq!(server.handled(4, Code::Ok), 1);
     });
 }
@@ -134,7 +134,7 @@ fn a_handler_that_does_not_read_holds_its_caller_at_the_window() {
         let reply = take(response.await.unwrap()).await.unwrap();
         assert_eq!(server.service.messages.get(), window / 1024 + 8);
         assert_eq!(reply.status(), ("0", ""));
-        assert_eq!(server.settings.counters.calls.get(), 0);
+        assert_eq!(server.settings.counters.requests_active.get(), 0);
     });
 }
 
@@ -178,7 +178,7 @@ fn ten_thousand_streams_are_served_at_once() {
             open.push((response, send));
         }
         until(|| server.service.messages.get() == 10_000).await;
-        assert_eq!(server.settings.counters.calls.get(), 10_000);
+        assert_eq!(server.settings.counters.requests_active.get(), 10_000);
         for (at, (response, mut send)) in open.into_iter().enumerate() {
             send.send_data(Bytes::new(), true).unwrap();
             let reply = take(response.await.unwrap()).await.unwrap();

@@ -19,8 +19,8 @@ fn a_call_is_answered_with_headers_message_and_status() {
         let counters = &server.settings.counters;
         assert_eq!(counters.methods[0].started.get(), 1);
         assert_eq!(server.handled(0, Code::Ok), 1);
-        assert_eq!((counters.received_bytes.get(), counters.sent_bytes.get()), (5, 5));
-        assert_eq!(counters.calls.get(), 0);
+        assert_eq!((counters.client_received_bytes.get(), counters.client_sent_bytes.get()), (5, 5));
+        assert_eq!(counters.requests_active.get(), 0);
     });
 }
 
@@ -110,7 +110,7 @@ fn a_compressed_message_is_taken_and_answered_compressed() {
         assert_eq!(reply.headers["grpc-encoding"], "gzip");
         assert_eq!(reply.body[0], 1);
         assert_eq!(super::super::encoding::decompress(&reply.body[5..], 5).unwrap(), "hello");
-        assert_eq!(server.settings.counters.sent_bytes.get(), 5);
+        assert_eq!(server.settings.counters.client_sent_bytes.get(), 5);
         // A message may be left as it is.
         assert_eq!(call(&client, gzip(), &[prefixed(0, b"plain")]).await.status().0, "0");
     });
@@ -263,7 +263,11 @@ fn an_answer_that_does_not_fit_the_window_waits_for_its_reader() {
         let mut response = response.await.unwrap().into_body();
         let first = response.data().await.unwrap().unwrap();
         settle().await;
-        assert_eq!(server.settings.counters.calls.get(), 0, "nothing waits for a slow reader of one answer but h2");
+        assert_eq!(
+            server.settings.counters.requests_active.get(),
+            0,
+            "nothing waits for a slow reader of one answer but h2"
+        );
         let mut taken = first.len();
         response.flow_control().release_capacity(first.len()).unwrap();
         while let Some(piece) = response.data().await {

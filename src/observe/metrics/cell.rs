@@ -22,6 +22,13 @@ impl Counter {
         self.add(1);
     }
 
+    /// For what is counted elsewhere: never less than before.
+    #[inline]
+    pub fn set(&self, value: u64) {
+        debug_assert!(value >= self.get(), "a counter only grows");
+        self.0.store(value, Relaxed);
+    }
+
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
@@ -69,10 +76,21 @@ impl Histogram {
         self.observe_value(duration.as_secs_f64());
     }
 
+    /// Counts so many durations of the same length.
+    #[inline]
+    pub fn observe_many(&self, duration: Duration, times: u64) {
+        self.add(duration.as_secs_f64(), times);
+    }
+
     #[inline]
     pub fn observe_value(&self, value: f64) {
-        self.counts[self.bounds.partition_point(|bound| *bound < value)].increment();
-        self.sum.store((f64::from_bits(self.sum.load(Relaxed)) + value).to_bits(), Relaxed);
+        self.add(value, 1);
+    }
+
+    #[inline]
+    fn add(&self, value: f64, times: u64) {
+        self.counts[self.bounds.partition_point(|bound| *bound < value)].add(times);
+        self.sum.store((f64::from_bits(self.sum.load(Relaxed)) + value * times as f64).to_bits(), Relaxed);
     }
 
     pub fn read(&self) -> Distribution {

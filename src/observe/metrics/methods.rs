@@ -1,5 +1,5 @@
-//! The methods that are counted, by a number of their own: every one that etcd registers with its metrics, whether urd
-//! serves it or not, so that a dashboard finds each at zero. The tables of metrics are as long as this one.
+//! The methods that are counted, and the one numbering of them: the services route calls by it, the tables of metrics are
+//! as long as this one. Every method of etcd's is here, whether urd serves it or not.
 
 /// Service, method and kind, as the labels have them; sorted.
 #[rustfmt::skip]
@@ -49,7 +49,20 @@ pub const METHODS: &[(&str, &str, &str)] = &[
     ("grpc.health.v1.Health", "Check", "unary"),
     ("grpc.health.v1.Health", "List", "unary"),
     ("grpc.health.v1.Health", "Watch", "server_stream"),
+    ("v3electionpb.Election", "Campaign", "unary"),
+    ("v3electionpb.Election", "Leader", "unary"),
+    ("v3electionpb.Election", "Observe", "server_stream"),
+    ("v3electionpb.Election", "Proclaim", "unary"),
+    ("v3electionpb.Election", "Resign", "unary"),
+    ("v3lockpb.Lock", "Lock", "unary"),
+    ("v3lockpb.Lock", "Unlock", "unary"),
 ];
+
+/// Whether a service's methods are shown before they have been called, so that a dashboard finds each at zero: etcd
+/// registers its locks and elections too late for that.
+pub fn shown_from_the_start(service: &str) -> bool {
+    !service.starts_with("v3")
+}
 
 /// The number of a method by its path, `/package.Service/Method`; None for one that is not counted.
 pub fn number(path: &str) -> Option<usize> {

@@ -54,6 +54,11 @@ impl Outcomes {
     pub fn observe(&self, success: bool, duration: Duration) {
         self.0[usize::from(success)].observe(duration);
     }
+
+    #[inline]
+    pub fn observe_many(&self, success: bool, duration: Duration, times: u64) {
+        self.0[usize::from(success)].observe_many(duration, times);
+    }
 }
 
 /// A request by what it asks, as the labels `type` and `op` name it.
@@ -104,6 +109,12 @@ impl ByOperation {
     pub fn observe(&self, operation: Operation, success: bool, duration: Duration) {
         self.0[operation as usize].observe(success, duration);
     }
+
+    /// So many that took equally long.
+    #[inline]
+    pub fn observe_many(&self, operation: Operation, success: bool, duration: Duration, times: u64) {
+        self.0[operation as usize].observe_many(success, duration, times);
+    }
 }
 
 /// A part of the way a request takes; what is spent in it is told by quantiles.
@@ -116,7 +127,9 @@ pub enum Stage {
     ReadIndex,
     /// A proposal's wait from the shard's outbox to its answer.
     Proposal,
-    /// A batch in the raft core, from its proposals' arrival to its publication.
+    /// A batch's wait in the raft core for the write before it to end, from the arrival of its first proposal.
+    Queue,
+    /// A batch in the raft core, from the arrival of its first proposal to its publication.
     Batch,
     /// One durable write of the log.
     Persist,
@@ -127,10 +140,11 @@ pub enum Stage {
 }
 
 impl Stage {
-    pub const ALL: [(Stage, &'static str); 7] = [
+    pub const ALL: [(Stage, &'static str); 8] = [
         (Stage::Request, "request"),
         (Stage::ReadIndex, "read_index"),
         (Stage::Proposal, "proposal"),
+        (Stage::Queue, "queue"),
         (Stage::Batch, "batch"),
         (Stage::Persist, "persist"),
         (Stage::Apply, "apply"),
@@ -161,7 +175,7 @@ pub struct MethodMetrics {
     pub started: Counter,
     pub received: Counter,
     pub sent: Counter,
-    handled: [Counter; 17],
+    handled: [Counter; Code::COUNT],
     handling: Histogram,
 }
 
@@ -178,11 +192,21 @@ impl Default for MethodMetrics {
 }
 
 impl MethodMetrics {
-    /// A call has ended with `code` after `duration`.
+    /// A call has ended with `code`.
     #[inline]
-    pub fn handled(&self, code: Code, duration: Duration) {
+    pub fn handled(&self, code: Code) {
         self.handled[code as usize].increment();
+    }
+
+    /// How long a call took (`--metrics extensive`).
+    #[inline]
+    pub fn took(&self, duration: Duration) {
         self.handling.observe(duration);
+    }
+
+    /// Calls that have ended with `code`.
+    pub fn ended(&self, code: Code) -> u64 {
+        self.handled[code as usize].get()
     }
 }
 
@@ -224,7 +248,7 @@ impl ClientVersions {
     }
 }
 
-/// What one shard counts. Written by its executor alone; a line's length and its neighbour's keep other cores' cells
+/// What one shard counts, its gRPC layer included. Written by its executor alone; a line's length and its neighbour's keep other cores' cells
 /// away (processors fetch lines in pairs).
 #[derive(Debug)]
 #[repr(align(128))]
@@ -232,7 +256,7 @@ pub struct ShardMetrics {
     /// By `methods::number`.
     pub methods: Box<[MethodMetrics]>,
     pub client_versions: ClientVersions,
-    /// Bytes of connections that speak gRPC.
+    /// Bytes of messages, decompressed, without their prefixes, as etcd counts them.
     pub client_received_bytes: Counter,
     pub client_sent_bytes: Counter,
     pub stream_failures: Counter,
@@ -242,25 +266,28 @@ pub struct ShardMetrics {
     pub readonly_transactions: Counter,
     pub range_duration: Outcomes,
     pub request_duration: ByOperation,
+    /// Reads that took longer than an apply may.
+    pub slow_reads: Counter,
     pub slow_read_indexes: Counter,
     pub read_indexes_failed: Counter,
     pub proposals_failed: Counter,
-    /// Proposals that wait for their answer.
-    pub proposals_pending: Gauge,
 
     pub watch_streams: Gauge,
     pub watchers: Gauge,
     /// Watchers that read history because they are behind.
     pub slow_watchers: Gauge,
     pub events_sent: Counter,
-    pub events_pending: Gauge,
 
     pub leases_renewed: Counter,
     pub leases_expired: Counter,
 
+    pub hash_duration: Histogram,
+    pub hash_rev_duration: Histogram,
+
     /// This shard's load.
     pub connections: Gauge,
     pub requests_active: Gauge,
+    /// Bytes of responses that wait in watch streams.
     pub queued_bytes: Gauge,
     /// Nanoseconds that the executor worked, as opposed to waiting.
     pub busy_nanoseconds: Counter,
@@ -282,17 +309,18 @@ impl Default for ShardMetrics {
             readonly_transactions: Counter::default(),
             range_duration: Outcomes::new(&APPLY),
             request_duration: ByOperation::new(&LATENCY),
+            slow_reads: Counter::default(),
             slow_read_indexes: Counter::default(),
             read_indexes_failed: Counter::default(),
             proposals_failed: Counter::default(),
-            proposals_pending: Gauge::default(),
             watch_streams: Gauge::default(),
             watchers: Gauge::default(),
             slow_watchers: Gauge::default(),
             events_sent: Counter::default(),
-            events_pending: Gauge::default(),
             leases_renewed: Counter::default(),
             leases_expired: Counter::default(),
+            hash_duration: Histogram::new(&HASH),
+            hash_rev_duration: Histogram::new(&HASH),
             connections: Gauge::default(),
             requests_active: Gauge::default(),
             queued_bytes: Gauge::default(),
@@ -315,6 +343,8 @@ pub struct CoreMetrics {
     /// The highest index committed, and applied.
     pub committed: Gauge,
     pub applied: Gauge,
+    /// Proposals that wait to be applied.
+    pub proposals_pending: Gauge,
     pub slow_applies: Counter,
     pub apply_duration: ByOperation,
     /// Entries in one durable write of the log.
@@ -336,12 +366,9 @@ pub struct CoreMetrics {
     pub lease_ttl: Histogram,
 
     pub wal_fsync_duration: Histogram,
-    pub wal_write_duration: Histogram,
     pub wal_write_bytes: Gauge,
     pub db_bytes: Gauge,
     pub db_bytes_in_use: Gauge,
-    /// Roots of the index that readers hold beside the newest.
-    pub open_roots: Gauge,
 
     /// Unix time, in seconds.
     pub compaction_last: Gauge,
@@ -351,8 +378,6 @@ pub struct CoreMetrics {
     pub compaction_total_ms: Histogram,
     pub defrag_inflight: Gauge,
     pub defrag_duration: Histogram,
-    pub hash_duration: Histogram,
-    pub hash_rev_duration: Histogram,
     pub stages: Stages,
 }
 
@@ -364,6 +389,7 @@ impl Default for CoreMetrics {
             leader_changes: Counter::default(),
             committed: Gauge::default(),
             applied: Gauge::default(),
+            proposals_pending: Gauge::default(),
             slow_applies: Counter::default(),
             apply_duration: ByOperation::new(&APPLY),
             batch_size: LogLinear::default(),
@@ -379,19 +405,15 @@ impl Default for CoreMetrics {
             leases_revoked: Counter::default(),
             lease_ttl: Histogram::new(&LEASE_TTL),
             wal_fsync_duration: Histogram::new(&LATENCY),
-            wal_write_duration: Histogram::new(&LATENCY),
             wal_write_bytes: Gauge::default(),
             db_bytes: Gauge::default(),
             db_bytes_in_use: Gauge::default(),
-            open_roots: Gauge::default(),
             compaction_last: Gauge::default(),
             compaction_keys: Counter::default(),
             compaction_pause_ms: Histogram::new(&PAUSE_MS),
             compaction_total_ms: Histogram::new(&COMPACTION_MS),
             defrag_inflight: Gauge::default(),
             defrag_duration: Histogram::new(&DEFRAG),
-            hash_duration: Histogram::new(&HASH),
-            hash_rev_duration: Histogram::new(&HASH),
             stages: Stages::default(),
         }
     }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::{
     ByOperation, ClientVersions, CoreMetrics, HealthMetrics, MethodMetrics, Operation, Outcomes, ShardMetrics, Stage,
-    cell::{Distribution, Spread},
+    cell::{Distribution, Histogram, Spread},
     health::Check,
-    methods::METHODS,
+    methods::{METHODS, shown_from_the_start},
     process::Process,
     text::{Exposition, Kind},
 };
@@ -103,14 +103,14 @@ fn raft(out: &mut Exposition, sources: &Sources<'_>) {
     out.counter("etcd_server_leader_changes_seen_total", "Changes of the leader.", core.leader_changes.get());
     out.gauge("etcd_server_proposals_committed_total", "Highest index committed.", level(&core.committed));
     out.gauge("etcd_server_proposals_applied_total", "Highest index applied.", level(&core.applied));
-    let pending = sources.level(|shard| shard.proposals_pending.get());
-    out.gauge("etcd_server_proposals_pending", "Proposals that wait for their answer.", pending);
+    let pending = level(&core.proposals_pending);
+    out.gauge("etcd_server_proposals_pending", "Proposals that wait to be applied.", pending);
     let failed = sources.sum(|shard| shard.proposals_failed.get());
     out.counter("etcd_server_proposals_failed_total", "Proposals that failed.", failed);
     out.counter(
         "etcd_server_slow_apply_total",
         "Entries that took longer than --warning-apply-duration.",
-        core.slow_applies.get(),
+        core.slow_applies.get() + sources.sum(|shard| shard.slow_reads.get()),
     );
     let slow = sources.sum(|shard| shard.slow_read_indexes.get());
     out.counter("etcd_server_slow_read_indexes_total", "Read indexes that took longer than a request may.", slow);
@@ -186,7 +186,6 @@ fn store(out: &mut Exposition, sources: &Sources<'_>) {
     out.counter("etcd_mvcc_txn_total", "Transactions.", transactions);
     out.gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of the log and the checkpoints.", level(&core.db_bytes));
     out.gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of them that live.", level(&core.db_bytes_in_use));
-    out.gauge("etcd_mvcc_db_open_read_transactions", "States of the index that readers hold.", level(&core.open_roots));
     out.gauge("etcd_debugging_mvcc_keys_total", "Keys that exist.", level(&core.keys));
     out.gauge("etcd_debugging_mvcc_current_revision", "Newest revision.", level(&core.current_revision));
     out.gauge("etcd_debugging_mvcc_compact_revision", "Revision compacted to.", level(&core.compact_revision));
@@ -212,11 +211,21 @@ fn store(out: &mut Exposition, sources: &Sources<'_>) {
             "Length of a compaction.",
             &core.compaction_total_ms,
         ),
-        ("etcd_mvcc_hash_duration_seconds", "Time to hash everything.", &core.hash_duration),
-        ("etcd_mvcc_hash_rev_duration_seconds", "Time to hash up to a revision.", &core.hash_rev_duration),
     ] {
         out.family(name, Kind::Histogram, help);
         out.distribution(&[], &histogram.read());
+    }
+    type OfShard = fn(&ShardMetrics) -> &Histogram;
+    let of_shards: [(&'static str, &str, OfShard); 2] = [
+        ("etcd_mvcc_hash_duration_seconds", "Time to hash everything.", |shard| &shard.hash_duration),
+        ("etcd_mvcc_hash_rev_duration_seconds", "Time to hash up to a revision.", |shard| &shard.hash_rev_duration),
+    ];
+    for (name, help, of) in of_shards {
+        let mut read = sources.shards.iter().map(|shard| of(shard).read());
+        let Some(mut sum) = read.next() else { continue };
+        read.for_each(|more| sum.merge(&more));
+        out.family(name, Kind::Histogram, help);
+        out.distribution(&[], &sum);
     }
 }
 
@@ -234,11 +243,6 @@ fn watches_and_leases(out: &mut Exposition, sources: &Sources<'_>) {
         "Watches that are behind.",
         level(|shard| shard.slow_watchers.get()),
     );
-    out.gauge(
-        "etcd_debugging_mvcc_pending_events_total",
-        "Events to be sent.",
-        level(|shard| shard.events_pending.get()),
-    );
     let events = sources.sum(|shard| shard.events_sent.get());
     out.counter("etcd_debugging_mvcc_events_total", "Events sent.", events);
     out.counter("etcd_debugging_lease_granted_total", "Leases granted.", core.leases_granted.get());
@@ -254,7 +258,6 @@ fn watches_and_leases(out: &mut Exposition, sources: &Sources<'_>) {
 fn disk(out: &mut Exposition, core: &CoreMetrics) {
     for (name, help, histogram) in [
         ("etcd_disk_wal_fsync_duration_seconds", "Time to make a write of the log durable.", &core.wal_fsync_duration),
-        ("etcd_disk_wal_write_duration_seconds", "Time of a write of the log.", &core.wal_write_duration),
         ("etcd_disk_backend_defrag_duration_seconds", "Time of a defragmentation.", &core.defrag_duration),
     ] {
         out.family(name, Kind::Histogram, help);
@@ -275,6 +278,10 @@ fn grpc(out: &mut Exposition, sources: &Sources<'_>) {
         out.sample(&[("API", "watch"), ("Type", "send")], failures as f64);
     }
     let count = |at: usize, of: &dyn Fn(&MethodMetrics) -> u64| sources.sum(|shard| of(&shard.methods[at])) as f64;
+    let shown = || {
+        let started = |at: usize| count(at, &|method| method.started.get()) > 0.0;
+        METHODS.iter().enumerate().filter(move |(at, (service, ..))| shown_from_the_start(service) || started(*at))
+    };
     type OfMethod = fn(&MethodMetrics) -> u64;
     let counters: [(&'static str, &str, OfMethod); 3] = [
         ("grpc_server_started_total", "Calls begun.", |method| method.started.get()),
@@ -283,12 +290,12 @@ fn grpc(out: &mut Exposition, sources: &Sources<'_>) {
     ];
     for (name, help, of) in counters {
         out.family(name, Kind::Counter, help);
-        for (at, (service, method, kind)) in METHODS.iter().enumerate() {
+        for (at, (service, method, kind)) in shown() {
             out.sample(&[("grpc_method", method), ("grpc_service", service), ("grpc_type", kind)], count(at, &of));
         }
     }
     out.family("grpc_server_handled_total", Kind::Counter, "Calls ended, by status.");
-    for (at, (service, method, kind)) in METHODS.iter().enumerate() {
+    for (at, (service, method, kind)) in shown() {
         for code in CODES {
             let labels = [
                 ("grpc_code", code.name()),
@@ -296,12 +303,12 @@ fn grpc(out: &mut Exposition, sources: &Sources<'_>) {
                 ("grpc_service", *service),
                 ("grpc_type", *kind),
             ];
-            out.sample(&labels, count(at, &|method| method.handled[code as usize].get()));
+            out.sample(&labels, count(at, &|method| method.ended(code)));
         }
     }
     if sources.member.extensive {
         out.family("grpc_server_handling_seconds", Kind::Histogram, "Time of a call.");
-        for (at, (service, method, kind)) in METHODS.iter().enumerate() {
+        for (at, (service, method, kind)) in shown() {
             let mut read = sources.shards.iter().map(|shard| shard.methods[at].handling.read());
             let Some(mut sum) = read.next() else { continue };
             read.for_each(|more| sum.merge(&more));

@@ -122,6 +122,7 @@ impl Table {
             let fragment_bytes = fragments.then_some(self.settings.fragment_bytes);
             encoded.reply(&mut entry.out, &reply, &events, std::slice::from_ref(&encoded.bytes), fragment_bytes);
             self.queued += entry.out.bytes() - before;
+            self.events += u64::from(encoded.count());
             Table::wake(entry, &mut self.woken);
             self.watches[at as usize].flags &= !flags::QUIET;
         }

@@ -44,7 +44,7 @@ impl Table {
     fn deliver_group(&mut self, hits: &[(u32, u32)], forms: &mut Forms<'_>) -> usize {
         let revision = forms.batch.revision;
         let mut bodies: [Option<Body>; flags::FORM as usize + 1] = Default::default();
-        let Table { groups, watches, streams, queued, woken, settings, .. } = self;
+        let Table { groups, watches, streams, queued, behind, events: sent, woken, settings, .. } = self;
         let members = groups.members(hits[0].0);
         for at in members {
             let watch = &mut watches[*at as usize];
@@ -62,6 +62,7 @@ impl Table {
                 Body::Events { events, parts } if settings.bounds.admit(stream, *queued) => (events, parts),
                 _ => {
                     Table::set_behind(watches, streams, woken, *at, revision);
+                    *behind += 1;
                     continue;
                 }
             };
@@ -74,6 +75,7 @@ impl Table {
                 encoded.reply(&mut stream.out, &reply, events, parts, Some(settings.fragment_bytes));
             }
             *queued += stream.out.bytes() - before;
+            *sent += events.len() as u64;
             watch.flags &= !(flags::QUIET | flags::FUTURE);
             Table::wake(stream, woken);
         }

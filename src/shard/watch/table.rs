@@ -177,6 +177,10 @@ pub struct Table {
     pub(super) revision: i64,
     /// Bytes that wait in all streams.
     pub(super) queued: usize,
+    /// Watches that are behind.
+    pub(super) behind: usize,
+    /// Events put into streams so far, once for each watch that is sent one.
+    pub(super) events: u64,
     pub(super) woken: Vec<Waker>,
     pub(super) held: Vec<Held>,
     /// When streams are next due to notify of progress: time, slot, life.
@@ -204,6 +208,8 @@ impl Table {
             streams: Slab::new(),
             revision,
             queued: 0,
+            behind: 0,
+            events: 0,
             woken: Vec::new(),
             held: Vec::new(),
             timers: BinaryHeap::new(),
@@ -228,6 +234,21 @@ impl Table {
 
     pub fn stream_count(&self) -> usize {
         self.streams.len()
+    }
+
+    /// Watches that have events to read from the index.
+    pub fn behind_count(&self) -> usize {
+        self.behind
+    }
+
+    /// Bytes that wait in all streams.
+    pub fn queued_bytes(&self) -> usize {
+        self.queued
+    }
+
+    /// Events put into streams so far, once for each watch.
+    pub fn events_sent(&self) -> u64 {
+        self.events
     }
 
     // ---- streams ----
@@ -487,10 +508,12 @@ impl Table {
 
     /// From here on a watch reads the event index, from `position` on.
     pub(super) fn fall_behind(&mut self, at: u32, position: i64) {
+        self.behind += 1;
         let Table { watches, streams, woken, .. } = self;
         Table::set_behind(watches, streams, woken, at, position);
     }
 
+    /// The caller counts it.
     pub(super) fn set_behind(
         watches: &mut Slab<Watch>,
         streams: &mut Slab<Stream>,
@@ -518,6 +541,7 @@ impl Table {
         let watch = &mut self.watches[at as usize];
         assert_eq!(watch.standing, Standing::Behind);
         watch.standing = Standing::Live;
+        self.behind -= 1;
         let (prev, next) = (watch.behind_prev, watch.behind_next);
         let stream = &mut self.streams[watch.stream as usize];
         match prev {
@@ -548,12 +572,13 @@ impl Table {
         if revision < from {
             return;
         }
-        let Table { watches, streams, woken, .. } = self;
+        let Table { watches, streams, woken, behind, .. } = self;
         for at in 0..watches.capacity() {
             let Some(watch) = watches.get(at) else { continue };
             if watch.standing == Standing::Live && watch.position <= revision {
                 let position = watch.position.max(from);
                 Table::set_behind(watches, streams, woken, at as u32, position);
+                *behind += 1;
             }
         }
         self.revision = revision;

@@ -29,7 +29,7 @@ fn full() -> String {
         shard.request_duration.observe(Operation::Range, true, Duration::from_millis(3));
         shard.client_versions.count("", false);
         shard.client_versions.count("3.7.3", true);
-        shard.methods[super::super::methods::number("/etcdserverpb.KV/Put").unwrap()].handled(Code::Ok, Duration::ZERO);
+        shard.methods[super::super::methods::number("/etcdserverpb.KV/Put").unwrap()].handled(Code::Ok);
     }
     core.apply_duration.observe(Operation::Put, false, Duration::from_micros(1));
     Check::ALL.into_iter().for_each(|check| health.count_check(check, true));
@@ -90,6 +90,7 @@ const ABSENT: &[&str] = &[
     "etcd_debugging_disk_backend_commit_spill_duration_seconds",
     "etcd_debugging_disk_backend_commit_write_duration_seconds",
     "etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds",
+    "etcd_debugging_mvcc_pending_events_total",
     "etcd_debugging_server_watch_send_loop_control_stream_duration_seconds",
     "etcd_debugging_server_watch_send_loop_progress_duration_seconds",
     "etcd_debugging_server_watch_send_loop_watch_stream_duration_per_event_seconds",
@@ -100,6 +101,8 @@ const ABSENT: &[&str] = &[
     "etcd_debugging_store_watch_requests_total",
     "etcd_debugging_store_watchers",
     "etcd_disk_backend_commit_duration_seconds",
+    "etcd_disk_wal_write_duration_seconds",
+    "etcd_mvcc_db_open_read_transactions",
     "etcd_disk_backend_snapshot_duration_seconds",
     "etcd_grpc_proxy_cache_hits_total",
     "etcd_grpc_proxy_cache_keys_total",

@@ -1,27 +1,26 @@
 //! Puts the house together: what was found on disk, the listeners, one executor a core, and on each its shard; the raft
 //! core on one of its own or beside a shard. Nothing is decided here but who runs where.
 
+mod desk;
+mod doors;
+mod source;
+
 use std::{
     convert::Infallible,
     fmt::Display,
     rc::Rc,
     sync::{Arc, Mutex},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use prost::Message as _;
 
+use self::desk::Desk;
 use crate::{
-    api::service::Services,
     config::Config,
-    grpc::{self, Drain, Settings},
-    limits, log,
-    net::{
-        Listener,
-        listener::Arrival,
-        seats::{Seat, Seats},
-        sniff::{Protocol, sniff},
-    },
+    http::Surface,
+    log,
+    net::{Listener, listener::Arrival, seats::Seats},
     observe::log::{hex, shown},
     proto::etcdserverpb::{CompactionRequest, InternalRaftRequest, RequestHeader},
     raft::{
@@ -38,7 +37,6 @@ use crate::{
         file,
         mesh::{Mesh, Port},
         signals::Signals,
-        socket::{Socket, Traffic},
     },
     shard::{
         Member, Shard,
@@ -50,8 +48,8 @@ use crate::{
 /// What one executor sends another.
 enum Letter {
     Post(Post),
-    /// A connection that the receiver is to serve.
-    Arrival(Arrival),
+    /// A connection that the receiver is to serve, and what is served on its listener.
+    Arrival(Arrival, Surface),
     /// The server stops: end what is open.
     Drain,
 }
@@ -70,8 +68,12 @@ pub fn run(config: Config) -> Result<Infallible, String> {
     let own_core = cores > 2 && config.shards < cores;
     let placement = Placement::new(config.shards + usize::from(own_core)).map_err(text)?;
     let seats = Seats::within_descriptor_limit(config.shards).map_err(text)?;
-    let listeners: Vec<Listener> =
-        config.listen_client_urls.iter().map(|url| Listener::bind(url).map_err(text)).collect::<Result<_, String>>()?;
+    let bind = |urls: &[String], surface| {
+        let bound = urls.iter().map(|url| Listener::bind(url).map(|listener| (listener, surface)).map_err(text));
+        bound.collect::<Result<Vec<_>, String>>()
+    };
+    let mut listeners = bind(&config.listen_client_urls, Surface::Client)?;
+    listeners.extend(bind(&config.listen_metrics_urls, Surface::Metrics)?);
 
     let started = start::start(&config, crate::observe::log::Drain::logger("raft"), |dir| {
         let dir = dir.to_owned();
@@ -126,7 +128,7 @@ struct House {
     member: Arc<Member>,
     published: Published,
     started: Mutex<Option<Started>>,
-    entrance: Mutex<Option<(Vec<Listener>, Signals)>>,
+    entrance: Mutex<Option<(Vec<(Listener, Surface)>, Signals)>>,
 }
 
 fn take<T>(from: &Mutex<Option<T>>) -> T {
@@ -156,7 +158,7 @@ async fn live(house: Arc<House>, number: usize) {
     }
     runtime::spawn(sort_letters(port.clone(), desk.clone(), driver.clone()));
     match desk.filter(|_| number == 0) {
-        Some(desk) => desk.open_and_wait().await,
+        Some(desk) => doors::open_and_wait(desk).await,
         None => std::future::pending().await,
     }
 }
@@ -220,145 +222,10 @@ async fn sort_letters(port: Rc<Port<Letter>>, desk: Option<Rc<Desk>>, driver: Op
         match (letter, &desk, &driver) {
             (Letter::Post(Post::ToCore(mail)), _, Some(driver)) => driver.receive(from, mail),
             (Letter::Post(post), Some(desk), _) => desk.receive(from, post),
-            (Letter::Arrival(arrival), Some(desk), _) => desk.serve(arrival),
+            (Letter::Arrival(arrival, surface), Some(desk), _) => desk.serve(arrival, surface),
             (Letter::Drain, Some(desk), _) => desk.drain(),
             (Letter::Drain, None, _) => {}
             _ => unreachable!("a letter for somebody who is not here"),
         }
-    }
-}
-
-/// Where a shard meets its connections, its neighbours and its clock.
-struct Desk {
-    house: Arc<House>,
-    port: Rc<Port<Letter>>,
-    shard: Rc<Shard>,
-    services: Rc<Services>,
-    settings: Rc<Settings>,
-    traffic: Rc<Traffic>,
-    drain: Drain,
-}
-
-impl Desk {
-    fn new(house: Arc<House>, port: Rc<Port<Letter>>, shard: Rc<Shard>) -> Self {
-        let services = Services::new(shard.clone());
-        let config = &house.member.config;
-        let settings = Settings {
-            max_request_bytes: config.max_request_bytes,
-            max_concurrent_streams: config.max_concurrent_streams,
-            keepalive_min_time: Duration::from_millis(config.grpc_keepalive_min_time_ms),
-            keepalive_interval: Duration::from_millis(config.grpc_keepalive_interval_ms),
-            keepalive_timeout: Duration::from_millis(config.grpc_keepalive_timeout_ms),
-            ..Settings::new(services.methods())
-        };
-        let settings = Rc::new(settings);
-        Desk { house, port, shard, services, settings, traffic: Rc::default(), drain: Drain::new() }
-    }
-
-    async fn keep_time(self: Rc<Self>) {
-        loop {
-            runtime::sleep(Duration::from_millis(limits::SHARD_TICK_MS)).await;
-            let now_ms = runtime::now_ms();
-            self.shard.tick(now_ms);
-            self.shard.expire_due(now_ms);
-        }
-    }
-
-    async fn write_to_core(self: Rc<Self>) {
-        loop {
-            let mail = self.shard.outbox.take().await;
-            self.port.send(self.house.core_peer, Letter::Post(Post::ToCore(mail)));
-        }
-    }
-
-    async fn write_to_neighbour(self: Rc<Self>, neighbour: usize) {
-        loop {
-            for post in self.shard.neighbours[neighbour].take().await {
-                self.port.send(neighbour, Letter::Post(post));
-            }
-        }
-    }
-
-    fn receive(&self, from: usize, post: Post) {
-        self.shard.advance(runtime::now_ms());
-        match post {
-            Post::FromCore(mail) => self.shard.deliver(mail),
-            Post::LeaseCalls(calls) => self.shard.receive_lease_calls(from, calls),
-            Post::LeaseAnswers(answers) => self.shard.receive_lease_answers(answers),
-            Post::ToCore(_) => unreachable!("the core is elsewhere"),
-        }
-    }
-
-    fn serve(self: &Rc<Self>, arrival: Arrival) {
-        let Arrival { accepted, seat } = arrival;
-        match Socket::new(accepted, self.traffic.clone()) {
-            Ok(socket) => runtime::spawn(self.clone().serve_socket(socket, seat)),
-            // The peer has gone already.
-            Err(cause) => log!(Debug, "lost a connection before it was served", "error" = shown(&cause)),
-        }
-    }
-
-    async fn serve_socket(self: Rc<Self>, socket: Socket, _seat: Seat) {
-        match sniff(socket).await {
-            Ok((Protocol::Http2, io)) => {
-                grpc::serve(io, self.services.clone(), self.settings.clone(), self.drain.clone()).await;
-            }
-            Ok((Protocol::Http1, _)) => {}
-            // It speaks nothing that is spoken here, or nothing at all.
-            Err(_) => {}
-        }
-    }
-
-    /// Ends what is open: connections are told to go, streams and waiting requests get etcd's word for it.
-    fn drain(&self) {
-        self.drain.fire();
-        self.shard.stop();
-    }
-
-    /// Opens the doors once the member leads, and waits for the signal that ends the process.
-    async fn open_and_wait(self: Rc<Self>) {
-        let (listeners, signals) = take(&self.house.entrance);
-        while !self.house.member.is_leader() {
-            runtime::sleep(Duration::from_millis(1)).await;
-        }
-        let mut doors = Vec::new();
-        for listener in listeners {
-            let address = listener.local().to_string();
-            let (seats, desk) = (self.house.seats.clone(), self.clone());
-            doors.push(runtime::spawn_with_handle(async move {
-                let number = desk.shard.id;
-                let hand_over = |arrival: Arrival| match arrival.seat.shard() {
-                    shard if shard == number => desk.serve(arrival),
-                    shard => desk.port.send(shard, Letter::Arrival(arrival)),
-                };
-                if let Err(cause) = listener.accept_all(seats, hand_over).await {
-                    log!(Fatal, "cannot accept connections", "error" = shown(&cause));
-                    std::process::exit(1);
-                }
-            }));
-            log!(
-                Info,
-                "serving client traffic insecurely; this is strongly discouraged!",
-                "traffic" = "grpc+http",
-                "address" = address,
-            );
-        }
-        log!(Info, "ready to serve client requests");
-        runtime::tell_service_manager();
-        match signals.wait().await {
-            Ok(signal) => log!(Info, "received signal; shutting down", "signal" = signal.name()),
-            Err(cause) => log!(Error, "cannot wait for signals; shutting down", "error" = shown(&cause)),
-        }
-        drop(doors);
-        for shard in 1..self.house.member.config.shards {
-            self.port.send(shard, Letter::Drain);
-        }
-        self.drain();
-        let patience = Instant::now() + self.settings.drain_grace + Duration::from_secs(1);
-        while self.house.seats.taken() > 0 && Instant::now() < patience {
-            runtime::sleep(Duration::from_millis(10)).await;
-        }
-        log!(Info, "the member has stopped");
-        std::process::exit(0);
     }
 }

@@ -1,0 +1,128 @@
+//! Where a shard meets its connections, its neighbours and its clock: one on each executor that serves clients. It says
+//! what is served on a connection and knows nothing of how.
+
+use std::{cell::Cell, future::poll_fn, rc::Rc, sync::Arc, time::Duration};
+
+use super::{House, Letter, source::ShardSource};
+use crate::{
+    api::service::Services,
+    grpc::{self, Drain, Settings},
+    http::{self, Surface},
+    limits, log,
+    net::{
+        listener::Arrival,
+        seats::Seat,
+        sniff::{Protocol, sniff},
+    },
+    observe::log::shown,
+    runtime::{
+        self,
+        mesh::Port,
+        socket::{Socket, Traffic},
+    },
+    shard::{Shard, mail::Post},
+};
+
+pub(super) struct Desk {
+    pub house: Arc<House>,
+    pub port: Rc<Port<Letter>>,
+    pub shard: Rc<Shard>,
+    services: Rc<Services>,
+    source: Rc<ShardSource>,
+    settings: Rc<Settings>,
+    traffic: Rc<Traffic>,
+    drain: Drain,
+    /// Ticks of the shard's timer.
+    ticks: Cell<u32>,
+}
+
+/// The executor's own statistics are taken over once in so many ticks: they are no part of anybody's answer.
+const TICKS_PER_LOOK: u32 = 1000 / limits::SHARD_TICK_MS as u32;
+
+impl Desk {
+    pub fn new(house: Arc<House>, port: Rc<Port<Letter>>, shard: Rc<Shard>) -> Self {
+        let services = Services::new(shard.clone());
+        let settings = Rc::new(Settings::of(&house.member.config, shard.metrics.clone()));
+        let source = Rc::new(ShardSource::new(services.clone()));
+        let (traffic, drain, ticks) = (Rc::default(), Drain::new(), Cell::new(0));
+        Desk { house, port, shard, services, source, settings, traffic, drain, ticks }
+    }
+
+    /// How long after the signal to drain a connection may still be open.
+    pub fn drain_grace(&self) -> Duration {
+        self.settings.drain_grace.max(Duration::from_secs(limits::HTTP_DRAIN_SECONDS_MAX))
+    }
+
+    pub async fn keep_time(self: Rc<Self>) {
+        loop {
+            runtime::sleep(Duration::from_millis(limits::SHARD_TICK_MS)).await;
+            let now_ms = runtime::now_ms();
+            self.shard.tick(now_ms);
+            self.shard.expire_due(now_ms);
+            self.ticks.set(self.ticks.get().wrapping_add(1));
+            if self.ticks.get().is_multiple_of(TICKS_PER_LOOK) {
+                let (busy, turns) = runtime::worked();
+                self.shard.metrics.busy_nanoseconds.set(busy.as_nanos() as u64);
+                self.shard.metrics.turns.set(turns);
+            }
+        }
+    }
+
+    pub async fn write_to_core(self: Rc<Self>) {
+        loop {
+            let mail = self.shard.outbox.take().await;
+            self.shard.metrics.mail_size.observe_value((mail.proposals.len() + mail.reads.len()) as u64);
+            self.port.send(self.house.core_peer, Letter::Post(Post::ToCore(mail)));
+        }
+    }
+
+    pub async fn write_to_neighbour(self: Rc<Self>, neighbour: usize) {
+        loop {
+            for post in self.shard.neighbours[neighbour].take().await {
+                self.port.send(neighbour, Letter::Post(post));
+            }
+        }
+    }
+
+    pub fn receive(&self, from: usize, post: Post) {
+        self.shard.advance(runtime::now_ms());
+        match post {
+            Post::FromCore(mail) => self.shard.deliver(mail),
+            Post::LeaseCalls(calls) => self.shard.receive_lease_calls(from, calls),
+            Post::LeaseAnswers(answers) => self.shard.receive_lease_answers(answers),
+            Post::ToCore(_) => unreachable!("the core is elsewhere"),
+        }
+    }
+
+    pub fn serve(self: &Rc<Self>, arrival: Arrival, surface: Surface) {
+        let Arrival { accepted, seat } = arrival;
+        match Socket::new(accepted, self.traffic.clone()) {
+            Ok(socket) => runtime::spawn(self.clone().serve_socket(socket, seat, surface)),
+            // The peer has gone already.
+            Err(cause) => log!(Debug, "lost a connection before it was served", "error" = shown(&cause)),
+        }
+    }
+
+    async fn serve_socket(self: Rc<Self>, socket: Socket, _seat: Seat, surface: Surface) {
+        match sniff(socket).await {
+            Ok((Protocol::Http2, io)) if surface == Surface::Client => {
+                grpc::serve(io, self.services.clone(), self.settings.clone(), self.drain.clone()).await;
+            }
+            Ok((Protocol::Http1, io)) => {
+                let mut waiter = self.drain.waiter();
+                let drained = poll_fn(move |context| waiter.poll(context));
+                self.shard.metrics.connections.add(1);
+                http::serve(io, self.source.clone(), surface, drained).await;
+                self.shard.metrics.connections.add(-1);
+            }
+            // It speaks nothing that is spoken here, or nothing at all.
+            _ => {}
+        }
+    }
+
+    /// Ends what is open: connections are told to go, streams and waiting requests get etcd's word for it.
+    pub fn drain(&self) {
+        self.drain.fire();
+        self.shard.stop();
+    }
+}

@@ -1,0 +1,139 @@
+//! What a shard can say over HTTP/1.1: of the member from what it publishes, of what it counts from everybody's cells.
+
+use std::{rc::Rc, sync::atomic::Ordering::Relaxed};
+
+use prost::Message as _;
+
+use crate::{
+    api::{kv, service::Services},
+    error::Status,
+    grpc::{LocalBoxFuture, Unary},
+    http::{Alarm, RaftStatus, Source},
+    observe::metrics::{self, HealthMetrics, Sources},
+    proto::etcdserverpb::{AlarmType, RangeRequest},
+    shard::{Member, Role, view::View},
+    version,
+};
+
+pub(super) struct ShardSource {
+    services: Rc<Services>,
+}
+
+impl ShardSource {
+    pub fn new(services: Rc<Services>) -> Self {
+        ShardSource { services }
+    }
+
+    fn member(&self) -> &Member {
+        &self.services.shard.member
+    }
+
+    fn is_learner_in(&self, view: &View) -> bool {
+        view.state.membership.get(self.member().id).is_some_and(|member| member.is_learner)
+    }
+}
+
+fn alarm(kind: i32) -> Alarm {
+    match AlarmType::try_from(kind) {
+        Ok(AlarmType::Nospace) => Alarm::NoSpace,
+        Ok(AlarmType::Corrupt) => Alarm::Corrupt,
+        _ => Alarm::Unknown,
+    }
+}
+
+impl Source for ShardSource {
+    fn alarms(&self) -> Vec<Alarm> {
+        self.services.shard.view().state.alarms.iter().map(|(kind, _)| alarm(kind)).collect()
+    }
+
+    fn has_leader(&self) -> bool {
+        self.member().standing.leader.load(Relaxed) != 0
+    }
+
+    fn is_learner(&self) -> bool {
+        self.is_learner_in(&self.services.shard.view())
+    }
+
+    fn read(&self, linearizable: bool) -> LocalBoxFuture<Result<(), Status>> {
+        // The least key there can be: whether it is there does not matter.
+        let request = RangeRequest {
+            key: vec![0].into(),
+            keys_only: true,
+            limit: 1,
+            serializable: !linearizable,
+            ..Default::default()
+        };
+        let answer = kv::range(self.services.clone(), request.encode_to_vec().into());
+        Box::pin(async move {
+            match answer {
+                Unary::Ready(result) => result.map(drop),
+                Unary::Later(result) => result.await.map(drop),
+            }
+        })
+    }
+
+    fn cluster_version(&self) -> Option<String> {
+        self.services.shard.view().state.cluster_version.as_deref().map(str::to_owned)
+    }
+
+    fn storage_version(&self) -> Option<String> {
+        // Known with the cluster's version, from which it follows.
+        self.cluster_version().map(|_| version::STORAGE.to_owned())
+    }
+
+    fn metrics(&self) -> String {
+        let (member, view) = (self.member(), self.services.shard.view());
+        let alarms: Vec<(u64, &str)> =
+            view.state.alarms.iter().map(|(kind, member)| (member, alarm(kind).name())).collect();
+        metrics::render(&Sources {
+            shards: &member.metrics.shards,
+            core: &member.metrics.core,
+            health: &member.metrics.health,
+            member: metrics::Member {
+                id: member.id,
+                cluster_version: view.state.cluster_version.as_deref(),
+                is_learner: self.is_learner_in(&view),
+                quota_bytes: member.config.quota_bytes,
+                alarms: &alarms,
+                gates: &member.config.gates,
+                extensive: member.config.metrics_extensive,
+            },
+        })
+    }
+
+    fn raft_status(&self) -> RaftStatus {
+        let (id, standing) = (self.member().id, &self.member().standing);
+        let of = |part: &std::sync::atomic::AtomicU64| part.load(Relaxed);
+        let role = standing.role();
+        RaftStatus {
+            id,
+            term: of(&standing.term),
+            vote: of(&standing.vote),
+            commit: of(&standing.commit),
+            leader: of(&standing.leader),
+            applied: of(&standing.applied),
+            state: match role {
+                Role::Follower => "StateFollower",
+                Role::Candidate => "StateCandidate",
+                Role::Leader => "StateLeader",
+                Role::PreCandidate => "StatePreCandidate",
+            },
+            progress: match role {
+                Role::Leader => vec![(id, of(&standing.matched), of(&standing.next))],
+                _ => Vec::new(),
+            },
+        }
+    }
+
+    fn health_metrics(&self) -> &HealthMetrics {
+        &self.member().metrics.health
+    }
+
+    fn cors(&self) -> &[String] {
+        &self.member().config.cors
+    }
+
+    fn host_whitelist(&self) -> &[String] {
+        &self.member().config.host_whitelist
+    }
+}
