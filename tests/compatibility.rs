@@ -1,12 +1,60 @@
 //! What `docs/compatibility.md` promises is what the program does, and nothing of etcd's is left unsaid.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use urd::config::{flags, usage};
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
+use urd::{
+    api::service,
+    config::{flags, usage},
+};
 
 fn read(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Service and method of every row between the marks, and what it says.
+fn rpc_rows(document: &str) -> BTreeMap<(String, String), String> {
+    let (_, rest) = document.split_once("<!-- rpcs -->").expect("the methods begin");
+    let (listed, _) = rest.split_once("<!-- end of rpcs -->").expect("the methods end");
+    let mut service = "";
+    let mut rows = BTreeMap::new();
+    for line in listed.lines() {
+        if let Some(name) = line.strip_prefix("### ") {
+            service = name;
+        } else if let Some(row) = line.strip_prefix("| `") {
+            let (method, rest) = row.split_once("` | ").expect("a method and what is said of it");
+            let (said, difference) = rest.split_once(" | ").expect("what it is and how it differs");
+            assert_eq!(
+                said == "differs",
+                difference.len() > 2 && said != "not yet",
+                "{service}.{method}: {difference}"
+            );
+            let twice = rows.insert((service.to_owned(), method.to_owned()), said.to_owned());
+            assert_eq!(twice, None, "{service}.{method}");
+        }
+    }
+    rows
+}
+
+#[test]
+fn every_method_has_a_row_that_says_whether_it_is_served() {
+    let mut rows = rpc_rows(&read("docs/compatibility.md"));
+    let descriptors = FileDescriptorSet::decode(urd::DESCRIPTORS).expect("descriptors");
+    for file in &descriptors.file {
+        for service in &file.service {
+            for method in &service.method {
+                let name = (format!("{}.{}", file.package(), service.name()), method.name().to_owned());
+                let said = rows.remove(&name).unwrap_or_else(|| panic!("{name:?} has no row"));
+                let served = service::is_served(&name.0, &name.1).expect("the services know it");
+                let wanted: &[&str] = if served { &["same", "differs"] } else { &["not yet"] };
+                assert!(wanted.contains(&&said[..]), "{name:?}: {said}");
+            }
+        }
+    }
+    assert_eq!(rows, BTreeMap::new(), "rows of no method");
 }
 
 /// The names that `etcd --help` of 3.7.3 prints.

@@ -136,6 +136,12 @@ const METHODS: &[Row] = table! {
     }
 };
 
+/// Whether a method is served; None where there is none of that name.
+pub fn is_served(service: &str, method: &str) -> Option<bool> {
+    let row = METHODS.iter().find(|row| (row.service, row.method) == (service, method))?;
+    Some(!matches!(row.serve, Serve::Absent(_)))
+}
+
 fn watch_stream(services: Rc<Services>, call: Call, requests: Requests, replies: Replies) -> Served {
     Box::pin(watch::serve(services.shard.clone(), call, requests, replies))
 }

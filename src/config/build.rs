@@ -146,11 +146,6 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
         listen_metrics_urls: texts(&listen_metrics),
         cors: strings(&settings, "cors"),
         host_whitelist: strings(&settings, "host-whitelist"),
-        snapshot_count: match settings.uint("snapshot-count") {
-            0 => 10_000,
-            count => count,
-        },
-        snapshot_catchup_entries: settings.uint("snapshot-catchup-entries"),
         compaction_batch_limit: match settings.int("compaction-batch-limit") {
             count @ 1.. => count as usize,
             _ => 1_000,

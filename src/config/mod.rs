@@ -51,10 +51,6 @@ pub struct Config {
     pub cors: Vec<String>,
     /// Host names that an HTTP request may be addressed to; `*`: any.
     pub host_whitelist: Vec<String>,
-    /// Applied entries after which the log's head is to be covered by a checkpoint.
-    pub snapshot_count: u64,
-    /// Entries kept in the log behind that, for members that lag.
-    pub snapshot_catchup_entries: u64,
     /// Revisions that compaction removes at a time.
     pub compaction_batch_limit: usize,
     /// Pause between two such batches.
@@ -178,8 +174,6 @@ impl Default for Config {
             listen_metrics_urls: Vec::new(),
             cors: vec!["*".into()],
             host_whitelist: vec!["*".into()],
-            snapshot_count: 10_000,
-            snapshot_catchup_entries: 5_000,
             compaction_batch_limit: 1_000,
             compaction_sleep_interval_ms: 10,
             metrics_extensive: false,

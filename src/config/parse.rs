@@ -106,7 +106,7 @@ pub fn read_words(words: impl Iterator<Item = OsString>) -> Result<Asked, Config
             }
             let error = ConfigError::usage(format!("flag provided but not defined: -{name}"));
             return Err(match flags::nearest(name) {
-                Some(nearest) => error.hint(format!("did you mean -{nearest}?")),
+                Some(nearest) => error.hint(format!("did you mean --{nearest}?")),
                 None => error,
             });
         };

@@ -161,8 +161,8 @@ fn what_urd_cannot_do_is_refused_with_what_to_do() {
 
 #[test]
 fn an_unknown_flag_is_answered_with_the_nearest() {
-    assert_eq!(refused(&["--data-dirr"]).hint.as_deref(), Some("did you mean -data-dir?"));
-    assert_eq!(refused(&["--listen-client-url=x"]).hint.as_deref(), Some("did you mean -listen-client-urls?"));
+    assert_eq!(refused(&["--data-dirr"]).hint.as_deref(), Some("did you mean --data-dir?"));
+    assert_eq!(refused(&["--listen-client-url=x"]).hint.as_deref(), Some("did you mean --listen-client-urls?"));
     assert_eq!(refused(&["--zzz"]).hint, None);
 }
 
@@ -242,7 +242,6 @@ fn retention_has_many_forms() {
 fn zero_means_what_etcd_makes_of_it() {
     let config = run(&[
         "--quota-backend-bytes=0",
-        "--snapshot-count=0",
         "--compaction-batch-limit=0",
         "--compaction-sleep-interval=0",
         "--watch-progress-notify-interval=0",
@@ -250,7 +249,6 @@ fn zero_means_what_etcd_makes_of_it() {
         "--grpc-keepalive-interval=0",
     ]);
     assert_eq!(config.quota_bytes, Some(limits::QUOTA_BYTES_DEFAULT));
-    assert_eq!(config.snapshot_count, 10_000);
     assert_eq!((config.compaction_batch_limit, config.compaction_sleep_interval_ms), (1_000, 10));
     assert_eq!((config.watch_progress_notify_interval_ms, config.warning_unary_request_ms), (600_000, 300));
     assert_eq!(config.grpc_keepalive_interval_ms, 0);
