@@ -38,12 +38,7 @@ pub(super) struct Link {
 
 impl Link {
     pub fn new(settings: Rc<Settings>) -> Self {
-        Link {
-            settings,
-            calls: Cell::new(0),
-            arrived: Cell::new(Instant::now()),
-            unfinished: Cell::new(0),
-        }
+        Link { settings, calls: Cell::new(0), arrived: Cell::new(Instant::now()), unfinished: Cell::new(0) }
     }
 }
 
