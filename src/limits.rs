@@ -226,6 +226,12 @@ pub const CATCH_UP_REVISIONS: usize = 1000;
 /// so that most responses stay in the size of single values.
 pub const CATCH_UP_BYTES: usize = 1024 * 1024;
 
+/// The same for a watch that takes its responses in fragments: four fragments of 2 MiB at the default size of requests. It
+/// is such a response, not its fragments, that etcd's clients hand out, so it may be as large as etcd would make it;
+/// beyond four fragments it costs memory and gains nothing. Where `WATCH_QUEUED_BYTES` are waiting it is
+/// `CATCH_UP_BYTES`, so that many stalled streams do not add up.
+pub const CATCH_UP_FRAGMENTS: usize = 4;
+
 /// Events looked at in one slice of catching up: about 1 ms at 0.25 µs each.
 pub const CATCH_UP_EVENTS: usize = 4096;
 

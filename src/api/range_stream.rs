@@ -1,6 +1,7 @@
 //! RangeStream: a listing in messages of a bounded size, all of one revision. Each message is cut as etcd cuts it: ten
 //! keys first, then twice or half as many until a message is about as large as a request may be; header, `more` and
-//! `count` come with the last. (etcd API, KV.RangeStream; etcdserver/v3_server.go, rangeStream.)
+//! `count` come with the last. A sort target without an order sorts within each message, as in etcd; but a message goes
+//! on from the greatest key of the one before and not from its last, so that no key is skipped or repeated. (etcd API, KV.RangeStream; etcdserver/v3_server.go, rangeStream.)
 
 use std::{future::poll_fn, rc::Rc, sync::Arc};
 
@@ -22,12 +23,12 @@ use crate::{
         stream::{Replies, Requests},
     },
     limits,
-    proto::etcdserverpb::RangeRequest,
+    proto::etcdserverpb::{RangeRequest, range_request::SortTarget},
     runtime,
     shard::{Shard, view::View},
     store::{
-        range,
-        types::{KeyMeta, KeyRange},
+        range::{self, Sort},
+        types::{KeyMeta, KeyRange, KeyRef, Values},
     },
 };
 
@@ -89,13 +90,18 @@ impl Chunks {
     fn new(shard: &Shard, view: &View, request: &RangeRequest) -> Self {
         let range = KeyRange::new(&request.key, &request.range_end);
         let count = view.state.index.count(range, request.revision);
-        let limit = if request.limit > 0 { request.limit as u64 } else { u64::MAX };
+        // A negative limit is none, and there is but one message (etcd: v3_server.go, rangeStream).
+        let (limit, first) = match request.limit {
+            ..0 => (u64::MAX, u64::MAX),
+            0 => (u64::MAX, limits::STREAM_FIRST_KEYS),
+            limit => (limit as u64, limits::STREAM_FIRST_KEYS),
+        };
         let left = if request.count_only { 0 } else { count.min(limit) };
         Chunks {
             at: request.revision,
             from: request.key.clone(),
             left,
-            limit: limits::STREAM_FIRST_KEYS,
+            limit: first,
             count: count as i64,
             more: !request.count_only && count > limit,
             done: false,
@@ -111,7 +117,7 @@ impl Chunks {
         let take = self.limit.min(self.left);
         self.left -= take;
         self.done = self.left == 0;
-        let encoded = self.encode(shard, view, request, take).await;
+        let encoded = self.encode(shard, view, request, take).await?;
         self.adjust(encoded.frame.message_len(), take, view);
         match encoded.holes.is_empty() {
             true => encoded.check_size().map(|()| Some(encoded.frame)),
@@ -119,36 +125,38 @@ impl Chunks {
         }
     }
 
-    async fn encode(&mut self, shard: &Shard, view: &View, request: &RangeRequest, take: u64) -> Encoded {
-        let mut encoder = Encoder::new(self.target_bytes.min(take as usize * 128 + 64), &view.segments);
+    async fn encode(
+        &mut self,
+        shard: &Shard,
+        view: &Arc<View>,
+        request: &RangeRequest,
+        take: u64,
+    ) -> Result<Encoded, Status> {
+        let mut encoder = Encoder::new(self.target_bytes.min((take as usize).saturating_mul(128) + 64), &view.segments);
         if self.done {
             shard.member.head.put(encoder.out(), view.revision(), shard.member.term());
         }
         let from = std::mem::take(&mut self.from);
-        let range = match KeyRange::new(&request.key, &request.range_end) {
-            KeyRange::One(_) => KeyRange::One(&from),
-            KeyRange::From(_) => KeyRange::From(&from),
-            KeyRange::Between(_, end) => KeyRange::Between(&from, end),
-        };
-        let mut last: &[u8] = &[];
-        let mut in_slice = 0;
-        for (key, meta) in view.state.index.iter(range, self.at).take(take as usize) {
-            let lease = if range::is_fast_keys_only(request) { 0 } else { meta.lease };
-            encoder.kv(2, key, &KeyMeta { lease, ..meta }, !request.keys_only);
-            last = key;
-            in_slice += 1;
-            if in_slice == limits::ENCODE_SLICE_KEYS {
-                in_slice = 0;
-                runtime::yield_now().await;
+        let greatest = match range::sort_of(request) {
+            None => {
+                let keys = view.state.index.iter(rest_of(request, &from), self.at).take(take as usize);
+                put_kvs(&mut encoder, request, keys).await.to_vec()
             }
-        }
+            Some(sort) => {
+                let beyond = u64::from(self.done && self.more);
+                let (kvs, greatest) = sorted(view, request, from, self.at, sort, take + beyond).await?;
+                let keys = kvs.iter().take(take as usize).map(|kv| (&*kv.key, kv.meta));
+                put_kvs(&mut encoder, request, keys).await;
+                greatest.to_vec()
+            }
+        };
         if self.done {
             encode::put_range_end(&mut encoder, self.more, self.count);
         } else {
-            // The first key after the last one sent.
-            self.from = [last, &[0]].concat().into();
+            // The first key after those sent.
+            self.from = [&greatest[..], &[0]].concat().into();
         }
-        encoder.finish()
+        Ok(encoder.finish())
     }
 
     /// Twice as many keys if the message was small, half as many if it was large. etcd measures the message before it
@@ -164,6 +172,61 @@ impl Chunks {
             self.limit = (self.limit / 2).max(1);
         }
     }
+}
+
+/// A request's range from a key on.
+fn rest_of<'a>(request: &'a RangeRequest, from: &'a [u8]) -> KeyRange<'a> {
+    match KeyRange::new(&request.key, &request.range_end) {
+        KeyRange::One(_) => KeyRange::One(from),
+        KeyRange::From(_) => KeyRange::From(from),
+        KeyRange::Between(_, end) => KeyRange::Between(from, end),
+    }
+}
+
+/// Encodes keys in slices and says which was the last.
+async fn put_kvs<'a>(
+    encoder: &mut Encoder<'_>,
+    request: &RangeRequest,
+    keys: impl Iterator<Item = (&'a [u8], KeyMeta)>,
+) -> &'a [u8] {
+    let mut last: &[u8] = &[];
+    let mut in_slice = 0;
+    for (key, meta) in keys {
+        let lease = if range::is_fast_keys_only(request) { 0 } else { meta.lease };
+        encoder.kv(2, key, &KeyMeta { lease, ..meta }, !request.keys_only);
+        last = key;
+        in_slice += 1;
+        if in_slice == limits::ENCODE_SLICE_KEYS {
+            in_slice = 0;
+            runtime::yield_now().await;
+        }
+    }
+    last
+}
+
+/// `take` keys from a key on, sorted, and the greatest of them. Nobody sorts a listing that is worth streaming: so it is
+/// done where it may take its time.
+async fn sorted(
+    view: &Arc<View>,
+    request: &RangeRequest,
+    from: Bytes,
+    at: i64,
+    sort: Sort,
+    take: u64,
+) -> Result<(Vec<KeyRef>, Bytes), Status> {
+    let (view, request) = (view.clone(), request.clone());
+    runtime::background(move || {
+        let index = &view.state.index;
+        let mut kvs: Vec<KeyRef> = index.iter_refs(rest_of(&request, &from), at).take(take as usize).collect();
+        let greatest = kvs.last().map_or(Bytes::new(), |kv| kv.key.clone());
+        let values = match sort.0 {
+            SortTarget::Value => kvs.iter().map(|kv| view.segments.value(kv.meta.place)).collect(),
+            _ => Ok(Vec::new()),
+        };
+        range::sort_kvs(&mut kvs, sort, values.map_err(|cause| error::unreadable(&cause))?);
+        Ok((kvs, greatest))
+    })
+    .await
 }
 
 #[cfg(test)]

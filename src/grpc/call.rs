@@ -41,7 +41,6 @@ pub(super) fn begin(
     let head = match request::judge(&parts, link.arrived.get(), &**handler) {
         Ok(head) => head,
         Err(refusal) => {
-            link.replied.set(true);
             // An error says that the stream is gone: then there is nobody to tell.
             let _ = respond.send_response(*refusal, true);
             return;
@@ -109,7 +108,6 @@ impl Answer {
     }
 
     fn send_payload(&mut self, payload: Payload, message_len: usize) -> Result<(), h2::Error> {
-        self.link.replied.set(true);
         let stream = match &mut self.stream {
             Some(stream) => stream,
             None => {
@@ -146,7 +144,6 @@ impl Answer {
 
     /// Ends the call with a status; a caller that is gone is not told.
     pub fn finish(&mut self, status: &Status) {
-        self.link.replied.set(true);
         let _ = match &mut self.stream {
             Some(stream) => stream.send_trailers(response::trailers(status)),
             None => {

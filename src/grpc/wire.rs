@@ -1,6 +1,6 @@
 //! What stands between h2 and the socket. It gives every connection turns of bounded length, gathers what a turn
-//! writes into one call, and reads along in the inbound frames for what h2 keeps to itself: pings and the number of
-//! the newest stream. It changes no byte, except that it may end the outbound ones with a GOAWAY of its own, since
+//! writes into one call, and reads along in the frames for what h2 keeps to itself: pings, the number of the newest
+//! stream, and whether anything goes out on a stream. It changes no byte, except that it may end the outbound ones with a GOAWAY of its own, since
 //! h2 cannot put words into one.
 
 use std::{
@@ -19,6 +19,7 @@ use crate::limits;
 
 const PREFACE_BYTES: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
 const FRAME_HEAD_BYTES: usize = 9;
+const FRAME_DATA: u8 = 0;
 const FRAME_HEADERS: u8 = 1;
 const FRAME_PING: u8 = 6;
 const FLAG_ACK: u8 = 1;
@@ -29,8 +30,6 @@ pub(super) struct Link {
     pub settings: Rc<Settings>,
     /// Calls that are running.
     pub calls: Cell<usize>,
-    /// Something has been sent on a stream since the last ping.
-    pub replied: Cell<bool>,
     /// When something was last read.
     pub arrived: Cell<Instant>,
     /// Bytes of messages that are not yet complete but whose window has been given back.
@@ -39,13 +38,7 @@ pub(super) struct Link {
 
 impl Link {
     pub fn new(settings: Rc<Settings>) -> Self {
-        Link {
-            settings,
-            calls: Cell::new(0),
-            replied: Cell::new(false),
-            arrived: Cell::new(Instant::now()),
-            unfinished: Cell::new(0),
-        }
+        Link { settings, calls: Cell::new(0), arrived: Cell::new(Instant::now()), unfinished: Cell::new(0) }
     }
 }
 
@@ -61,8 +54,12 @@ impl<T> Clone for Wire<T> {
 struct State<T> {
     io: T,
     link: Rc<Link>,
-    scan: Scan,
+    inbound: Scan,
+    outbound: Scan,
     pings: Pings,
+    /// DATA or HEADERS have been written since the last ping: a long answer goes on doing so long after its call has
+    /// handed it over.
+    replied: bool,
     newest_stream: u32,
     /// A stream has been opened since the turn began, so a call is running even if h2 has not yet said so.
     opened: bool,
@@ -88,7 +85,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Wire<T> {
             pings: Pings::new(link.settings.keepalive_min_time),
             io,
             link,
-            scan: Scan::new(),
+            inbound: Scan::after(PREFACE_BYTES),
+            outbound: Scan::after(0),
+            replied: false,
             newest_stream: 0,
             opened: false,
             too_many_pings: false,
@@ -190,16 +189,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> State<T> {
     /// Reads along in what has come.
     fn scan(&mut self, bytes: &[u8]) {
         let now = crate::runtime::now();
-        let State { scan, pings, link, opened, newest_stream, too_many_pings, .. } = self;
+        let State { inbound, pings, replied, link, opened, newest_stream, too_many_pings, .. } = self;
         link.arrived.set(now);
-        scan.feed(bytes, |kind, flags, stream| match kind {
+        inbound.feed(bytes, |kind, flags, stream| match kind {
             FRAME_HEADERS if stream > *newest_stream => {
                 *newest_stream = stream;
                 *opened = true;
             }
             FRAME_PING if flags & FLAG_ACK == 0 => {
                 let calls = *opened || link.calls.get() > 0;
-                *too_many_pings |= pings.received(now, calls, link.replied.replace(false));
+                *too_many_pings |= pings.received(now, calls, std::mem::take(replied));
             }
             _ => {}
         });
@@ -251,11 +250,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<T> {
             state.refused = true;
             return Poll::Pending;
         }
-        let mut room = limits::GRPC_WRITE_BYTES - state.held.len();
+        let State { held, outbound, replied, .. } = &mut *state;
+        let mut room = limits::GRPC_WRITE_BYTES - held.len();
         let mut taken = 0;
         for slice in slices {
             let part = &slice[..slice.len().min(room)];
-            state.held.extend_from_slice(part);
+            outbound.feed(part, |kind, _, _| *replied |= matches!(kind, FRAME_DATA | FRAME_HEADERS));
+            held.extend_from_slice(part);
             room -= part.len();
             taken += part.len();
         }
@@ -287,8 +288,9 @@ struct Scan {
 }
 
 impl Scan {
-    fn new() -> Self {
-        Scan { skip: PREFACE_BYTES, head: [0; FRAME_HEAD_BYTES], have: 0 }
+    /// `preface`: bytes before the first frame.
+    fn after(preface: usize) -> Self {
+        Scan { skip: preface, head: [0; FRAME_HEAD_BYTES], have: 0 }
     }
 
     /// `frame` is told type, flags and stream of each frame whose head is complete.
@@ -326,7 +328,7 @@ mod tests {
         bytes.extend([0, 0, 8, 6, 1, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
         for first in 0..bytes.len() {
             for step in 1..12 {
-                let mut scan = Scan::new();
+                let mut scan = Scan::after(PREFACE_BYTES);
                 let mut seen = Vec::new();
                 scan.feed(&bytes[..first], |kind, flags, stream| seen.push((kind, flags, stream)));
                 for piece in bytes[first..].chunks(step) {

@@ -39,8 +39,11 @@ pub fn is_in_order(request: &RangeRequest) -> bool {
     sort_of(request).is_none() && !has_filters(request)
 }
 
+/// What to sort by, and whether from the greatest down.
+pub type Sort = (SortTarget, bool);
+
 /// Sorted by something after it was cut to the limit, or before: in both cases by this.
-fn sort_of(request: &RangeRequest) -> Option<(SortTarget, bool)> {
+pub fn sort_of(request: &RangeRequest) -> Option<Sort> {
     let (target, order) = (request.sort_target(), request.sort_order());
     match (target, order) {
         (SortTarget::Key, SortOrder::None | SortOrder::Ascend) => None,
@@ -81,7 +84,7 @@ pub enum Plan {
 pub struct Gathered {
     pub kvs: Vec<KeyRef>,
     count: i64,
-    sort: Option<(SortTarget, bool)>,
+    sort: Option<Sort>,
     limit: usize,
     more: bool,
     keys_only: bool,
@@ -131,23 +134,28 @@ impl Gathered {
     /// Sorts and cuts. `values` are those of `kvs`, in their order, where they are needed.
     pub fn finish(self, revision: i64, values: Vec<Bytes>) -> RangeAnswer {
         let Gathered { mut kvs, count, sort, limit, more, keys_only } = self;
-        if let Some((target, descending)) = sort {
-            let directed = |ordering: Ordering| if descending { ordering.reverse() } else { ordering };
-            match target {
-                SortTarget::Key => kvs.sort_by(|a, b| directed(a.key.cmp(&b.key))),
-                SortTarget::Version => kvs.sort_by(|a, b| directed(a.meta.version.cmp(&b.meta.version))),
-                SortTarget::Create => kvs.sort_by(|a, b| directed(a.meta.create.cmp(&b.meta.create))),
-                SortTarget::Mod => kvs.sort_by(|a, b| directed(a.meta.revision.main.cmp(&b.meta.revision.main))),
-                SortTarget::Value => {
-                    assert_eq!(values.len(), kvs.len(), "a sort by value needs every value");
-                    let mut both: Vec<(KeyRef, Bytes)> = kvs.into_iter().zip(values).collect();
-                    both.sort_by(|a, b| directed(a.1.cmp(&b.1)));
-                    kvs = both.into_iter().map(|(kv, _)| kv).collect();
-                }
-            }
+        if let Some(by) = sort {
+            sort_kvs(&mut kvs, by, values);
         }
         kvs.truncate(limit);
         RangeAnswer { revision, kvs, more, count, with_values: !keys_only }
+    }
+}
+
+/// Sorts what is in order of key; ties stay in it. `values` are those of `kvs`, in their order, for a sort by value.
+pub fn sort_kvs(kvs: &mut Vec<KeyRef>, (target, descending): Sort, values: Vec<Bytes>) {
+    let directed = |ordering: Ordering| if descending { ordering.reverse() } else { ordering };
+    match target {
+        SortTarget::Key => kvs.sort_by(|a, b| directed(a.key.cmp(&b.key))),
+        SortTarget::Version => kvs.sort_by(|a, b| directed(a.meta.version.cmp(&b.meta.version))),
+        SortTarget::Create => kvs.sort_by(|a, b| directed(a.meta.create.cmp(&b.meta.create))),
+        SortTarget::Mod => kvs.sort_by(|a, b| directed(a.meta.revision.main.cmp(&b.meta.revision.main))),
+        SortTarget::Value => {
+            assert_eq!(values.len(), kvs.len(), "a sort by value needs every value");
+            let mut both: Vec<(KeyRef, Bytes)> = kvs.drain(..).zip(values).collect();
+            both.sort_by(|a, b| directed(a.1.cmp(&b.1)));
+            kvs.extend(both.into_iter().map(|(kv, _)| kv));
+        }
     }
 }
 

@@ -3,7 +3,7 @@ use prost::Message;
 use super::*;
 use crate::{
     api::testing::{Bench, CLUSTER_ID, MEMBER_ID, TERM},
-    proto::etcdserverpb::{RangeResponse, RangeStreamResponse, ResponseHeader},
+    proto::etcdserverpb::{PutRequest, RangeResponse, RangeStreamResponse, ResponseHeader},
 };
 
 fn range(key: &str, end: &str) -> RangeRequest {
@@ -92,6 +92,49 @@ fn what_is_written_meanwhile_is_not_seen() {
         })
         .sum();
     assert_eq!(rest, 30);
+}
+
+/// As etcd sorts: within each message. Which keys are in it is decided by key, so that each comes once.
+#[test]
+fn a_sort_target_without_an_order_sorts_within_each_message() {
+    let mut bench = Bench::new();
+    // Values and revisions fall as keys rise.
+    for at in (0..35).rev() {
+        let (key, value) = (format!("m{at:05}").into(), format!("v{:05}", 34 - at).into());
+        bench.call("/etcdserverpb.KV/Put", &PutRequest { key, value, ..Default::default() }).unwrap();
+    }
+    let by = |target: SortTarget, limit| RangeRequest { sort_target: target.into(), limit, ..range("m", "n") };
+    let numbers = |messages: &[RangeResponse]| -> Vec<Vec<u32>> {
+        let number = |key: &[u8]| std::str::from_utf8(&key[1..]).unwrap().parse().unwrap();
+        messages.iter().map(|message| message.kvs.iter().map(|kv| number(&kv.key)).collect()).collect()
+    };
+    let falling = |from: u32, to: u32| (from..to).rev().collect::<Vec<u32>>();
+    for cold in [false, true] {
+        if cold {
+            bench.cool_segments();
+        }
+        for target in [SortTarget::Mod, SortTarget::Create, SortTarget::Value] {
+            let all = streamed(&bench, &by(target, 0));
+            assert_eq!(numbers(&all), [falling(0, 10), falling(10, 30), falling(30, 35)]);
+            assert_eq!((all[2].more, all[2].count), (false, 35));
+            assert_eq!(numbers(&streamed(&bench, &by(target, -3))), [falling(0, 35)]);
+            // A limit is seen to cut by a look at one key more, and the one that sorts last goes: as in a Range.
+            let cut = streamed(&bench, &by(target, 4));
+            assert_eq!(numbers(&cut), [falling(1, 5)]);
+            assert!(cut[0].more);
+            let ranged: RangeResponse = bench.ask("/etcdserverpb.KV/Range", &by(target, 4)).unwrap();
+            assert_eq!(ranged.kvs, cut[0].kvs);
+        }
+        // All of one version: in order of key.
+        assert_eq!(numbers(&streamed(&bench, &by(SortTarget::Version, 3))), [[0, 1, 2]]);
+    }
+}
+
+#[test]
+fn a_negative_limit_makes_one_message() {
+    let mut bench = Bench::new();
+    bench.load("m", 600, 5);
+    assert_eq!(key_counts(&streamed(&bench, &RangeRequest { limit: -1, ..range("m", "n") })), [600]);
 }
 
 #[test]

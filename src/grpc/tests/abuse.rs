@@ -165,6 +165,37 @@ fn pings_in_haste_are_borne_while_there_are_answers() {
     });
 }
 
+/// grpc-go's client measures its line with a ping for each flight of DATA that it receives.
+#[test]
+fn pings_in_haste_are_borne_while_a_long_answer_is_on_its_way() {
+    run(async {
+        let server = Server::new();
+        let mut client = h2::client::Builder::new();
+        client.initial_window_size(16 * 1024).initial_connection_window_size(64 * 1024);
+        let (client, mut connection) = client.handshake(server.pipe(64 * 1024)).await.unwrap();
+        let mut pings = connection.ping_pong().unwrap();
+        spawn(async move {
+            let _ = connection.await;
+        });
+        let message = prefixed(0, &[7; 500_000]);
+        let mut client = client.ready().await.unwrap();
+        let (response, mut sender) = client.send_request(request("/test.Echo/Echo").body(()).unwrap(), false).unwrap();
+        sender.send_data(message.clone(), true).unwrap();
+        let mut body = response.await.unwrap().into_body();
+        let (mut received, mut asked) = (0, 0);
+        while let Some(data) = body.data().await {
+            let len = data.unwrap().len();
+            received += len;
+            pings.ping(h2::Ping::opaque()).await.unwrap();
+            asked += 1;
+            body.flow_control().release_capacity(len).unwrap();
+        }
+        assert_eq!(received, message.len());
+        assert!(asked > 20, "{asked} pings prove little");
+        assert_eq!(server.ended.get(), 0);
+    });
+}
+
 #[test]
 fn a_ping_flood_does_not_spare_a_connection_with_calls() {
     run(async {

@@ -93,6 +93,8 @@ impl Table {
                 writer: Writer::default(),
                 looked_at: 0,
             };
+            let in_fragments = watch.flags & flags::FRAGMENT != 0;
+            let bounds = Bounds { response_bytes: self.settings.catch_up_bytes(in_fragments, self.queued), ..bounds };
             batch.gather(index, self.groups.range(watch.group), watch.flags, values, &bounds);
             looked_at += 1 + batch.looked_at;
             if !batch.writer.holes.is_empty() {

@@ -123,6 +123,8 @@ pub struct Bounds {
     pub queued_bytes: usize,
     pub revisions: usize,
     pub response_bytes: usize,
+    /// Fragments that a response may come to, for those who ask for them.
+    pub fragments: usize,
     pub slice_events: usize,
     pub slice_watches: usize,
 }
@@ -134,6 +136,7 @@ impl Default for Bounds {
             queued_bytes: limits::WATCH_QUEUED_BYTES,
             revisions: limits::CATCH_UP_REVISIONS,
             response_bytes: limits::CATCH_UP_BYTES,
+            fragments: limits::CATCH_UP_FRAGMENTS,
             slice_events: limits::CATCH_UP_EVENTS,
             slice_watches: limits::CATCH_UP_WATCHES,
         }
@@ -149,6 +152,14 @@ impl Bounds {
 }
 
 impl Settings {
+    /// Bytes at which a response to a watch that catches up is closed.
+    pub(super) fn catch_up_bytes(&self, in_fragments: bool, queued: usize) -> usize {
+        match in_fragments && queued < self.bounds.queued_bytes {
+            true => self.bounds.response_bytes.max(self.bounds.fragments.saturating_mul(self.fragment_bytes)),
+            false => self.bounds.response_bytes,
+        }
+    }
+
     pub fn new(head: Head, config: &Config) -> Self {
         // etcd: v3rpc/watch.go. Zero leaves the default; no less than 100 ms.
         let progress_interval_ms = match config.watch_progress_notify_interval_ms {

@@ -23,6 +23,7 @@ pub fn settings() -> Settings {
             queued_bytes: 900,
             revisions: 3,
             response_bytes: 200,
+            fragments: 2,
             slice_events: 10,
             slice_watches: 4,
         },

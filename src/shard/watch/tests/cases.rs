@@ -248,6 +248,31 @@ fn fragments_are_cut_where_etcd_cuts_them() {
 }
 
 #[test]
+fn a_response_in_fragments_covers_several_revisions_unless_much_is_waiting() {
+    let mut bench = bench();
+    for _ in 0..20 {
+        bench.world.put("a", &"v".repeat(900_000));
+    }
+    bench.deliver(20);
+    let asked = |bench: &mut Bench, fragment| {
+        bench.create(0, WatchCreateRequest { fragment, ..from(2, on("a", "")) });
+        bench.sent(0);
+        let mut sent = Vec::new();
+        while bench.catch_up(0) {
+            sent.extend(bench.sent(0).iter().map(|m| (m.events.len(), m.fragment)));
+        }
+        sent
+    };
+    let in_fragments = [(2, true), (2, true), (2, true), (2, true), (2, false)];
+    assert_eq!(asked(&mut bench, true), in_fragments.repeat(2));
+    assert_eq!(asked(&mut bench, false), [(2, false)].repeat(10));
+    // Other streams have stalled.
+    bench.table.queued += limits::WATCH_QUEUED_BYTES;
+    assert_eq!(asked(&mut bench, true), [(2, false)].repeat(10));
+    bench.table.queued -= limits::WATCH_QUEUED_BYTES;
+}
+
+#[test]
 fn a_watch_catches_up_by_a_thousand_revisions_at_a_time() {
     let mut bench = bench();
     for _ in 0..1500 {
