@@ -119,6 +119,9 @@ fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
+/// Where clients come in, each listener with what it serves, and the signals that end it.
+type Entrance = (Vec<(Listener, Surface)>, Signals);
+
 /// What all executors share. What lies in a mutex is taken once, at the start.
 struct House {
     mesh: Mesh<Letter>,
@@ -128,7 +131,7 @@ struct House {
     member: Arc<Member>,
     published: Published,
     started: Mutex<Option<Started>>,
-    entrance: Mutex<Option<(Vec<(Listener, Surface)>, Signals)>>,
+    entrance: Mutex<Option<Entrance>>,
 }
 
 fn take<T>(from: &Mutex<Option<T>>) -> T {
