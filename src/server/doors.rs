@@ -25,9 +25,12 @@ pub(super) async fn open_and_wait(desk: Rc<Desk>) {
         log!(Info, "serving metrics", "address" = format!("http://{}", listener.local()));
         doors.push(open(&desk, listener, surface));
     }
-    while !desk.house.member.is_leader() {
+    // Nor before the cluster's version is decided and the leases' deadlines run: who is let in finds a member as it
+    // will be.
+    while !desk.house.member.is_leader() || desk.house.published.load().state.cluster_version.is_none() {
         runtime::sleep(Duration::from_millis(1)).await;
     }
+    desk.shard.tick(runtime::now_ms());
     for (listener, surface) in clients {
         log!(
             Info,

@@ -377,6 +377,10 @@ impl Shard {
 
     fn answer_lease(&self, call: LeaseCall) -> LeaseAnswer {
         let now_ms = self.now_ms.get();
+        // Leadership may be younger than the last tick.
+        if self.member.is_leader() != self.leases.borrow().is_primary() {
+            self.take_or_give_up_leases(&self.view());
+        }
         let mut leases = self.leases.borrow_mut();
         if !leases.is_primary() {
             return LeaseAnswer::NotPrimary;
