@@ -63,7 +63,8 @@ pub fn recent() -> Instant {
     RECENT.get().unwrap_or_else(now)
 }
 
-/// How long this executor has worked since its start, waiting and spinning left out, and in how many turns of its loop.
+/// How long this executor has worked since this was last asked, waiting and spinning left out, and in how many turns of
+/// its loop.
 pub fn worked() -> (Duration, u64) {
     let stats = glommio::executor().executor_stats();
     (stats.total_runtime(), stats.scheduler_runs())

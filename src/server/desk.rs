@@ -62,8 +62,8 @@ impl Desk {
             self.ticks.set(self.ticks.get().wrapping_add(1));
             if self.ticks.get().is_multiple_of(TICKS_PER_LOOK) {
                 let (busy, turns) = runtime::worked();
-                self.shard.metrics.busy_nanoseconds.set(busy.as_nanos() as u64);
-                self.shard.metrics.turns.set(turns);
+                self.shard.metrics.busy_nanoseconds.add(busy.as_nanos() as u64);
+                self.shard.metrics.turns.add(turns);
             }
         }
     }
