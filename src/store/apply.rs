@@ -550,9 +550,7 @@ impl<'a> Changes<'a> {
         let index = &self.state.index;
         // prev_kv is the state one revision back, not one change back.
         let prev = match before {
-            Some(before) if before.revision.main == main => {
-                index.event(before.revision).and_then(|event| index.prev_of(&event))
-            }
+            Some(before) if before.revision.main == main => index.prev_state(&meta, Some(before.revision)),
             Some(before) => (main > index.compacted()).then_some(before),
             None => None,
         };

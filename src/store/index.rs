@@ -397,12 +397,14 @@ impl Index {
     /// What `prev_kv` of an event is: its key's state at the main revision before, if it lived then and history still
     /// reaches there. (etcd API, Watch: prev_kv.)
     pub fn prev_of(&self, event: &Event) -> Option<KeyMeta> {
-        self.prev_state(event.meta.revision.main, event.prev)
+        self.prev_state(&event.meta, event.prev)
     }
 
-    /// The same, by the event's main revision and the revision of the event before it.
-    pub fn prev_state(&self, main: i64, prev: Option<Revision>) -> Option<KeyMeta> {
-        if main - 1 < self.compacted {
+    /// The same, by what the event made of its key and the revision of the event before it. A put that makes a key has
+    /// none, even where a key of that name went in the same revision (etcd: v3rpc/watch.go, IsCreateEvent).
+    pub fn prev_state(&self, meta: &KeyMeta, prev: Option<Revision>) -> Option<KeyMeta> {
+        let main = meta.revision.main;
+        if main - 1 < self.compacted || meta.create == main {
             return None;
         }
         let mut before = self.event_ref(prev?)?;

@@ -105,7 +105,9 @@ impl Naive {
 
     fn event(&self, change: &Change) -> mvccpb::Event {
         let tombstone = KeyValue { key: change.key.clone(), mod_revision: change.main, ..Default::default() };
-        let reachable = change.main > self.compacted;
+        // A key that comes into being has no state before, even if one of its name went in the same revision.
+        let creation = change.kv.as_ref().is_some_and(|kv| kv.create_revision == kv.mod_revision);
+        let reachable = change.main > self.compacted && !creation;
         mvccpb::Event {
             r#type: if change.kv.is_some() { EventType::Put } else { EventType::Delete } as i32,
             kv: Some(change.kv.clone().unwrap_or(tombstone)),

@@ -153,8 +153,8 @@ impl Batch {
                 last = main;
             }
             if form & if meta.is_tombstone() { flags::NO_DELETE } else { flags::NO_PUT } == 0 {
-                let asked = form & flags::PREV_KV != 0 && meta.create != main;
-                let prev = asked.then(|| index.prev_state(main, event.link.map(|link| link.prev))).flatten();
+                let asked = form & flags::PREV_KV != 0;
+                let prev = asked.then(|| index.prev_state(&event.meta, event.link.map(|link| link.prev))).flatten();
                 batch.writer.event(event.key, meta, None, prev, values);
             }
             true
