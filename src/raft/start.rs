@@ -7,7 +7,7 @@ use raft::eraftpb::{ConfState, EntryType, HardState};
 
 use super::{
     bootstrap::{self, Founder},
-    core::Parts,
+    core::{Covered, Parts},
     identity,
     log::RaftLog,
     translate,
@@ -47,6 +47,9 @@ pub struct Started {
     pub durability: Durability,
     pub parts: Parts,
     pub checkpoint_bytes: u64,
+    pub covered: Covered,
+    /// Bytes of log behind the checkpoint.
+    pub tail_bytes: u64,
     /// Entries that have to be applied again.
     pub tail: usize,
     /// What was cut off the log's end, for the operator.
@@ -95,6 +98,14 @@ pub fn start(
         dir.write(&write)?;
     }
 
+    let position = recovered.checkpoint.as_ref().map(|checkpoint| checkpoint.head.position).unwrap_or_default();
+    let covered = recovered.checkpoint.as_ref().map_or_else(Covered::default, |checkpoint| Covered {
+        applied: checkpoint.state.applied().0,
+        replay_from: position.life,
+        usage: checkpoint.state.index.usage().clone(),
+    });
+    let behind = recovered.writer.table().iter().filter(|segment| segment.life() >= position.life);
+    let tail_bytes = behind.map(|segment| u64::from(segment.used())).sum::<u64>().saturating_sub(position.offset.into());
     let mut state = match recovered.checkpoint {
         Some(checkpoint) => checkpoint.state,
         None => State::new(config.lease_ttl_min()),
@@ -137,6 +148,8 @@ pub fn start(
         durability,
         parts,
         checkpoint_bytes,
+        covered,
+        tail_bytes,
         tail,
         cut: recovered.cut,
     })
