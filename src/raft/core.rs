@@ -747,3 +747,6 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
