@@ -57,6 +57,17 @@ pub const CHECKPOINT_LOG_BYTES: u64 = 32 * 1024 * 1024;
 /// Compactions whose hash may still be asked for (etcd: mvcc/hash.go, hashStorageMaxSize).
 pub const COMPACTION_HASHES: usize = 10;
 
+/// A segment is repacked in the background when its live values, moved, would take less than this share of its file.
+pub const REPACK_BELOW_PERCENT: u64 = 50;
+
+/// The same when a client asks to defragment. A segment of moved values is full but for one record, 1 MiB or one value
+/// of 1.5 MiB, in 16 MiB: above nine tenths; so what was moved is not moved again.
+pub const DEFRAGMENT_BELOW_PERCENT: u64 = 85;
+
+/// Between two steps of repacking that nobody waits for: 512 KiB every 5 ms are 100 MB/s of live values moved, at least
+/// as much given back, and leave the disk to the others more than half of the time.
+pub const REPACK_PAUSE_MS: u64 = 5;
+
 /// Bytes of live values that one step of repacking moves: a write of a few hundred microseconds.
 pub const REPACK_SLICE_BYTES: usize = 512 * 1024;
 /// What a direct write is a multiple of: the largest logical block of usual devices, and a page.

@@ -35,11 +35,13 @@ use crate::{
         index::{Index, Progress},
         state::State,
         types::Place,
+        usage::Usage,
     },
     wal::{
         LogPosition,
         record::{Move, MovedValue},
         segment::Segment,
+        table::SegmentTable,
         writer::{PendingWrite, Writer},
     },
 };
@@ -106,6 +108,39 @@ pub struct Effects {
     pub tally: Tally,
 }
 
+/// Whether a capture begins a new segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Roll {
+    /// It does, so that all that was written lies before it.
+    Over,
+    No,
+}
+
+/// A compaction whose hash nobody has taken yet.
+pub struct Compaction {
+    /// The index before it.
+    pub before: Index,
+    pub revision: i64,
+    /// Holds what `before` points at until it is hashed.
+    pub segments: SegmentTable,
+}
+
+/// What the last durable checkpoint holds, as far as space depends on it.
+#[derive(Clone, Debug, Default)]
+pub struct Covered {
+    pub applied: u64,
+    /// The first segment that a restart would read.
+    pub replay_from: u32,
+    /// Where its values lie.
+    pub usage: Usage,
+}
+
+/// Segments of a log that are not written any more.
+pub fn sealed(writer: &Writer) -> impl Iterator<Item = &Arc<Segment>> {
+    let active = writer.active_life();
+    writer.table().iter().filter(move |segment| segment.life() != active)
+}
+
 /// A state whose every place is durable, and where the log goes on after it.
 pub struct Capture {
     pub state: State,
@@ -150,13 +185,16 @@ pub struct Core {
     moves_recovered: VecDeque<(u64, Vec<Move>)>,
     commit_unlogged: bool,
     waiting_messages: Vec<(u64, Message)>,
-    unsynced_vote: bool,
+    /// The ready whose term or vote is not on disk yet.
+    unsynced_vote: Option<u64>,
+    /// The last ready that is durable.
+    persisted: u64,
 
     queue: VecDeque<Queued>,
     queued_bytes: usize,
     compaction_waits: Vec<(Caller, i64)>,
     defragment_waits: Vec<Caller>,
-    capture_wanted: bool,
+    capture_wanted: Option<Roll>,
 
     last_view: Option<Arc<View>>,
     outcomes: Vec<Vec<(Token, Outcome)>>,
@@ -169,8 +207,7 @@ pub struct Core {
     entries_gathering: u64,
     /// What settling has left for the turn to hand out.
     effects: Effects,
-    /// Compactions whose hash nobody has taken yet: the index before, and the revision.
-    compactions: Vec<(Index, i64)>,
+    compactions: Vec<Compaction>,
 }
 
 impl Core {
@@ -203,12 +240,13 @@ impl Core {
             moves_recovered: parts.moves.into(),
             commit_unlogged: false,
             waiting_messages: Vec::new(),
-            unsynced_vote: false,
+            unsynced_vote: None,
+            persisted: 0,
             queue: VecDeque::new(),
             queued_bytes: 0,
             compaction_waits: Vec::new(),
             defragment_waits: Vec::new(),
-            capture_wanted: false,
+            capture_wanted: None,
             last_view: None,
             outcomes: (0..parts.shards).map(|_| Vec::new()).collect(),
             batch: AppliedBatch::default(),
@@ -316,12 +354,11 @@ impl Core {
     /// The write in flight is durable.
     pub fn written(&mut self) {
         let done = self.in_flight.take().expect("a write finished that was never started");
-        self.unsynced_vote = false;
         for one in done.moves {
             self.dirty |= self.state.index.relocate(one.revision, one.from, one.to);
         }
         if let Some(number) = done.number {
-            self.node.on_persist_ready(number);
+            self.persisted(number);
         }
     }
 
@@ -337,6 +374,13 @@ impl Core {
         handled.map(|()| self.batch.tally.total())
     }
 
+    fn persisted(&mut self, number: u64) {
+        self.persisted = number;
+        // One that came with a later ready than the write has is still on its way.
+        self.unsynced_vote = self.unsynced_vote.filter(|vote| *vote > number);
+        self.node.on_persist_ready(number);
+    }
+
     /// Does all that can be done now.
     ///
     /// # Errors
@@ -345,8 +389,13 @@ impl Core {
         // What is durable is applied first, so that a capture finds the log and the state level.
         self.settle()?;
         let mut effects = std::mem::take(&mut self.effects);
-        if self.capture_wanted && self.is_level() {
-            self.capture_wanted = false;
+        if let Some(with) = self.capture_wanted
+            && self.is_level()
+        {
+            self.capture_wanted = None;
+            if with == Roll::Over {
+                self.writer.roll();
+            }
             let hard_state = self.node.store().hard_state();
             effects.capture = Some(Box::new(Capture {
                 state: self.state.clone(),
@@ -373,6 +422,9 @@ impl Core {
             effects.write_entries = std::mem::take(&mut self.entries_gathering);
             assert!(effects.write.is_some(), "durability was asked for and nothing left to write");
         }
+        let persisted = self.persisted;
+        let durable = self.waiting_messages.extract_if(.., |(number, _)| *number <= persisted);
+        effects.messages.extend(durable.map(|(_, message)| message));
         self.finish_reads();
         self.finish_compactions();
         effects.tally = std::mem::take(&mut self.batch.tally);
@@ -466,7 +518,7 @@ impl Core {
         if let Some(hard_state) = ready.hs() {
             let old = self.node.store().hard_state();
             if (old.term, old.vote) != (hard_state.term, hard_state.vote) {
-                self.unsynced_vote = true;
+                self.unsynced_vote = Some(number);
                 self.committed_in_term = false;
                 self.writer.append_hard_state(hard_state.term, hard_state.vote, hard_state.commit);
             } else {
@@ -479,7 +531,7 @@ impl Core {
         assert!(ready.snapshot().is_empty(), "a snapshot came to a cluster of one");
         effects.messages.extend(ready.take_messages());
         for message in ready.take_persisted_messages() {
-            if translate::waits_for_persistence(message.get_msg_type(), self.unsynced_vote) {
+            if translate::waits_for_persistence(message.get_msg_type(), self.unsynced_vote.is_some()) {
                 self.waiting_messages.push((number, message));
             } else {
                 effects.messages.push(message);
@@ -498,7 +550,7 @@ impl Core {
             // Its own records come before this ready's in the log, which gather for the next write.
             _ if must_sync || self.gathering.is_some() => self.gathering = Some(number),
             Some(in_flight) if in_flight.number.is_some() => in_flight.number = Some(number),
-            _ => self.node.on_persist_ready(number),
+            _ => self.persisted(number),
         }
         self.apply(committed)
     }
@@ -583,11 +635,13 @@ impl Core {
     }
 
     fn finish_compactions(&mut self) {
-        if self.compaction_waits.is_empty() || self.state.index.compacting() {
+        if self.compaction_waits.is_empty() {
             return;
         }
-        for (caller, revision) in std::mem::take(&mut self.compaction_waits) {
-            debug_assert!(revision <= self.state.index.compacted());
+        let index = &self.state.index;
+        // A compaction that is asked for while this one is being done must not make its callers wait for both.
+        let swept = if index.compacting() { index.sweep().next.main - 1 } else { i64::MAX };
+        for (caller, _) in self.compaction_waits.extract_if(.., |(_, revision)| *revision <= swept) {
             self.outcomes[caller.shard as usize].push((caller.token, Outcome::Done));
         }
     }
@@ -609,7 +663,13 @@ impl Core {
         }
         let view = self.last_view.as_ref().expect("published at least once");
         let mut batch = std::mem::take(&mut self.batch);
-        self.compactions.append(&mut batch.compactions);
+        let segments = self.writer.table();
+        let compactions = batch.compactions.drain(..);
+        self.compactions.extend(compactions.map(|(before, revision)| Compaction {
+            before,
+            revision,
+            segments: segments.clone(),
+        }));
         // Each holds an index of the past; those that nobody comes for in time are not waited for.
         let surplus = self.compactions.len().saturating_sub(limits::COMPACTION_HASHES);
         self.compactions.drain(..surplus);
@@ -629,31 +689,40 @@ impl Core {
 /// Space: what the driver's background work asks of the core.
 impl Core {
     /// The next turn that finds everything durable and applied hands out a capture.
-    pub fn want_capture(&mut self) {
-        self.capture_wanted = true;
+    pub fn want_capture(&mut self, roll: Roll) {
+        self.capture_wanted = Some(roll);
     }
 
-    /// A checkpoint of everything up to `index` is durable: the raft log before it is no longer needed.
-    pub fn checkpointed(&mut self, index: u64) {
-        self.node.mut_store().compact(index);
+    /// A checkpoint is durable: of the raft log, what it has applied is no longer needed; of the segments, those into
+    /// which neither it nor the present state points. They are taken out of the log and given to the caller, whose
+    /// files they are to recycle once nobody reads from them.
+    ///
+    /// Why nothing else can point there: entries behind the checkpoint lie behind its position, the present state
+    /// points where the checkpoint does or behind its position, and a replay from the checkpoint does too. Views hold
+    /// their segments themselves.
+    pub fn checkpointed(&mut self, checkpoint: &Covered) -> Vec<Arc<Segment>> {
+        assert!(checkpoint.applied <= self.state.applied().0, "a checkpoint is ahead of the state");
+        self.node.mut_store().compact(checkpoint.applied);
+        let usage = self.state.index.usage();
+        let unused: Vec<u32> = sealed(&self.writer)
+            .map(|segment| segment.life())
+            .filter(|life| *life < checkpoint.replay_from)
+            .filter(|life| checkpoint.usage.of(*life).is_none() && usage.of(*life).is_none())
+            .collect();
+        let log_from = self.node.store().first_place().map_or(u32::MAX, |place| place.segment);
+        let mut retired = Vec::with_capacity(unused.len());
+        for life in unused {
+            assert!(life < log_from, "segment {life} holds entries that the log retains");
+            let moving = self.in_flight.iter().flat_map(|write| &write.moves).chain(&self.moves_gathering);
+            let pending = self.moves_recovered.iter().flat_map(|(_, moves)| moves);
+            assert!(moving.chain(pending).all(|one| one.to.segment != life), "values are on their way into {life}");
+            retired.push(self.writer.retire(life));
+        }
+        self.dirty |= !retired.is_empty();
+        // A table of before would pin what has just been taken out.
         let table = Arc::new(self.writer.table().clone());
         self.node.mut_store().set_values(table);
-    }
-
-    /// Takes a segment out of the log into which nothing points any more.
-    pub fn retire(&mut self, segment: u32) -> Arc<Segment> {
-        assert!(self.state.index.usage().of(segment).is_none(), "segment {segment} still holds values");
-        self.dirty = true;
-        self.writer.retire(segment)
-    }
-
-    /// Closes the active segment, so that what lies in it can be moved out. False if a write is in flight.
-    pub fn roll(&mut self) -> bool {
-        let level = self.is_level();
-        if level {
-            self.writer.roll();
-        }
-        level
+        retired
     }
 
     /// Writes values anew at the log's end; once they are durable their events point there. Those whose events have
@@ -674,8 +743,8 @@ impl Core {
         !self.moves_gathering.is_empty() || self.in_flight.as_ref().is_some_and(|it| !it.moves.is_empty())
     }
 
-    /// Compactions that have been applied since this was last asked: the index before each, and its revision.
-    pub fn take_compactions(&mut self) -> Vec<(Index, i64)> {
+    /// Compactions that have been applied since this was last asked.
+    pub fn take_compactions(&mut self) -> Vec<Compaction> {
         std::mem::take(&mut self.compactions)
     }
 
@@ -712,3 +781,6 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

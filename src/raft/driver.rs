@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use super::{
     bootstrap,
-    core::{Capture, Core, Effects},
+    core::{Capture, Core, Effects, Roll},
     segments::SegmentFiles,
 };
 use crate::{
@@ -56,7 +56,7 @@ pub struct Driver {
     capture: RefCell<Option<Box<Capture>>>,
     capture_waker: RefCell<Option<Waker>>,
     pub(super) checkpoint_bytes: Cell<u64>,
-    /// Bytes that this process has written to the log.
+    /// Bytes that were written to the log since the checkpoint that this process began with.
     logged_bytes: Cell<u64>,
     write_waits: RefCell<Vec<Waker>>,
     /// Wakes the task that gives space back, when there is something for it.
@@ -114,11 +114,13 @@ pub struct Parts {
     pub clock: fn() -> u64,
     /// Of the checkpoint that recovery has read; 0 if there was none.
     pub checkpoint_bytes: u64,
+    /// Bytes of log behind that checkpoint.
+    pub tail_bytes: u64,
 }
 
 impl Driver {
     pub fn new(parts: Parts) -> Rc<Self> {
-        let Parts { core, files, member, published, local, post, clock, checkpoint_bytes } = parts;
+        let Parts { core, files, member, published, local, post, clock, checkpoint_bytes, tail_bytes } = parts;
         Rc::new(Driver {
             core: RefCell::new(core),
             files,
@@ -132,7 +134,7 @@ impl Driver {
             capture: RefCell::new(None),
             capture_waker: RefCell::new(None),
             checkpoint_bytes: Cell::new(checkpoint_bytes),
-            logged_bytes: Cell::new(0),
+            logged_bytes: Cell::new(tail_bytes),
             write_waits: RefCell::new(Vec::new()),
             space_kicked: Cell::new(true),
             space_waker: RefCell::new(None),
@@ -183,7 +185,7 @@ impl Driver {
         }
     }
 
-    fn kick_space(&self) {
+    pub(super) fn kick_space(&self) {
         self.space_kicked.set(true);
         if let Some(waker) = self.space_waker.borrow_mut().take() {
             waker.wake();
@@ -247,7 +249,7 @@ impl Driver {
         }
     }
 
-    fn turn(self: &Rc<Self>) {
+    pub(super) fn turn(self: &Rc<Self>) {
         let began = runtime::now();
         let effects = {
             let mut core = self.core.borrow_mut();
@@ -460,8 +462,8 @@ impl Driver {
     }
 
     /// A state to write a checkpoint of, as soon as there is one.
-    pub(super) async fn next_capture(&self) -> Box<Capture> {
-        self.with_core(|core| core.want_capture());
+    pub(super) async fn next_capture(&self, roll: Roll) -> Box<Capture> {
+        self.with_core(|core| core.want_capture(roll));
         poll_fn(|context| match self.capture.borrow_mut().take() {
             Some(capture) => Poll::Ready(capture),
             None => {

@@ -91,6 +91,11 @@ impl RaftLog {
         self.slots.get(at as usize).map(|slot| slot.place)
     }
 
+    /// Where the first retained entry lies.
+    pub fn first_place(&self) -> Option<Place> {
+        self.slots.front().map(|slot| slot.place)
+    }
+
     /// Drops the bytes of all entries up to `index` from memory; they stay readable from their segments.
     pub fn forget(&mut self, index: u64) {
         while self.in_memory_from <= index && self.in_memory_from < self.next() {

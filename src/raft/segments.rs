@@ -86,19 +86,21 @@ impl SegmentFiles {
             return Ok(());
         }
         let dir = self.dir.clone();
-        let pinned = runtime::background(move || {
-            let mut pinned = Vec::new();
+        let (pinned, result) = runtime::background(move || {
+            let (mut pinned, mut result) = (Vec::new(), Ok(()));
             for segment in retired {
-                if let Recycled::Pinned(segment) = dir.recycle(segment)? {
-                    pinned.push(segment);
+                match dir.recycle(segment) {
+                    Ok(Recycled::Done) => {}
+                    Ok(Recycled::Pinned(segment)) => pinned.push(segment),
+                    // The others may go all the same. The file that could not is found again at the next start.
+                    Err(cause) => result = Err(cause),
                 }
             }
-            Ok::<_, DiskError>(pinned)
+            (pinned, result)
         })
-        .await
-        .map_err(io_of)?;
+        .await;
         self.retired.borrow_mut().extend(pinned);
-        Ok(())
+        result.map_err(io_of)
     }
 }
 

@@ -8,8 +8,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
+
 use super::{
-    core::{Capture, Core},
+    core::{Capture, Compaction, Covered, Roll, sealed},
     driver::Driver,
     segments::io_of,
 };
@@ -18,45 +20,49 @@ use crate::{
     limits, log,
     observe::{log::shown, metrics::Stage},
     runtime,
-    store::{
-        checkpoint::CheckpointHead,
-        hash,
-        types::{Revision, Values},
-        usage::Usage,
+    store::{checkpoint::CheckpointHead, hash, types::Revision, usage::SegmentUse},
+    wal::{
+        record::{MOVED_ITEM_BYTES, MovedValue},
+        replay::Image,
+        segment::Segment,
     },
-    wal::record::MovedValue,
 };
+
+/// How much of a segment's file its live values may take at most for it to be repacked: this many of `OF`.
+#[derive(Clone, Copy)]
+struct Share(u64);
+
+const OF: u64 = 100;
+
+/// In the background: half. See `limits::REPACK_BELOW_PERCENT`.
+const REPACK_BELOW: Share = Share(limits::REPACK_BELOW_PERCENT);
+
+/// By Defragment, which is asked for to make the store small: what is left is what the end of a segment may waste.
+const DEFRAGMENT_BELOW: Share = Share(limits::DEFRAGMENT_BELOW_PERCENT);
 
 pub struct Space {
     driver: Rc<Driver>,
     /// Bytes of the log, ever written, when the last checkpoint was taken.
     logged_at_checkpoint: u64,
-    /// The first segment that a restart would read, by the last checkpoint.
-    replay_from: u32,
+    /// The last durable checkpoint.
+    covered: Covered,
+    /// Segments whose values cannot all be read, and which are left as they are.
+    damaged: Vec<u32>,
 }
 
 impl Space {
-    pub fn new(driver: Rc<Driver>) -> Self {
-        let logged = driver.logged_bytes();
-        Space { driver, logged_at_checkpoint: logged, replay_from: 0 }
+    /// `covered`: of the checkpoint that the member began with.
+    pub fn new(driver: Rc<Driver>, covered: Covered) -> Self {
+        Space { driver, logged_at_checkpoint: 0, covered, damaged: Vec::new() }
     }
 
     /// Runs until the executor ends.
     pub async fn run(mut self) {
+        // What the checkpoint had made superfluous when a former process ended.
+        self.retire();
         loop {
             self.driver.space_work().await;
-            self.remove_superseded().await;
-            if self.driver.core().wants_space() {
-                let began = runtime::now();
-                self.driver.member().metrics.core.defrag_inflight.set(1);
-                let result = self.give_back_all().await.map_err(|cause| Status::internal(cause.to_string()));
-                let metrics = &self.driver.member().metrics.core;
-                metrics.defrag_inflight.set(0);
-                metrics.defrag_duration.observe(runtime::now() - began);
-                self.driver.with_core(|core| core.space_given_back(&result));
-                continue;
-            }
-            if let Err(cause) = self.housekeeping().await {
+            if let Err(cause) = self.work().await {
                 // The log itself is whole: what fails here is tried again, and a full disk stops the member at the
                 // next write of the log.
                 log!(Error, "cannot give space back; trying again", "error" = shown(&cause));
@@ -65,30 +71,44 @@ impl Space {
         }
     }
 
-    async fn housekeeping(&mut self) -> io::Result<()> {
-        if let Some(life) = self.sparsest(1, 2) {
-            self.repack(life).await?;
+    async fn work(&mut self) -> io::Result<()> {
+        self.remove_superseded().await?;
+        if self.driver.core().wants_space() {
+            let began = runtime::now();
+            self.driver.member().metrics.core.defrag_inflight.set(1);
+            let result = self.give_back_all().await.map_err(|cause| Status::internal(cause.to_string()));
+            let metrics = &self.driver.member().metrics.core;
+            metrics.defrag_inflight.set(0);
+            metrics.defrag_duration.observe(runtime::now() - began);
+            self.driver.with_core(|core| core.space_given_back(&result));
         }
-        let logged = self.driver.logged_bytes() - self.logged_at_checkpoint;
-        if logged >= limits::CHECKPOINT_LOG_BYTES.max(self.driver.checkpoint_bytes.get()) {
-            self.checkpoint().await?;
+        self.checkpoint_if_due().await?;
+        while let Some(life) = self.sparsest(REPACK_BELOW) {
+            self.repack(life).await?;
+            self.checkpoint_if_due().await?;
+            let core = self.driver.core();
+            if core.wants_space() || core.state().index.compacting() {
+                drop(core);
+                self.driver.kick_space();
+                break;
+            }
         }
         self.driver.files.reclaim().await
     }
 
     /// Compaction's removals, a slice at a time; in a hurry if somebody waits for them.
-    async fn remove_superseded(&self) {
+    async fn remove_superseded(&mut self) -> io::Result<()> {
         let started = runtime::now();
         self.hash_compactions().await;
         if !self.driver.core().state().index.compacting() {
-            return;
+            return Ok(());
         }
         let config = &self.driver.member().config;
         let (batch, pause_ms) = (config.compaction_batch_limit, config.compaction_sleep_interval_ms);
-        let metrics = &self.driver.member().metrics.core;
         loop {
             let began = runtime::now();
             let (removed, more) = self.driver.with_core(|core| core.compaction_slice(batch));
+            let metrics = &self.driver.member().metrics.core;
             metrics.compaction_keys.add(removed);
             metrics.compaction_pause_ms.observe_value((runtime::now() - began).as_secs_f64() * 1e3);
             if !more {
@@ -99,7 +119,10 @@ impl Space {
             } else {
                 runtime::sleep(Duration::from_millis(pause_ms)).await;
             }
+            // A long one must not hold checkpoints up: the log goes on growing.
+            self.checkpoint_if_due().await?;
         }
+        let metrics = &self.driver.member().metrics.core;
         metrics.compaction_total_ms.observe_value((runtime::now() - started).as_secs_f64() * 1e3);
         metrics.compaction_last.set(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs() as i64));
         let revision = self.driver.core().state().index.compacted();
@@ -109,12 +132,12 @@ impl Space {
             "compact-revision" = revision,
             "took" = shown(format!("{:?}", started.elapsed()))
         );
+        Ok(())
     }
 
     /// The hash at a compaction's own revision is told as of the moment before it, as etcd's is.
     async fn hash_compactions(&self) {
-        for (before, revision) in self.driver.with_core(|core| core.take_compactions()) {
-            let segments = self.driver.core().writer().table().clone();
+        for Compaction { before, revision, segments } in self.driver.with_core(|core| core.take_compactions()) {
             match runtime::background(move || hash::hash_compaction(&before, revision, &segments)).await {
                 Ok(hash) => self.driver.member().compaction_hashes.keep(hash),
                 Err(cause) => log!(Warn, "cannot hash the store at a compaction", "error" = shown(&cause)),
@@ -122,67 +145,118 @@ impl Space {
         }
     }
 
-    /// The sealed segment whose live bytes are the smallest share of what was written to it, if that share is below
-    /// `numerator / denominator`. Empty ones need no repacking: a checkpoint frees them.
-    fn sparsest(&self, numerator: u64, denominator: u64) -> Option<u32> {
+    /// The sealed segment whose live values would take the fewest bytes elsewhere, if those are a small enough share
+    /// of its file. Empty ones need no repacking: a checkpoint frees them.
+    fn sparsest(&self, below: Share) -> Option<u32> {
         let core = self.driver.core();
         let usage = core.state().index.usage();
-        let sparse = |life: u32, written: u64| {
+        sealed(core.writer())
             // Before the last checkpoint only: the tail is needed for a restart anyhow.
-            let live = usage.of(life)?.live_bytes;
-            (life < self.replay_from && live * denominator < written * numerator).then_some((live, life))
-        };
-        sealed(&core).filter_map(|(life, written)| sparse(life, written)).min().map(|(_, life)| life)
+            .filter(|segment| segment.life() < self.covered.replay_from)
+            .filter(|segment| !self.damaged.contains(&segment.life()))
+            .filter_map(|segment| {
+                let moved = moved_bytes(&usage.of(segment.life())?);
+                is_sparse(moved, segment, below).then_some((moved, segment.life()))
+            })
+            .min()
+            .map(|(_, life)| life)
     }
 
     /// Moves everything that lives in a segment to the log's end.
-    async fn repack(&self, life: u32) -> io::Result<()> {
-        let Some(usage) = self.driver.core().state().index.usage().of(life) else { return Ok(()) };
+    async fn repack(&mut self, life: u32) -> io::Result<()> {
+        let (usage, salt) = {
+            let core = self.driver.core();
+            let Some(usage) = core.state().index.usage().of(life) else { return Ok(()) };
+            (usage, core.writer().segment_header(life).salt)
+        };
+        let dir = self.driver.files.dir().clone();
+        // Read whole: what was damaged since it was written must not get a checksum of its own.
+        let (bytes, sound) = runtime::background(move || {
+            let bytes = Bytes::from(dir.read_segment(life)?);
+            let sound = Image { bytes: &bytes, life, salt }.sound_until();
+            Ok((bytes, sound))
+        })
+        .await
+        .map_err(io_of)?;
         let mut from = Revision::new(usage.oldest, 0);
         loop {
-            let (index, segments) = {
-                let core = self.driver.core();
-                (core.state().index.clone(), core.writer().table().clone())
-            };
-            let through = usage.newest;
-            let (values, next) = runtime::background(move || {
-                let (mut values, mut bytes) = (Vec::new(), 0);
-                for event in index.event_refs(from, through) {
+            let (index, bytes) = (self.driver.core().state().index.clone(), bytes.clone());
+            let slice = runtime::background(move || {
+                let mut slice = Slice::default();
+                for event in index.event_refs(from, usage.newest) {
                     let place = event.meta.place;
                     if place.len == 0 || place.segment != life {
                         continue;
                     }
-                    if bytes >= limits::REPACK_SLICE_BYTES {
-                        return Ok((values, Some(event.meta.revision)));
+                    if slice.bytes >= limits::REPACK_SLICE_BYTES {
+                        slice.next = Some(event.meta.revision);
+                        return Ok(slice);
                     }
-                    bytes += place.len as usize + 64;
-                    values.push(MovedValue {
+                    let end = place.offset + place.len;
+                    if end > sound {
+                        return Err(sound);
+                    }
+                    slice.bytes += place.len as usize + MOVED_ITEM_BYTES;
+                    slice.values.push(MovedValue {
                         revision: event.meta.revision,
                         from: place,
-                        value: segments.read(place)?,
+                        value: bytes.slice(place.offset as usize..end as usize),
                     });
                 }
-                Ok::<_, io::Error>((values, None))
+                Ok(slice)
             })
-            .await?;
-            self.driver.with_core(|core| core.relocate(values));
+            .await;
+            let slice = match slice {
+                Ok(slice) => slice,
+                Err(offset) => {
+                    log!(
+                        Error,
+                        "a segment of the log is damaged; its values are left where they are",
+                        "file" = shown(self.driver.files.dir().segment_path(life).display()),
+                        "offset" = u64::from(offset),
+                        "cure" = "verify the data directory with urd-wal verify, and replace the member"
+                    );
+                    self.damaged.push(life);
+                    return Ok(());
+                }
+            };
+            self.driver.with_core(|core| core.relocate(slice.values));
             while self.driver.core().relocating() {
                 self.driver.after_write().await;
             }
-            match next {
+            match slice.next {
                 Some(next) => from = next,
                 None => return Ok(()),
+            }
+            if !self.driver.core().wants_space() {
+                runtime::sleep(Duration::from_millis(limits::REPACK_PAUSE_MS)).await;
             }
         }
     }
 
+    /// A checkpoint, if so much was logged that a restart would take long, or so much lies unused that it is worth it.
+    async fn checkpoint_if_due(&mut self) -> io::Result<()> {
+        let due = limits::CHECKPOINT_LOG_BYTES.max(self.driver.checkpoint_bytes.get());
+        if self.driver.logged_bytes() - self.logged_at_checkpoint >= due || self.unused_bytes() >= due {
+            self.checkpoint(Roll::No).await?;
+        }
+        Ok(())
+    }
+
+    /// Bytes of segments into which no value points.
+    fn unused_bytes(&self) -> u64 {
+        let core = self.driver.core();
+        let usage = core.state().index.usage();
+        let unused = sealed(core.writer()).filter(|segment| usage.of(segment.life()).is_none());
+        unused.map(|segment| u64::from(segment.size())).sum()
+    }
+
     /// Writes a checkpoint and takes out the segments that it and the present state leave without use.
-    pub async fn checkpoint(&mut self) -> io::Result<()> {
-        let Capture { state, hard_state, position, extents } = *self.driver.next_capture().await;
+    async fn checkpoint(&mut self, roll: Roll) -> io::Result<()> {
+        let Capture { state, hard_state, position, extents } = *self.driver.next_capture(roll).await;
         let logged = self.driver.logged_bytes();
-        let usage: Usage = state.index.usage().clone();
         let (applied, _) = state.applied();
-        let replay_from = position.life;
+        let covered = Covered { applied, replay_from: position.life, usage: state.index.usage().clone() };
         // A log that has just been rolled over may have nothing of its new segment on disk yet.
         self.driver.files.prepare(position.life).await?;
         let dir = self.driver.files.dir().clone();
@@ -194,51 +268,53 @@ impl Space {
         .map_err(io_of)?;
         self.driver.member().metrics.core.stages.observe(Stage::Checkpoint, runtime::now() - began);
         self.logged_at_checkpoint = logged;
-        self.replay_from = replay_from;
+        self.covered = covered;
         self.driver.checkpoint_bytes.set(bytes);
-        let files = self.driver.files.clone();
-        self.driver.with_core(|core| {
-            core.checkpointed(applied);
-            // The present state points only where the checkpoint does, or behind it.
-            let unused: Vec<u32> = sealed(core)
-                .map(|(life, _)| life)
-                .filter(|life| *life < replay_from && usage.of(*life).is_none())
-                .filter(|life| core.state().index.usage().of(*life).is_none())
-                .collect();
-            for life in unused {
-                files.retire(core.retire(life));
-            }
-        });
+        self.retire();
         log!(Info, "wrote a checkpoint", "applied-index" = applied, "bytes" = bytes);
         Ok(())
     }
 
+    fn retire(&self) {
+        for segment in self.driver.with_core(|core| core.checkpointed(&self.covered)) {
+            self.driver.files.retire(segment);
+        }
+        // The view that is published must not be what pins them.
+        self.driver.turn();
+    }
+
     /// Defragment: everything that compaction has freed goes back. (etcd API, Maintenance.Defragment.)
     async fn give_back_all(&mut self) -> io::Result<()> {
-        while !self.driver.with_core(|core| core.roll()) {
-            // Something is always in flight on a busy member: between two writes there is a moment when nothing is.
-            self.driver.after_write().await;
-        }
-        // So that all sealed segments lie before the checkpoint and may be repacked.
-        self.checkpoint().await?;
+        // So that all that was written so far lies before the checkpoint and may be repacked.
+        self.checkpoint(Roll::Over).await?;
         let mut repacked = false;
-        while let Some(life) = self.sparsest(9, 10) {
+        while let Some(life) = self.sparsest(DEFRAGMENT_BELOW) {
             self.repack(life).await?;
             repacked = true;
         }
         if repacked {
-            self.checkpoint().await?;
+            self.checkpoint(Roll::No).await?;
         }
         self.driver.files.reclaim().await
     }
 }
 
-/// Segments that are not written any more, and the bytes that were written to each.
-fn sealed(core: &Core) -> impl Iterator<Item = (u32, u64)> {
-    let active = core.writer().active_life();
-    core.writer()
-        .table()
-        .iter()
-        .filter(move |segment| segment.life() != active)
-        .map(|segment| (segment.life(), u64::from(segment.used())))
+/// Values that are moved in one write.
+#[derive(Default)]
+struct Slice {
+    values: Vec<MovedValue>,
+    bytes: usize,
+    /// Where to go on.
+    next: Option<Revision>,
+}
+
+/// What a segment's live values take where they are moved to: more than their bytes, or small values would look sparse
+/// however densely they lie, and be moved for ever.
+fn moved_bytes(usage: &SegmentUse) -> u64 {
+    usage.live_bytes + usage.values * MOVED_ITEM_BYTES as u64
+}
+
+/// Against the file, not what is written of it: the whole of it is given back.
+fn is_sparse(moved: u64, segment: &Segment, below: Share) -> bool {
+    moved * OF < u64::from(segment.size()) * below.0
 }

@@ -7,7 +7,7 @@ use raft::eraftpb::{ConfState, EntryType, HardState};
 
 use super::{
     bootstrap::{self, Founder},
-    core::Parts,
+    core::{Covered, Parts},
     identity,
     log::RaftLog,
     translate,
@@ -47,6 +47,9 @@ pub struct Started {
     pub durability: Durability,
     pub parts: Parts,
     pub checkpoint_bytes: u64,
+    pub covered: Covered,
+    /// Bytes of log behind the checkpoint.
+    pub tail_bytes: u64,
     /// Entries that have to be applied again.
     pub tail: usize,
     /// What was cut off the log's end, for the operator.
@@ -82,24 +85,80 @@ pub fn start(
     let own = identity::member_id(&config.initial_advertise_peer_urls, &config.initial_cluster_token);
     // An old log keeps the ids it has: what the flags say counts for a new one only, as in etcd.
     let options = Options::for_requests(config.max_request_bytes, identity::cluster_id(&members), own);
-    let mut recovered = recovery::recover(&dir, &options)?;
+    let manner = Manner {
+        founder: |id| Founder { id, name: config.name.clone(), peer_urls: config.initial_advertise_peer_urls.clone() },
+        lease_ttl_min: config.lease_ttl_min(),
+        shards: config.shards,
+        election_ticks: (config.election_ms / config.heartbeat_ms) as usize,
+        pre_vote: config.pre_vote,
+        quota_bytes: config.quota_bytes,
+        logger,
+    };
+    let Resumed { parts, cluster_id, covered, tail_bytes, tail, cut } = resume(&dir, &options, manner)?;
+    Ok(Started {
+        dir,
+        member_id: parts.id,
+        cluster_id,
+        durability,
+        parts,
+        checkpoint_bytes,
+        covered,
+        tail_bytes,
+        tail,
+        cut,
+    })
+}
+
+/// How a core is to run, and who founds the cluster if there is none.
+pub(super) struct Manner<F> {
+    pub founder: F,
+    pub lease_ttl_min: i64,
+    pub shards: usize,
+    pub election_ticks: usize,
+    pub pre_vote: bool,
+    pub quota_bytes: Option<u64>,
+    pub logger: slog::Logger,
+}
+
+/// What a log gives.
+pub(super) struct Resumed {
+    pub parts: Parts,
+    pub cluster_id: u64,
+    pub covered: Covered,
+    pub tail_bytes: u64,
+    pub tail: usize,
+    pub cut: Option<Cut>,
+}
+
+/// Recovers a log, begins it if it is new, and puts together what a core is made from.
+pub(super) fn resume(
+    dir: &Dir,
+    options: &Options,
+    manner: Manner<impl FnOnce(u64) -> Founder>,
+) -> Result<Resumed, StartError> {
+    let mut recovered = recovery::recover(dir, options)?;
     // A first start that was cut short before its first write has left an empty log, and promised nothing.
     if recovered.checkpoint.is_none() && recovered.entries.is_empty() {
-        let founder = Founder {
-            id: recovered.member_id,
-            name: config.name.clone(),
-            peer_urls: config.initial_advertise_peer_urls.clone(),
-        };
+        let founder = (manner.founder)(recovered.member_id);
         recovered.hard_state = begin_log(&[founder], &mut recovered.writer, &mut recovered.entries);
         let write = recovered.writer.take_write().expect("a new log has something to write");
         dir.write(&write)?;
     }
 
+    let position = recovered.checkpoint.as_ref().map(|checkpoint| checkpoint.head.position).unwrap_or_default();
+    let covered = recovered.checkpoint.as_ref().map_or_else(Covered::default, |checkpoint| Covered {
+        applied: checkpoint.state.applied().0,
+        replay_from: position.life,
+        usage: checkpoint.state.index.usage().clone(),
+    });
+    let behind = recovered.writer.table().iter().filter(|segment| segment.life() >= position.life);
+    let tail_bytes =
+        behind.map(|segment| u64::from(segment.used())).sum::<u64>().saturating_sub(position.offset.into());
     let mut state = match recovered.checkpoint {
         Some(checkpoint) => checkpoint.state,
-        None => State::new(config.lease_ttl_min()),
+        None => State::new(manner.lease_ttl_min),
     };
-    state.set_lease_ttl_min(config.lease_ttl_min());
+    state.set_lease_ttl_min(manner.lease_ttl_min);
     let (applied, applied_term) = state.applied();
     let mut hard_state = HardState::default();
     hard_state.term = recovered.hard_state.term;
@@ -124,22 +183,13 @@ pub fn start(
         state,
         writer: recovered.writer,
         moves: recovered.moves,
-        shards: config.shards,
-        election_ticks: (config.election_ms / config.heartbeat_ms) as usize,
-        pre_vote: config.pre_vote,
-        quota_bytes: config.quota_bytes,
-        logger,
+        shards: manner.shards,
+        election_ticks: manner.election_ticks,
+        pre_vote: manner.pre_vote,
+        quota_bytes: manner.quota_bytes,
+        logger: manner.logger,
     };
-    Ok(Started {
-        dir,
-        member_id: recovered.member_id,
-        cluster_id: recovered.cluster_id,
-        durability,
-        parts,
-        checkpoint_bytes,
-        tail,
-        cut: recovered.cut,
-    })
+    Ok(Resumed { parts, cluster_id: recovered.cluster_id, covered, tail_bytes, tail, cut: recovered.cut })
 }
 
 /// Writes the entries that every new cluster's log begins with, as etcd does: term 1, committed.

@@ -167,7 +167,7 @@ async fn live(house: Arc<House>, number: usize) {
 }
 
 fn drive_core(house: &Arc<House>, port: &Rc<Port<Letter>>, local: Option<Rc<Shard>>) -> Rc<Driver> {
-    let Started { dir, durability, parts, checkpoint_bytes, .. } = take(&house.started);
+    let Started { dir, durability, parts, checkpoint_bytes, covered, tail_bytes, .. } = take(&house.started);
     let model = parts.writer.segment_header(0);
     let header = Box::new(move |life| crate::wal::record::SegmentHeader { life, ..model });
     let files = Rc::new(SegmentFiles::new(dir, durability, header));
@@ -183,9 +183,10 @@ fn drive_core(house: &Arc<House>, port: &Rc<Port<Letter>>, local: Option<Rc<Shar
         post,
         clock: runtime::now_ms,
         checkpoint_bytes,
+        tail_bytes,
     });
     runtime::spawn(driver.clone().run());
-    runtime::spawn(Space::new(driver.clone()).run());
+    runtime::spawn(Space::new(driver.clone(), covered).run());
     runtime::spawn(compact_automatically(house.clone(), driver.clone()));
     driver
 }

@@ -246,6 +246,7 @@ fn put_head(out: &mut Vec<u8>, state: &State, head: &CheckpointHead) {
     for it in index.usage().segments() {
         put_varint(out, it.segment.into());
         put_varint(out, it.live_bytes);
+        put_varint(out, it.values);
         put_signed(out, it.oldest);
         put_signed(out, it.newest);
     }
@@ -513,6 +514,7 @@ impl<'a> Fields<'a> {
             Some(SegmentUse {
                 segment: fields.small()?,
                 live_bytes: fields.varint()?,
+                values: fields.varint()?,
                 oldest: fields.signed()?,
                 newest: fields.signed()?,
             })

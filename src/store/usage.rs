@@ -8,6 +8,8 @@ pub struct SegmentUse {
     pub segment: u32,
     /// Bytes of values; one shared by several events (ignore_value) counts for each.
     pub live_bytes: u64,
+    /// How many events that is.
+    pub values: u64,
     /// Main revisions of the events that point here lie between these; the bounds may be too wide, never too narrow.
     pub oldest: i64,
     pub newest: i64,
@@ -35,12 +37,15 @@ impl Usage {
             Ok(at) => {
                 let it = &mut self.segments[at];
                 it.live_bytes += bytes;
+                it.values += 1;
                 it.oldest = it.oldest.min(main);
                 it.newest = it.newest.max(main);
             }
-            Err(at) => self
-                .segments
-                .insert(at, SegmentUse { segment: place.segment, live_bytes: bytes, oldest: main, newest: main }),
+            Err(at) => {
+                let one =
+                    SegmentUse { segment: place.segment, live_bytes: bytes, values: 1, oldest: main, newest: main };
+                self.segments.insert(at, one);
+            }
         }
     }
 
@@ -54,7 +59,8 @@ impl Usage {
             .expect("a place is taken away from a segment in use");
         self.live_bytes -= bytes;
         self.segments[at].live_bytes -= bytes;
-        if self.segments[at].live_bytes == 0 {
+        self.segments[at].values -= 1;
+        if self.segments[at].values == 0 {
             self.segments.remove(at);
         }
     }

@@ -196,7 +196,7 @@ impl Dir {
             }
             file.sync_all()
         };
-        fill().map_err(at("prepare", &part))?;
+        fill().inspect_err(|_| discard(&part)).map_err(at("prepare", &part))?;
         fs::rename(&part, &spare).map_err(at("name", &spare))?;
         Ok(spare)
     }
@@ -341,7 +341,7 @@ impl Dir {
             file.sync_all()?;
             fs::rename(&part, &path)
         };
-        write().map_err(at("write", &path))?;
+        write().inspect_err(|_| discard(&part)).map_err(at("write", &path))?;
         self.sync()
     }
 
@@ -361,7 +361,7 @@ impl Dir {
             file.sync_all()?;
             Ok(file.metadata()?.len())
         };
-        let bytes = write().map_err(at("write the checkpoint to", &part))?;
+        let bytes = write().inspect_err(|_| discard(&part)).map_err(at("write the checkpoint to", &part))?;
         fs::rename(&part, &path).map_err(at("replace", &path))?;
         self.sync()?;
         Ok(bytes)
@@ -404,6 +404,12 @@ pub(super) fn open_to_read(path: &Path) -> io::Result<File> {
 
 fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
+/// Takes away what could not be finished: on a full disk the log needs the room.
+fn discard(part: &Path) {
+    // If it cannot be removed now, it is at the next start.
+    let _ = fs::remove_file(part);
 }
 
 fn with_part(path: &Path) -> PathBuf {

@@ -221,7 +221,7 @@ impl SegmentHeader {
 // ---- relocated values ----
 
 /// Bytes of a record's list of values before their bytes: for each one its revision, its old place, where it is now.
-const MOVED_ITEM_BYTES: usize = 32;
+pub const MOVED_ITEM_BYTES: usize = 32;
 const MOVED_HEAD_BYTES: usize = 8;
 
 /// A live value that is to be copied into the log's end.

@@ -105,6 +105,17 @@ impl<'a> Image<'a> {
         Ok(Record { header, offset, cursor: Cursor { write: header.write, chain: crc } })
     }
 
+    /// Where the unbroken run of sound records, from the segment's first on, ends: what lies before may be believed.
+    pub fn sound_until(&self) -> u32 {
+        let Some((mut at, mut cursor)) = self.find(RECORDS_FROM).filter(|(at, _)| *at == RECORDS_FROM) else {
+            return RECORDS_FROM;
+        };
+        while let Ok(record) = self.next(at, cursor) {
+            (at, cursor) = (record.end(), record.cursor);
+        }
+        at
+    }
+
     /// The first header of this life from `offset` on, and the cursor that it follows: for those who look at what a
     /// log's logic would refuse, or begin in its middle.
     pub fn find(&self, offset: u32) -> Option<(u32, Cursor)> {
