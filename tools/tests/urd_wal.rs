@@ -5,6 +5,7 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::Command,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
 };
 
 fn sample() -> PathBuf {
@@ -19,7 +20,10 @@ fn run(command: &str, dir: &Path) -> (Option<i32>, String, String) {
 }
 
 fn damaged_copy(file: &str, offset: u64) -> PathBuf {
-    let dir = std::env::temp_dir().join(format!("urd-wal-{}-{file}-{offset}", std::process::id()));
+    // Tests run side by side and damage the same bytes.
+    static COPIES: AtomicU32 = AtomicU32::new(0);
+    let copy = COPIES.fetch_add(1, Relaxed);
+    let dir = std::env::temp_dir().join(format!("urd-wal-{}-{copy}", std::process::id()));
     fs::create_dir_all(&dir).unwrap();
     for name in ["00000001.seg", "checkpoint"] {
         fs::copy(sample().join(name), dir.join(name)).unwrap();
@@ -64,7 +68,7 @@ fn verify_names_what_is_damaged() {
     for (file, offset, told) in [
         ("00000001.seg", 0x2068, "00000001.seg is damaged at byte 8248, where the record of raft entry 3 was expected"),
         ("00000001.seg", 30, "00000001.seg is damaged at byte 0"),
-        ("checkpoint", 0x70, "damaged at byte 91"),
+        ("checkpoint", 0x70, "damaged at byte 92"),
     ] {
         let dir = damaged_copy(file, offset);
         let (code, out, err) = run("verify", &dir);
