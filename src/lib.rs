@@ -14,6 +14,7 @@ pub mod shard;
 pub mod store;
 pub mod version;
 pub mod wal;
+pub mod wire;
 
 /// The generated wire types, one module a package.
 pub mod proto {

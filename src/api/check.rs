@@ -139,25 +139,6 @@ fn intervals(ops: &[RequestOp]) -> Result<(HashSet<Bytes>, Deletes), Status> {
     Ok((puts, deletes))
 }
 
-/// Bytes that a put is counted for against the quota.
-pub fn put_cost(request: &PutRequest) -> u64 {
-    limits::KV_OVERHEAD_BYTES + request.key.len() as u64 + request.value.len() as u64
-}
-
-/// The same for a transaction: the dearer of its branches.
-pub fn txn_cost(request: &TxnRequest) -> u64 {
-    let cost = |ops: &[RequestOp]| -> u64 {
-        ops.iter()
-            .map(|op| match &op.request {
-                Some(Request::RequestPut(put)) => put_cost(put),
-                Some(Request::RequestTxn(nested)) => txn_cost(nested),
-                _ => 0,
-            })
-            .sum()
-    };
-    cost(&request.success).max(cost(&request.failure))
-}
-
 /// Whether a transaction only reads, on one level: then it needs no entry of the log.
 pub fn is_read_only(request: &TxnRequest) -> bool {
     request.success.iter().chain(&request.failure).all(|op| matches!(op.request, Some(Request::RequestRange(_))))

@@ -22,6 +22,7 @@ use crate::{
     },
     runtime,
     shard::{Shard, view::View},
+    store::cost,
     store::{
         apply::Answer,
         index::{Index, RangeIter},
@@ -29,6 +30,7 @@ use crate::{
         txn::{self, TxnAnswer},
         types::{KeyRange, Values},
     },
+    wire::head::kv_len,
 };
 
 pub fn range(services: Rc<Services>, message: Bytes) -> Unary {
@@ -202,7 +204,7 @@ impl<'a> Listing<'a> {
             .index
             .iter(range, request.revision)
             .take(take.min(MEASURED) as usize)
-            .map(|(key, meta)| 6 + encode::kv_len(key.len(), &meta, !request.keys_only))
+            .map(|(key, meta)| 6 + kv_len(key.len(), &meta, !request.keys_only))
             .sum();
         let kvs = match take {
             0..=MEASURED => sample,
@@ -243,7 +245,7 @@ pub fn put(services: Rc<Services>, message: Bytes) -> Unary {
         Ok(request) => request,
         Err(status) => return refuse(status),
     };
-    if !services.quota_fits(check::put_cost(&request)) {
+    if !services.quota_fits(cost::of_put(&request)) {
         return services.out_of_space();
     }
     if let Err(status) = check::check_put(&request) {
@@ -289,7 +291,7 @@ pub fn txn(services: Rc<Services>, message: Bytes) -> Unary {
         Ok(request) => request,
         Err(status) => return refuse(status),
     };
-    if !services.quota_fits(check::txn_cost(&request)) {
+    if !services.quota_fits(cost::of_txn(&request)) {
         return services.out_of_space();
     }
     if let Err(status) = check::check_txn(&request, services.shard.member.config.max_txn_ops) {

@@ -13,4 +13,3 @@ pub mod service;
 mod testing;
 pub mod values;
 pub mod watch;
-pub mod wire;

@@ -13,13 +13,11 @@ use super::{
     encode::{self, Encoded, Encoder},
     service::{Served, Services, only_request},
     values,
-    wire::*,
 };
 use crate::{
     error::{self, Status},
     grpc::{
         Call, Frame,
-        frame::PREFIX_BYTES,
         stream::{Replies, Requests},
     },
     limits,
@@ -30,6 +28,7 @@ use crate::{
         range::{self, Sort},
         types::{KeyMeta, KeyRange, KeyRef, Values},
     },
+    wire::{frame::PREFIX_BYTES, *},
 };
 
 pub fn serve(services: Rc<Services>, _: Call, requests: Requests, replies: Replies) -> Served {

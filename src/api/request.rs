@@ -3,8 +3,8 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::wire::*;
 use crate::observe::metrics::Operation;
+use crate::wire::*;
 
 /// The requests a client can have logged, by their field numbers in InternalRaftRequest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

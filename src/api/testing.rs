@@ -83,7 +83,7 @@ impl Bench {
     /// Calls a unary method by its path and gives the bytes of its answer.
     pub fn call(&mut self, path: &str, request: &impl Message) -> Result<Bytes, Status> {
         let (message, metadata) = (request.encode_to_vec().into(), http::HeaderMap::new());
-        self.call_raw(path, message, metadata).map(|frame| frame.seal().slice(crate::grpc::frame::PREFIX_BYTES..))
+        self.call_raw(path, message, metadata).map(|frame| frame.seal().slice(crate::wire::frame::PREFIX_BYTES..))
     }
 
     /// The same where nothing has to go through the core, on a real executor: what takes turns or waits for the disk.
@@ -94,7 +94,7 @@ impl Bench {
             Unary::Ready(result) => result,
             Unary::Later(future) => crate::runtime::run_test(future),
         };
-        result.map(|frame| frame.seal().slice(crate::grpc::frame::PREFIX_BYTES..))
+        result.map(|frame| frame.seal().slice(crate::wire::frame::PREFIX_BYTES..))
     }
 
     /// Puts many keys, `prefix` and five digits, a hundred to a transaction as long as they are small.

@@ -17,7 +17,6 @@ use http::{HeaderValue, Request, StatusCode};
 use super::{
     Call, Drain, Frame, Handler, LocalBoxFuture, Shape, Unary,
     encoding::{self, Encoding},
-    frame::PREFIX_BYTES,
     inbound::{Broken, Inbound},
     payload::{Payload, Queue},
     request::{self, Head},
@@ -27,6 +26,7 @@ use super::{
 use crate::{
     error::{self, Code, Status},
     runtime,
+    wire::frame::PREFIX_BYTES,
 };
 
 /// Serves a request that h2 has accepted.

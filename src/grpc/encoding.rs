@@ -5,8 +5,8 @@ use std::io::{self, Read, Write};
 use bytes::{Bytes, BytesMut};
 use flate2::{Compression, read::MultiGzDecoder, write::GzEncoder};
 
-use super::frame::PREFIX_BYTES;
 use crate::error::{Code, Status};
+use crate::wire::frame::PREFIX_BYTES;
 
 /// What a call's messages may be compressed with, in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

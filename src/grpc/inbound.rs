@@ -14,12 +14,12 @@ use h2::RecvStream;
 
 use super::{
     encoding::{self, Encoding},
-    frame::PREFIX_BYTES,
     wire::Link,
 };
 use crate::{
     error::{Code, Status},
     limits,
+    wire::frame::PREFIX_BYTES,
 };
 
 /// A frame below this that has to wait is copied together with its neighbours: kept alone, a byte could hold on to a

@@ -6,7 +6,6 @@ mod call;
 mod connection;
 pub mod drain;
 mod encoding;
-pub mod frame;
 mod inbound;
 mod payload;
 mod ping;
@@ -19,8 +18,9 @@ use std::{future::Future, pin::Pin, rc::Rc, time::Instant};
 
 use bytes::Bytes;
 
-pub use self::{connection::serve, drain::Drain, frame::Frame, settings::Settings};
+pub use self::{connection::serve, drain::Drain, settings::Settings};
 use crate::error::Status;
+pub use crate::wire::frame::Frame;
 
 /// How messages flow in a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,16 +19,13 @@ use raft::{
 
 use super::{
     log::RaftLog,
+    mail::{Control, FromCore, Outcome, ToCore, Token},
     translate::{self, Change},
+    view::View,
 };
 use crate::{
     error::{self, Status},
     limits,
-    shard::{
-        mail::{Control, FromCore, Outcome, ToCore},
-        pending::Token,
-        view::View,
-    },
     store::{
         apply::{AppliedBatch, ApplyEntry, Tally},
         checkpoint::{self, SegmentExtent},

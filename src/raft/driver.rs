@@ -8,7 +8,7 @@ use std::{
     io,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
-    task::{Poll, Waker},
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
@@ -17,7 +17,10 @@ use bytes::Bytes;
 use super::{
     bootstrap,
     core::{Capture, Core, Effects, Roll},
+    mail::{FromCore, ToCore},
+    member::{Member, Role},
     segments::SegmentFiles,
+    view::Published,
 };
 use crate::{
     limits, log,
@@ -26,11 +29,6 @@ use crate::{
         metrics::{Operation, ShardMetrics, Stage},
     },
     runtime,
-    shard::{
-        Member, Role, Shard,
-        mail::{FromCore, ToCore},
-        view::Published,
-    },
     store::apply::{self, LeaseChange},
     wal::writer::PendingWrite,
 };
@@ -40,13 +38,26 @@ pub trait PostRoom {
     fn send(&self, shard: usize, mail: FromCore);
 }
 
+/// The shard on the driver's own executor.
+pub trait Beside {
+    fn id(&self) -> usize;
+
+    /// Ready with what its requests have left, at least one; wakes the task once there is more.
+    fn poll_mail(&self, context: &mut Context<'_>) -> Poll<ToCore>;
+
+    /// Hands it the core's answers. `now_ms`: deadlines that they set count from then.
+    fn deliver(&self, mail: FromCore, now_ms: u64);
+
+    fn metrics(&self) -> &ShardMetrics;
+}
+
 pub struct Driver {
     core: RefCell<Core>,
     pub(super) files: Rc<SegmentFiles>,
     member: Arc<Member>,
     published: Published,
     /// The shard on this executor, if there is one; its outbox is emptied without a hop.
-    local: Option<Rc<Shard>>,
+    local: Option<Rc<dyn Beside>>,
     post: Box<dyn PostRoom>,
     /// Milliseconds since the member started.
     clock: fn() -> u64,
@@ -108,7 +119,7 @@ pub struct Parts {
     pub member: Arc<Member>,
     pub published: Published,
     /// The shard on the same executor, if there is one.
-    pub local: Option<Rc<Shard>>,
+    pub local: Option<Rc<dyn Beside>>,
     pub post: Box<dyn PostRoom>,
     /// Milliseconds, never going back: what shards count deadlines by.
     pub clock: fn() -> u64,
@@ -158,9 +169,9 @@ impl Driver {
                 let mut work = self.kicked.take();
                 if let Some(shard) = &self.local {
                     // Until it is empty: only then does the outbox know whom to wake next time.
-                    while let Poll::Ready(mail) = shard.outbox.poll_take(context) {
-                        self.count_mail(&shard.metrics, &mail);
-                        self.core.borrow_mut().receive(shard.id, mail);
+                    while let Poll::Ready(mail) = shard.poll_mail(context) {
+                        self.count_mail(shard.metrics(), &mail);
+                        self.core.borrow_mut().receive(shard.id(), mail);
                     }
                     work |= self.core.borrow().has_work();
                 }
@@ -349,11 +360,7 @@ impl Driver {
         self.tell_standing();
         for (shard, mail) in effects.mail {
             match &self.local {
-                Some(local) if local.id == shard => {
-                    // Deadlines that the mail sets count from the time of its arrival.
-                    local.advance((self.clock)());
-                    local.deliver(mail);
-                }
+                Some(local) if local.id() == shard => local.deliver(mail, (self.clock)()),
                 _ => self.post.send(shard, mail),
             }
         }

@@ -179,7 +179,7 @@ fn drive_core(house: &Arc<House>, port: &Rc<Port<Letter>>, local: Option<Rc<Shar
         files,
         member,
         published: house.published.clone(),
-        local,
+        local: local.map(|shard| shard as Rc<dyn driver::Beside>),
         post,
         clock: runtime::now_ms,
         checkpoint_bytes,

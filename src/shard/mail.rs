@@ -1,72 +1,11 @@
-//! What travels between a shard and the raft core, and from shard to shard: batches, once a turn of the loop, never single requests.
-
-use std::sync::Arc;
-
-use bytes::Bytes;
+//! What travels from shard to shard and between a shard and the raft core: batches, once a turn of the loop, never
+//! single requests.
 
 use super::{
     lease::{LeaseAnswer, LeaseCall},
     pending::Token,
-    view::View,
 };
-use crate::{
-    error::Status,
-    store::apply::{Answer, LeaseChange, RevisionEvents},
-};
-
-/// One marshalled InternalRaftRequest. `id` is its header's id, by which apply finds the waiting caller.
-#[derive(Debug)]
-pub struct Proposal {
-    pub token: Token,
-    pub id: u64,
-    pub data: Bytes,
-}
-
-/// What a shard asks of the raft core besides proposals and reads.
-#[derive(Debug)]
-pub enum Control {
-    /// Answered when the compaction at or above this revision has given its space free (Compact, physical).
-    CompactionDone { token: Token, revision: i64 },
-    /// Answered when what compaction freed has been given back (Defragment).
-    Defragment { token: Token },
-}
-
-/// A turn's worth of requests of one shard.
-#[derive(Debug, Default)]
-pub struct ToCore {
-    pub proposals: Vec<Proposal>,
-    /// Linearizable reads that wait for a read index. One round serves them all.
-    pub reads: Vec<Token>,
-    pub controls: Vec<Control>,
-}
-
-impl ToCore {
-    pub fn is_empty(&self) -> bool {
-        self.proposals.is_empty() && self.reads.is_empty() && self.controls.is_empty()
-    }
-}
-
-/// What a waiting request is told.
-#[derive(Debug)]
-pub enum Outcome {
-    /// A proposal was applied, with its answer, as of `view`.
-    Applied(Box<Result<Answer, Status>>),
-    /// A read may go ahead on the view that is published now; a control is done.
-    Done,
-    /// Nothing was done, or nobody knows.
-    Failed(Status),
-}
-
-/// A turn's worth of results for one shard. The root they belong to is published before this is sent.
-#[derive(Debug)]
-pub struct FromCore {
-    /// The view in which these answers' places are readable.
-    pub view: Arc<View>,
-    pub outcomes: Vec<(Token, Outcome)>,
-    /// The events of the turn, in order; shared by all shards.
-    pub events: Arc<Vec<RevisionEvents>>,
-    pub leases: Arc<Vec<LeaseChange>>,
-}
+pub use crate::raft::mail::{Control, FromCore, Outcome, Proposal, ToCore};
 
 /// What one executor sends another, a turn's worth at a time.
 #[derive(Debug)]

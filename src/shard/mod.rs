@@ -5,16 +5,18 @@ pub mod lease;
 pub mod mail;
 pub mod outbox;
 pub mod pending;
-pub mod view;
 pub mod watch;
+
+pub use crate::raft::{
+    member::{Member, Role},
+    view::{self, Published, View},
+};
 
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -25,117 +27,16 @@ use self::{
     mail::{Control, FromCore, Outcome, Proposal},
     outbox::{NeighbourOutbox, Outbox},
     pending::{Pending, Token, Waiting},
-    view::{Published, View},
     watch::{Moment, Watches},
 };
 use crate::{
-    api::encode::Head,
-    config::Config,
     error::{self, Status},
     limits,
-    observe::metrics::{CoreMetrics, ShardMetrics, health::HealthMetrics},
+    observe::metrics::ShardMetrics,
     proto::etcdserverpb::{InternalRaftRequest, LeaseRevokeRequest, RequestHeader},
-    store::{
-        apply::{Answer, LeaseChange},
-        hash::CompactionHashes,
-    },
+    raft::{driver::Beside, mail::ToCore},
+    store::apply::{Answer, LeaseChange},
 };
-
-/// What every shard knows of the member it serves.
-pub struct Member {
-    pub id: u64,
-    pub cluster_id: u64,
-    pub config: Config,
-    pub head: Head,
-    pub standing: SharedStanding,
-    pub metrics: Metrics,
-    /// Bytes of the log and the checkpoints, and those of them that live; told by the raft core.
-    pub db_size: AtomicU64,
-    pub db_size_in_use: AtomicU64,
-    /// Told by the raft core at each compaction.
-    pub compaction_hashes: CompactionHashes,
-    /// The low part of request ids, shared by all shards (etcd: pkg/idutil).
-    next_id: AtomicU64,
-}
-
-/// What the member counts. Each part is written by one core and read by any.
-pub struct Metrics {
-    pub core: CoreMetrics,
-    /// One a shard.
-    pub shards: Vec<Arc<ShardMetrics>>,
-    pub health: HealthMetrics,
-}
-
-/// The raft core's standing as any core may read it. Each field alone; no reader needs them to match.
-#[derive(Default)]
-pub struct SharedStanding {
-    pub term: AtomicU64,
-    pub leader: AtomicU64,
-    pub commit: AtomicU64,
-    pub applied: AtomicU64,
-    pub vote: AtomicU64,
-    /// `Role` as a number.
-    pub role: AtomicU64,
-    /// On a leader, of its own log: the highest index that is durable, and the one after the last.
-    pub matched: AtomicU64,
-    pub next: AtomicU64,
-}
-
-/// What a member is in raft, in the order of its numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
-pub enum Role {
-    Follower,
-    Candidate,
-    Leader,
-    PreCandidate,
-}
-
-impl SharedStanding {
-    pub fn role(&self) -> Role {
-        match self.role.load(Relaxed) {
-            1 => Role::Candidate,
-            2 => Role::Leader,
-            3 => Role::PreCandidate,
-            _ => Role::Follower,
-        }
-    }
-}
-
-impl Member {
-    /// `now_ms`: unix time in milliseconds when the member started.
-    pub fn new(id: u64, cluster_id: u64, config: Config, now_ms: u64) -> Self {
-        // Two bytes of the member's id, five of the start time, one to count in: ids of two lives of a member, and
-        // of two members, do not meet.
-        let first = (id & 0xffff) << 48 | (now_ms & 0xff_ffff_ffff) << 8;
-        let shards = (0..config.shards).map(|_| Arc::default()).collect();
-        Member {
-            id,
-            cluster_id,
-            metrics: Metrics { core: CoreMetrics::default(), shards, health: HealthMetrics::default() },
-            config,
-            head: Head::new(cluster_id, id),
-            standing: SharedStanding::default(),
-            db_size: AtomicU64::new(0),
-            db_size_in_use: AtomicU64::new(0),
-            compaction_hashes: CompactionHashes::default(),
-            next_id: AtomicU64::new(first),
-        }
-    }
-
-    /// A request id, never 0 and never used before in this cluster.
-    pub fn next_id(&self) -> u64 {
-        self.next_id.fetch_add(1, Relaxed) + 1
-    }
-
-    pub fn is_leader(&self) -> bool {
-        self.standing.leader.load(Relaxed) == self.id
-    }
-
-    pub fn term(&self) -> u64 {
-        self.standing.term.load(Relaxed)
-    }
-}
 
 /// What a request is told, and the view in which the places of its answer are readable.
 type Told = (Outcome, Arc<View>);
@@ -477,5 +378,24 @@ impl Shard {
         self.pending.expire(u64::MAX, || (Outcome::Failed(error::STOPPED), view.clone()));
         self.watches.with(watch::Table::stop);
         self.lease_calls.expire(u64::MAX, || LeaseAnswer::NotPrimary);
+    }
+}
+
+impl Beside for Shard {
+    fn id(&self) -> usize {
+        self.id
+    }
+
+    fn poll_mail(&self, context: &mut Context<'_>) -> Poll<ToCore> {
+        self.outbox.poll_take(context)
+    }
+
+    fn deliver(&self, mail: FromCore, now_ms: u64) {
+        self.advance(now_ms);
+        Shard::deliver(self, mail);
+    }
+
+    fn metrics(&self) -> &ShardMetrics {
+        &self.metrics
     }
 }

@@ -11,12 +11,7 @@ use std::{
 
 use slab::Slab;
 
-/// Names one waiting request across the hop to the raft core and back: slot and life of the slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Token {
-    slot: u32,
-    life: u32,
-}
+pub use crate::raft::mail::Token;
 
 struct Slot<T> {
     life: u32,

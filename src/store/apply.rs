@@ -7,6 +7,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::{
+    cost,
     index::Index,
     lease::Lease,
     range,
@@ -15,7 +16,6 @@ use super::{
     types::{Event, KeyMeta, KeyRange, KeyRef, Place, Revision, Values},
 };
 use crate::{
-    api::check,
     error::{self, Status},
     limits,
     proto::{
@@ -259,7 +259,7 @@ impl State {
             return Ok(self.refusal(true, true).and_then(|()| self.put(entry, put, out)));
         }
         if let Some(txn) = &request.txn {
-            let cost = check::txn_cost(txn);
+            let cost = cost::of_txn(txn);
             if let Err(status) = self.refusal(cost > 0, true) {
                 return Ok(Err(status));
             }
@@ -349,7 +349,7 @@ impl State {
 
     fn put(&mut self, entry: &ApplyEntry, put: &PutRequest, out: &mut AppliedBatch) -> Result<Answer, Status> {
         txn::check_put(self, put)?;
-        let room = within(entry.quota_room, check::put_cost(put));
+        let room = within(entry.quota_room, cost::of_put(put));
         let mut changes = Changes::new(self, entry);
         let prev = changes.put(put)?;
         let revision = changes.finish(out);

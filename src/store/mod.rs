@@ -1,6 +1,7 @@
 pub mod apply;
 pub mod checkpoint;
 pub mod codec;
+pub mod cost;
 pub mod hash;
 pub mod index;
 pub mod lease;

@@ -9,10 +9,10 @@ use std::{
 
 use super::*;
 use crate::{
-    api::encode::Head,
     config::Config,
     proto::etcdserverpb::{WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchResponse},
     shard::watch::{Settings, world::*},
+    wire::head::Head,
 };
 
 /// A shard with nothing but watches.

@@ -7,10 +7,9 @@ use smallvec::SmallVec;
 
 use super::Resident;
 use crate::{
-    api::{encode::kv_len, wire::*},
-    grpc::frame::PREFIX_BYTES,
     limits,
     store::types::{KeyMeta, Place},
+    wire::{frame::PREFIX_BYTES, head::kv_len, *},
 };
 
 /// Field number of WatchResponse.events.

@@ -18,11 +18,11 @@ use super::{
     progress::LEADERLESS_POLLS,
 };
 use crate::{
-    api::encode::Head,
     config::Config,
     error::{self, Status},
     limits,
     proto::etcdserverpb::{WatchCreateRequest, watch_create_request::FilterType},
+    wire::head::Head,
 };
 
 /// What the client asked for, and what is due, in one byte of each watch.

@@ -10,7 +10,7 @@ use super::{
     world::*,
     *,
 };
-use crate::{api::encode::Head, proto::etcdserverpb::WatchCreateRequest};
+use crate::{proto::etcdserverpb::WatchCreateRequest, wire::head::Head};
 
 pub fn settings() -> Settings {
     Settings {

@@ -2,6 +2,9 @@
 //! from the index and from stored bytes and never pass through a tree of owned messages.
 //! Zero values are left out, as proto3 does. (Protocol Buffers encoding: developers' documentation, "Encoding".)
 
+pub mod frame;
+pub mod head;
+
 use bytes::{BufMut, BytesMut};
 
 /// Bytes that a varint takes, 1 to 10.

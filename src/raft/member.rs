@@ -1,0 +1,109 @@
+//! What every core knows of the member it serves: who it is, how it is set up, how it stands in raft, what it counts.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use crate::{
+    config::Config,
+    observe::metrics::{CoreMetrics, ShardMetrics, health::HealthMetrics},
+    store::hash::CompactionHashes,
+    wire::head::Head,
+};
+
+/// A member, shared by all its executors.
+pub struct Member {
+    pub id: u64,
+    pub cluster_id: u64,
+    pub config: Config,
+    pub head: Head,
+    pub standing: SharedStanding,
+    pub metrics: Metrics,
+    /// Bytes of the log and the checkpoints, and those of them that live; told by the raft core.
+    pub db_size: AtomicU64,
+    pub db_size_in_use: AtomicU64,
+    /// Told by the raft core at each compaction.
+    pub compaction_hashes: CompactionHashes,
+    /// The low part of request ids, shared by all shards (etcd: pkg/idutil).
+    next_id: AtomicU64,
+}
+
+/// What the member counts. Each part is written by one core and read by any.
+pub struct Metrics {
+    pub core: CoreMetrics,
+    /// One a shard.
+    pub shards: Vec<Arc<ShardMetrics>>,
+    pub health: HealthMetrics,
+}
+
+/// The raft core's standing as any core may read it. Each field alone; no reader needs them to match.
+#[derive(Default)]
+pub struct SharedStanding {
+    pub term: AtomicU64,
+    pub leader: AtomicU64,
+    pub commit: AtomicU64,
+    pub applied: AtomicU64,
+    pub vote: AtomicU64,
+    /// `Role` as a number.
+    pub role: AtomicU64,
+    /// On a leader, of its own log: the highest index that is durable, and the one after the last.
+    pub matched: AtomicU64,
+    pub next: AtomicU64,
+}
+
+/// What a member is in raft, in the order of its numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Role {
+    Follower,
+    Candidate,
+    Leader,
+    PreCandidate,
+}
+
+impl SharedStanding {
+    pub fn role(&self) -> Role {
+        match self.role.load(Relaxed) {
+            1 => Role::Candidate,
+            2 => Role::Leader,
+            3 => Role::PreCandidate,
+            _ => Role::Follower,
+        }
+    }
+}
+
+impl Member {
+    /// `now_ms`: unix time in milliseconds when the member started.
+    pub fn new(id: u64, cluster_id: u64, config: Config, now_ms: u64) -> Self {
+        // Two bytes of the member's id, five of the start time, one to count in: ids of two lives of a member, and
+        // of two members, do not meet.
+        let first = (id & 0xffff) << 48 | (now_ms & 0xff_ffff_ffff) << 8;
+        let shards = (0..config.shards).map(|_| Arc::default()).collect();
+        Member {
+            id,
+            cluster_id,
+            metrics: Metrics { core: CoreMetrics::default(), shards, health: HealthMetrics::default() },
+            config,
+            head: Head::new(cluster_id, id),
+            standing: SharedStanding::default(),
+            db_size: AtomicU64::new(0),
+            db_size_in_use: AtomicU64::new(0),
+            compaction_hashes: CompactionHashes::default(),
+            next_id: AtomicU64::new(first),
+        }
+    }
+
+    /// A request id, never 0 and never used before in this cluster.
+    pub fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Relaxed) + 1
+    }
+
+    pub fn is_leader(&self) -> bool {
+        self.standing.leader.load(Relaxed) == self.id
+    }
+
+    pub fn term(&self) -> u64 {
+        self.standing.term.load(Relaxed)
+    }
+}
