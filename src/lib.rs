@@ -1,4 +1,24 @@
-//! urd.
+//! urd: an etcd-compatible, strongly consistent key-value store on io_uring, one pinned executor per core.
+//!
+//! # The tour, in the order in which a put passes
+//!
+//! * [`config`] reads etcd's flags and variables; [`server`] starts an executor a core and says who runs where.
+//! * [`net`] accepts, gives each connection to the least-loaded shard and tells HTTP/2 from HTTP/1.1.
+//! * [`grpc`] takes messages out of h2 streams and puts answers and statuses back; [`http`] serves health, version and
+//!   metrics.
+//! * [`api`] has one file a service: it checks a request in etcd's order and has it proposed, or reads the published
+//!   state and writes the answer straight from the index ([`wire`] is the pen).
+//! * [`shard`] is what one core owns: the requests that wait, the watches, the lease deadlines.
+//! * [`raft`] gathers proposals, logs them in one durable write, applies what is committed and publishes the new root.
+//! * [`store`] is the state and what a request does to it: a copy-on-write index of keys and events that points at values.
+//! * [`wal`] is where the values lie: segments of checksummed records, written once, and what a restart makes of them.
+//!
+//! Beneath all of them: [`runtime`] (the seam to glommio), [`observe`] (logs and metrics), [`limits`] (every bound and
+//! its sum), [`error`] (every text a client can be given), [`version`].
+//!
+//! Arrows between rooms point down this list, never up. `docs/architecture.md` tells why it is built so,
+//! `docs/format.md` draws the bytes on disk.
+
 pub mod api;
 pub mod config;
 pub mod error;
