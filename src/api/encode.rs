@@ -14,7 +14,7 @@ use crate::{
         txn::{OpAnswer, TxnAnswer},
         types::{KeyMeta, KeyRef, Place},
     },
-    wal::table::SegmentTable,
+    wal::table::{Resident, SegmentTable},
     wire::{
         frame::PREFIX_BYTES,
         head::{Head, kv_len},
@@ -57,13 +57,14 @@ impl Encoded {
 /// An answer under construction.
 pub struct Encoder<'a> {
     pub frame: Frame,
-    segments: &'a SegmentTable,
+    /// Asks the kernel once about pages that several values of the answer lie in.
+    resident: Resident<'a>,
     holes: Vec<Hole>,
 }
 
 impl<'a> Encoder<'a> {
     pub fn new(capacity: usize, segments: &'a SegmentTable) -> Self {
-        Encoder { frame: Frame::with_capacity(capacity), segments, holes: Vec::new() }
+        Encoder { frame: Frame::with_capacity(capacity), resident: segments.reader(), holes: Vec::new() }
     }
 
     pub fn out(&mut self) -> &mut BytesMut {
@@ -80,7 +81,7 @@ impl<'a> Encoder<'a> {
         put_int(out, 4, meta.version);
         if with_value && meta.place.len > 0 {
             put_head(out, 5, meta.place.len as usize);
-            match self.segments.resident(meta.place) {
+            match self.resident.get(meta.place) {
                 Some(bytes) => out.put_slice(bytes),
                 None => {
                     self.holes.push(Hole { at: out.len(), place: meta.place });
