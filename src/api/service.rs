@@ -274,7 +274,9 @@ impl Services {
         let result = self.shard.propose(id, data).await;
         let took = runtime::recent() - since;
         self.shard.metrics.stages.observe(Stage::Proposal, took);
+        // What applying it refuses is a success here, as in etcd (v3_server.go, processInternalRaftRequestOnce).
         self.answered(kind.operation(), result.is_ok(), took);
+        let result = result.and_then(|(result, view)| result.map(|answer| (answer, view)));
         if matches!(&result, Err(status) if *status == error::NO_SPACE)
             && !self.raising_no_space.get()
             && !self.shard.view().state.alarms.is_raised(AlarmType::Nospace)

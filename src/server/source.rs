@@ -11,6 +11,7 @@ use crate::{
     http::{Alarm, RaftStatus, Source},
     observe::metrics::{self, HealthMetrics, Sources},
     proto::etcdserverpb::{AlarmType, RangeRequest},
+    runtime,
     shard::{Member, Role, view::View},
     version,
 };
@@ -63,6 +64,8 @@ impl Source for ShardSource {
             serializable: !linearizable,
             ..Default::default()
         };
+        // Nothing has looked at the clock for what came over HTTP, and the read is counted from the last look on.
+        runtime::now();
         let answer = kv::range(self.services.clone(), request.encode_to_vec().into());
         Box::pin(async move {
             match answer {

@@ -101,8 +101,12 @@ impl Shard {
         self.published.load()
     }
 
-    /// Proposes a marshalled InternalRaftRequest whose header carries `id`, and waits until it is applied.
-    pub async fn propose(&self, id: u64, data: Bytes) -> Result<(Answer, Arc<View>), Status> {
+    /// Proposes a marshalled InternalRaftRequest whose header carries `id`, and waits until it is applied. The inner
+    /// result is what applying it made.
+    ///
+    /// # Errors
+    /// Where it was not applied, or nobody knows whether it was.
+    pub async fn propose(&self, id: u64, data: Bytes) -> Result<(Result<Answer, Status>, Arc<View>), Status> {
         if data.len() > self.member.config.max_request_bytes {
             return Err(error::REQUEST_TOO_LARGE);
         }
@@ -110,7 +114,7 @@ impl Shard {
         let waiting = self.pending.wait(self.now_ms.get());
         self.outbox.propose(Proposal { token: waiting.token(), id, data });
         match waiting.await {
-            (Outcome::Applied(result), view) => result.map(|answer| (answer, view)),
+            (Outcome::Applied(result), view) => Ok((*result, view)),
             (Outcome::Failed(status), _) => {
                 self.metrics.proposals_failed.increment();
                 Err(status)
