@@ -369,6 +369,13 @@ fn forget(dir: &Path) {
     }
 }
 
+/// Bytes that a process has made the disk read. (proc(5), io.)
+fn bytes_read(pid: u32) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).expect("proc is mounted");
+    let line = io.lines().find_map(|line| line.strip_prefix("read_bytes: ")).expect("it is counted");
+    line.parse().expect("a number")
+}
+
 #[tokio::test]
 async fn a_store_that_is_not_in_memory_reads_as_one_that_is() {
     assert!(MANY * LARGE as u64 > limits::LOG_RECENT_BYTES * 3 / 2);
@@ -383,9 +390,11 @@ async fn a_store_that_is_not_in_memory_reads_as_one_that_is() {
     }
     let hash = client.hash_kv(0).await.unwrap();
     assert!(ended_well(server.terminate()));
-    forget(&server.data_dir());
     server.restart().await;
     let client = server.client().await;
+    // A restart has read the log's tail.
+    forget(&server.data_dir());
+    let before = bytes_read(server.pid());
     let revision = |key: u64, serial: u64| 1 + (key + 1 + (serial - 1) * keys) as i64;
 
     // One at a time, now and in the past.
@@ -463,4 +472,5 @@ async fn a_store_that_is_not_in_memory_reads_as_one_that_is() {
     }
     forget(&server.data_dir());
     assert_eq!(client.hash_kv(0).await.unwrap().hash, hash.hash);
+    println!("{MANY} values of {LARGE} bytes; {} MiB came from the disk", (bytes_read(server.pid()) - before) / MIB);
 }
