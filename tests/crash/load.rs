@@ -12,6 +12,7 @@ use urd_client::{
 use crate::checker::{Answer, Change, Op, What};
 
 /// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
+#[derive(Debug)]
 pub struct Random(pub u64);
 
 impl Random {

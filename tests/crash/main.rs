@@ -1,7 +1,9 @@
 //! Kills the server with SIGKILL under load, again and again, and proves each time that nothing acknowledged is lost,
-//! nothing is done twice, and history is what it was. `URD_CRASH_KILLS` sets how often (100), `URD_SEED` what is drawn.
+//! nothing is done twice, and history is what it was. In a third of its lives the store is compacted and defragmented
+//! meanwhile. `URD_CRASH_KILLS` sets how often (100), `URD_SEED` what is drawn.
 
 mod checker;
+mod keeper;
 mod load;
 #[path = "../server/mod.rs"]
 mod server;
@@ -9,6 +11,7 @@ mod server;
 use std::{collections::BTreeSet, time::Duration};
 
 use checker::{Change, What, contiguous, explain, replay, watched};
+use keeper::Keeper;
 use load::{Follower, Random, Writer};
 use server::{Server, soon};
 use urd_client::{
@@ -17,6 +20,9 @@ use urd_client::{
 };
 
 const WRITERS: u64 = 8;
+
+/// A hash of the store, its revision and its compacted revision.
+type Hash = (u32, i64, i64);
 
 struct Trial {
     server: Server,
@@ -27,6 +33,8 @@ struct Trial {
     history: Follower,
     compacted: i64,
     hashes_compared: usize,
+    compactions: usize,
+    defragments: usize,
 }
 
 fn variable(name: &str, default: u64) -> u64 {
@@ -45,10 +53,13 @@ async fn nothing_acknowledged_is_lost() {
         history: Follower::new(""),
         compacted: -1,
         hashes_compared: 0,
+        compactions: 0,
+        defragments: 0,
     };
     let mut at_start = 0;
     for kill in 1..=kills {
-        let hash = trial.load_and_kill().await;
+        let kept = trial.random.below(3) == 0;
+        let (hash, keeper) = trial.load_and_kill(kept).await;
         if trial.random.below(5) == 0 {
             // And once more while it starts.
             at_start += 1;
@@ -58,7 +69,11 @@ async fn nothing_acknowledged_is_lost() {
         }
         trial.server.restart().await;
         let client = trial.server.client().await;
+        trial.take_compaction(&client, keeper).await;
         trial.verify(&client, hash).await;
+        if kept {
+            trial.verify_retained(&client).await;
+        }
         if kill % 25 == 0 {
             trial.compact(&client).await;
         }
@@ -67,8 +82,9 @@ async fn nothing_acknowledged_is_lost() {
 }
 
 impl Trial {
-    /// Gives a hash of the store, its revision and its compacted revision, taken while it was written to.
-    async fn load_and_kill(&mut self) -> Option<(u32, i64, i64)> {
+    /// Gives a hash of the store, its revision and its compacted revision, taken while it was written to; and if it was
+    /// compacted and defragmented meanwhile, who did.
+    async fn load_and_kill(&mut self, kept: bool) -> (Hash, Option<Keeper>) {
         let mut writing = Vec::new();
         for mut writer in self.writers.drain(..) {
             let client = self.server.client().await;
@@ -86,6 +102,16 @@ impl Trial {
                 follower
             }));
         }
+        let keeping = match kept.then(|| Keeper::new(self.compacted.max(1), self.compactable(), self.random.next())) {
+            Some(mut keeper) => {
+                let client = self.server.client().await;
+                Some(tokio::spawn(async move {
+                    keeper.run(&client).await;
+                    keeper
+                }))
+            }
+            None => None,
+        };
         let client = self.server.client().await;
         let (before, after) = (self.random.below(200), self.random.below(200));
         tokio::time::sleep(Duration::from_millis(before)).await;
@@ -98,10 +124,49 @@ impl Trial {
         for task in following {
             self.followers.push(soon(task).await.expect("a watch was not cancelled"));
         }
-        (hash.compact_revision == self.compacted).then_some((hash.hash, hash.hash_revision, hash.compact_revision))
+        let keeper = match keeping {
+            Some(task) => Some(soon(task).await.expect("a keeper met no refusal")),
+            None => None,
+        };
+        ((hash.hash, hash.hash_revision, hash.compact_revision), keeper)
     }
 
-    async fn verify(&mut self, client: &Client, hash: Option<(u32, i64, i64)>) {
+    /// The highest revision that nobody needs who goes on after the next crash.
+    fn compactable(&self) -> i64 {
+        let next = self.followers.iter().chain([&self.history]).map(|follower| follower.next).min();
+        next.expect("there are followers") - 1
+    }
+
+    /// A compaction that was not answered may have been done or not; one that was, has.
+    async fn take_compaction(&mut self, client: &Client, keeper: Option<Keeper>) {
+        let compacted = client.hash_kv(0).await.expect("it lives").compact_revision;
+        match keeper {
+            Some(keeper) => {
+                assert!(
+                    compacted == self.compacted.max(keeper.acknowledged) || Some(compacted) == keeper.unheard,
+                    "compacted to {compacted}, {keeper:?}"
+                );
+                self.compactions += keeper.compactions;
+                self.defragments += keeper.defragments;
+            }
+            None => assert_eq!(compacted, self.compacted, "nobody compacted"),
+        }
+        self.compacted = compacted;
+    }
+
+    /// What was not compacted away can still be watched, as it was.
+    async fn verify_retained(&self, client: &Client) {
+        let current = self.history.next - 1;
+        let mut again = Follower { next: (self.compacted + 1).max(1), ..Follower::new("") };
+        soon(again.run(client, Some(current))).await.expect("history can be watched");
+        let history = &self.history.seen;
+        let kept: Vec<Change> = history.iter().filter(|change| change.revision > self.compacted).cloned().collect();
+        if let Err(finding) = watched(&kept, "", &again.seen) {
+            panic!("from {} on: {finding}", self.compacted);
+        }
+    }
+
+    async fn verify(&mut self, client: &Client, hash: Hash) {
         let current = client.get("x").await.expect("it lives").header.expect("a header").revision;
         let acknowledged = self
             .writers
@@ -121,7 +186,9 @@ impl Trial {
         let found = found.kvs.iter().map(|kv| (text(&kv.key), text(&kv.value)));
         assert!(found.eq(replay(&self.history.seen, revision)), "the store at {revision} is not what it was");
 
-        if let Some((before, revision, compacted)) = hash {
+        let (before, revision, compacted) = hash;
+        // A later compaction makes it another hash.
+        if compacted == self.compacted {
             let after = client.hash_kv(revision).await.expect("the past can be hashed");
             assert_eq!((after.hash, after.compact_revision), (before, compacted), "hash at {revision}");
             self.hashes_compared += 1;
@@ -164,8 +231,7 @@ impl Trial {
         let oldest = self.compacted.max(1);
         let revision = oldest + (newest - oldest) / 2;
         // Followers are never behind a whole life of the server.
-        let slowest = self.followers.iter().map(|follower| follower.next).min().expect("there are followers");
-        let revision = revision.min(slowest - 1);
+        let revision = revision.min(self.compactable());
         if revision > oldest {
             client.compact(revision).await.expect("history can be compacted");
             self.compacted = revision;
@@ -205,13 +271,16 @@ impl Trial {
         }
         println!(
             "{kills} kills (seed {seed}), {operations} operations: {acknowledged} acknowledged, {unheard} done but not \
-             heard of, {undone} not done; {} events, {} hashes compared, {} losses",
+             heard of, {undone} not done; {} events, {} hashes compared, {} compactions and {} defragmentations under load, {} losses",
             history.len(),
             self.hashes_compared,
+            self.compactions,
+            self.defragments,
             findings.len(),
         );
         assert!(findings.is_empty(), "{findings:#?}");
         assert!(acknowledged as u64 > kills, "the load was none");
+        assert!(kills < 20 || self.compactions > 0 && self.defragments > 0, "no space was given back under load");
     }
 }
 

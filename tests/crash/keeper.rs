@@ -1,0 +1,60 @@
+//! Compacts and defragments the store while others write to it, until it dies.
+
+use urd::error::Code;
+use urd_client::{
+    Client, Error,
+    etcdserverpb::{CompactionRequest, DefragmentRequest},
+};
+
+use crate::load::Random;
+
+#[derive(Debug)]
+pub struct Keeper {
+    random: Random,
+    /// The highest revision that it was told is compacted; 0: none.
+    pub acknowledged: i64,
+    /// What it asked for last and was not told of.
+    pub unheard: Option<i64>,
+    from: i64,
+    to: i64,
+    pub compactions: usize,
+    pub defragments: usize,
+}
+
+impl Keeper {
+    /// Compacts what lies above `from`, up to `to` and not beyond.
+    pub fn new(from: i64, to: i64, seed: u64) -> Self {
+        let random = Random(seed);
+        Keeper { random, acknowledged: 0, unheard: None, from, to, compactions: 0, defragments: 0 }
+    }
+
+    pub async fn run(&mut self, client: &Client) {
+        loop {
+            if self.from < self.to {
+                // A part of what is left, so that there are several.
+                let revision = self.from + 1 + self.random.below((self.to - self.from) as u64) as i64;
+                self.unheard = Some(revision);
+                let request = CompactionRequest { revision, physical: self.random.below(2) == 0 };
+                if !heard(client.call(&request).await) {
+                    return;
+                }
+                (self.acknowledged, self.from, self.unheard) = (revision, revision, None);
+                self.compactions += 1;
+            }
+            if !heard(client.call(&DefragmentRequest {}).await) {
+                return;
+            }
+            self.defragments += 1;
+        }
+    }
+}
+
+/// False once the server is gone.
+fn heard<T>(result: Result<T, Error>) -> bool {
+    match result {
+        Ok(_) => true,
+        Err(Error::Transport(_)) => false,
+        Err(error) if matches!(error.code(), Some(Code::Unavailable | Code::Canceled)) => false,
+        Err(error) => panic!("refused: {error}"),
+    }
+}
