@@ -262,10 +262,10 @@ async fn keep(client: &Client, round: u64, done: &AtomicU64, compacting: &Atomic
         let revision = current - RETAINED;
         if revision > compacted.max(1) {
             compacting.store(revision, SeqCst);
-            compact(client, revision, (round + step) % 2 == 0).await;
+            compact(client, revision, (round + step).is_multiple_of(2)).await;
             compacted = revision;
         }
-        if round % 2 == 0 {
+        if round.is_multiple_of(2) {
             client.call(&DefragmentRequest {}).await.unwrap();
         }
     }
