@@ -193,6 +193,8 @@ pub struct Core {
     queued_bytes: usize,
     compaction_waits: Vec<(Caller, i64)>,
     defragment_waits: Vec<Caller>,
+    /// Those of them for whom space is being given back now. Who comes later may have freed more.
+    defragmenting: Vec<Caller>,
     capture_wanted: Option<Roll>,
 
     last_view: Option<Arc<View>>,
@@ -245,6 +247,7 @@ impl Core {
             queued_bytes: 0,
             compaction_waits: Vec::new(),
             defragment_waits: Vec::new(),
+            defragmenting: Vec::new(),
             capture_wanted: None,
             last_view: None,
             outcomes: (0..parts.shards).map(|_| Vec::new()).collect(),

@@ -73,7 +73,7 @@ impl Space {
 
     async fn work(&mut self) -> io::Result<()> {
         self.remove_superseded().await?;
-        if self.driver.core().wants_space() {
+        while self.driver.with_core(|core| core.begin_giving_back()) {
             let began = runtime::now();
             self.driver.member().metrics.core.defrag_inflight.set(1);
             let result = self.give_back_all().await.map_err(|cause| Status::internal(cause.to_string()));
@@ -81,6 +81,8 @@ impl Space {
             metrics.defrag_inflight.set(0);
             metrics.defrag_duration.observe(runtime::now() - began);
             self.driver.with_core(|core| core.space_given_back(&result));
+            // Those who came meanwhile may have compacted before.
+            self.remove_superseded().await?;
         }
         self.checkpoint_if_due().await?;
         while let Some(life) = self.sparsest(REPACK_BELOW) {

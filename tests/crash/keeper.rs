@@ -11,7 +11,7 @@ use crate::load::Random;
 #[derive(Debug)]
 pub struct Keeper {
     random: Random,
-    /// The highest revision that it was told is compacted; 0: none.
+    /// What the store is known to be compacted to; -1: never.
     pub acknowledged: i64,
     /// What it asked for last and was not told of.
     pub unheard: Option<i64>,
@@ -22,10 +22,18 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Compacts what lies above `from`, up to `to` and not beyond.
-    pub fn new(from: i64, to: i64, seed: u64) -> Self {
+    /// Of a store that is `compacted` to a revision; goes on to `to` and not beyond.
+    pub fn new(compacted: i64, to: i64, seed: u64) -> Self {
         let random = Random(seed);
-        Keeper { random, acknowledged: 0, unheard: None, from, to, compactions: 0, defragments: 0 }
+        Keeper {
+            random,
+            acknowledged: compacted,
+            unheard: None,
+            from: compacted.max(1),
+            to,
+            compactions: 0,
+            defragments: 0,
+        }
     }
 
     pub async fn run(&mut self, client: &Client) {

@@ -102,7 +102,7 @@ impl Trial {
                 follower
             }));
         }
-        let keeping = match kept.then(|| Keeper::new(self.compacted.max(1), self.compactable(), self.random.next())) {
+        let keeping = match kept.then(|| Keeper::new(self.compacted, self.compactable(), self.random.next())) {
             Some(mut keeper) => {
                 let client = self.server.client().await;
                 Some(tokio::spawn(async move {
@@ -143,7 +143,7 @@ impl Trial {
         match keeper {
             Some(keeper) => {
                 assert!(
-                    compacted == self.compacted.max(keeper.acknowledged) || Some(compacted) == keeper.unheard,
+                    compacted == keeper.acknowledged || Some(compacted) == keeper.unheard,
                     "compacted to {compacted}, {keeper:?}"
                 );
                 self.compactions += keeper.compactions;

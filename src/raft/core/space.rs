@@ -83,12 +83,18 @@ impl Core {
 
     /// Whether somebody waits for space to be given back.
     pub fn wants_space(&self) -> bool {
-        !self.defragment_waits.is_empty()
+        !self.defragment_waits.is_empty() || !self.defragmenting.is_empty()
     }
 
-    /// All space that could be given back has been.
+    /// Space begins to be given back for those who wait for it now, if there are any: true then.
+    pub fn begin_giving_back(&mut self) -> bool {
+        self.defragmenting.append(&mut self.defragment_waits);
+        !self.defragmenting.is_empty()
+    }
+
+    /// All space that could be given back, when that was begun, has been.
     pub fn space_given_back(&mut self, result: &Result<(), Status>) {
-        for caller in std::mem::take(&mut self.defragment_waits) {
+        for caller in std::mem::take(&mut self.defragmenting) {
             let outcome = match result {
                 Ok(()) => Outcome::Done,
                 Err(status) => Outcome::Failed(status.clone()),

@@ -502,3 +502,27 @@ fn a_compaction_is_waited_for_no_longer_than_it_takes() {
     }
     assert!(world.reads.is_empty(), "it waits for the compactions after it");
 }
+
+/// What a client has freed before it asks is given back before it is answered, whoever else has asked before.
+#[test]
+fn who_asks_for_space_while_it_is_given_back_waits_for_the_next_time() {
+    let mut world = World::new(8);
+    world.finish_write();
+    let ask = |world: &mut World| {
+        let token = world.pending.wait(0).token();
+        world.core.receive(0, ToCore { controls: vec![Control::Defragment { token }], ..ToCore::default() });
+        world.reads.push_back(0);
+        world.turn();
+    };
+    assert!(!world.core.begin_giving_back(), "nobody has asked");
+    ask(&mut world);
+    assert!(world.core.begin_giving_back());
+    ask(&mut world);
+    world.core.space_given_back(&Ok(()));
+    world.turn();
+    assert_eq!(world.reads.len(), 1, "only the first is answered");
+    assert!(world.core.wants_space() && world.core.begin_giving_back());
+    world.core.space_given_back(&Ok(()));
+    world.turn();
+    assert!(world.reads.is_empty() && !world.core.wants_space());
+}
