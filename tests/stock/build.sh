@@ -8,4 +8,5 @@ mkdir -p "$out"
 export CGO_ENABLED=0
 go build -trimpath -o "$out/etcd" go.etcd.io/etcd/server/v3
 go build -trimpath -o "$out/etcdctl" go.etcd.io/etcd/etcdctl/v3
-"$out/etcd" --version | head -n 1
+# Read to its end: a reader that leaves early would end the writer, and with `pipefail` this script, by SIGPIPE.
+"$out/etcd" --version | sed -n 1p
