@@ -1,77 +1,78 @@
 //! What goes back to a caller beside messages: response headers, trailers, and refusals that never reach a handler.
 //! Names and texts are grpc-go's.
 
-use std::fmt::Write;
+use std::{borrow::Cow, fmt::Write};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
-
-use super::encoding::Encoding;
+use super::{
+    encoding::Encoding,
+    http2::{CONTENT_TYPE_GRPC, Encoder, Text, put_field, put_http_status},
+};
 use crate::error::Status;
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
-const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
-const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+/// A call that ends before it has reached a handler.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    /// Of HTTP.
+    pub http: u16,
+    pub content_type: Text,
+    pub status: Status,
+    /// The caller is told which compressions are known.
+    pub tell_encodings: bool,
+}
 
-/// The content type without a subtype.
-pub(super) const CONTENT_TYPE_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
-
-/// Headers of a response that messages follow.
-pub(super) fn headers(content_type: HeaderValue, encoding: Encoding) -> Response<()> {
-    let mut response = Response::new(());
-    response.headers_mut().insert(CONTENT_TYPE, content_type);
+/// Head of a response that messages follow.
+pub(super) fn put_head(encoder: &mut Encoder, out: &mut Vec<u8>, content_type: &[u8], encoding: Encoding) {
+    put_http_head(encoder, out, 200, content_type);
     if encoding == Encoding::Gzip {
-        response.headers_mut().insert(GRPC_ENCODING, HeaderValue::from_static("gzip"));
+        put_field(out, b"grpc-encoding", b"gzip");
     }
-    response
 }
 
-/// A response that is nothing but a status.
-pub(super) fn trailers_only(http: StatusCode, content_type: HeaderValue, status: &Status) -> Response<()> {
-    let mut response = headers(content_type, Encoding::Identity);
-    *response.status_mut() = http;
-    put_status(response.headers_mut(), status);
-    response
+/// A response that is nothing but a head with a status.
+pub(super) fn put_refusal(encoder: &mut Encoder, out: &mut Vec<u8>, refusal: &Refusal) {
+    put_http_head(encoder, out, refusal.http, &refusal.content_type);
+    put_status(encoder, out, &refusal.status);
+    if refusal.tell_encodings {
+        put_field(out, b"grpc-accept-encoding", b"gzip,identity");
+    }
 }
 
-/// The same for a compression that is not known: it also says which are.
-pub(super) fn unknown_encoding(content_type: HeaderValue, status: &Status) -> Response<()> {
-    let mut response = trailers_only(StatusCode::OK, content_type, status);
-    response.headers_mut().insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static("gzip,identity"));
-    response
+fn put_http_head(encoder: &mut Encoder, out: &mut Vec<u8>, http: u16, content_type: &[u8]) {
+    if http == 200 && content_type == CONTENT_TYPE_GRPC {
+        encoder.put_grpc_head(out);
+    } else {
+        put_http_status(out, http);
+        put_field(out, b"content-type", content_type);
+    }
 }
 
-pub(super) fn trailers(status: &Status) -> HeaderMap {
-    let mut trailers = HeaderMap::new();
-    put_status(&mut trailers, status);
-    trailers
-}
-
-fn put_status(headers: &mut HeaderMap, status: &Status) {
+/// The fields that end a call: of trailers, or of a head that is all there is.
+pub(super) fn put_status(encoder: &mut Encoder, out: &mut Vec<u8>, status: &Status) {
     const NUMBERS: [&str; 17] =
         ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16"];
-    headers.insert(GRPC_STATUS, HeaderValue::from_static(NUMBERS[status.code as usize]));
+    if status.is_ok() && status.message.is_empty() {
+        return encoder.put_ok(out);
+    }
+    put_field(out, b"grpc-status", NUMBERS[status.code as usize].as_bytes());
     // Present though empty, as grpc-go's.
-    headers.insert(GRPC_MESSAGE, message(status));
+    put_field(out, b"grpc-message", encoded(&status.message).as_bytes());
 }
 
-fn message(status: &Status) -> HeaderValue {
+/// A message as it may stand in a header.
+fn encoded(message: &str) -> Cow<'_, str> {
     let plain = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b'%';
-    if status.message.bytes().all(plain) {
-        return match &status.message {
-            std::borrow::Cow::Borrowed(text) => HeaderValue::from_static(text),
-            std::borrow::Cow::Owned(text) => HeaderValue::from_str(text).expect("printable ASCII is a header value"),
-        };
+    if message.bytes().all(plain) {
+        return Cow::Borrowed(message);
     }
-    let mut encoded = String::with_capacity(status.message.len() + 16);
-    for byte in status.message.bytes() {
+    let mut encoded = String::with_capacity(message.len() + 16);
+    for byte in message.bytes() {
         if plain(byte) {
             encoded.push(byte as char);
         } else {
             write!(encoded, "%{byte:02X}").expect("a string takes everything");
         }
     }
-    HeaderValue::try_from(encoded).expect("printable ASCII is a header value")
+    Cow::Owned(encoded)
 }
 
 /// Text in quotes as Go's %q has it: what is quoted comes from the caller.

@@ -44,12 +44,22 @@ impl Frame {
         self.seal_before(0)
     }
 
+    /// The same, to be copied from where it is.
+    pub fn sealed(&mut self) -> &[u8] {
+        self.put_prefix(0);
+        &self.0
+    }
+
     /// The same where `more` bytes of the message follow in buffers of their own.
     pub fn seal_before(mut self, more: usize) -> Bytes {
+        self.put_prefix(more);
+        self.0.freeze()
+    }
+
+    fn put_prefix(&mut self, more: usize) {
         let len = u32::try_from(self.message_len() + more).expect("a message is shorter than 4 GiB");
         self.0[0] = 0;
         self.0[1..PREFIX_BYTES].copy_from_slice(&len.to_be_bytes());
-        self.0.freeze()
     }
 }
 
@@ -61,6 +71,7 @@ mod tests {
     fn the_prefix_tells_the_length_of_all_that_follows() {
         let mut frame = Frame::with_capacity(3);
         frame.buffer().put_slice(b"abc");
+        assert_eq!(frame.clone().sealed(), b"\0\0\0\0\x03abc");
         assert_eq!(&frame.clone().seal()[..], b"\0\0\0\0\x03abc");
         assert_eq!(&frame.seal_before(0x0102)[..5], b"\0\0\0\x01\x05");
     }

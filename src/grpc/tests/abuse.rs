@@ -4,78 +4,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::*;
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-const ACK: u8 = 1;
-
-#[derive(Debug)]
-struct RawFrame {
-    kind: u8,
-    flags: u8,
-    stream: u32,
-    payload: Vec<u8>,
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut out = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    out.extend([kind, flags]);
-    out.extend(stream.to_be_bytes());
-    out.extend(payload);
-    out
-}
-
-/// The head of a call, its fields spelt out one by one.
-fn head(path: &str) -> Vec<u8> {
-    let fields = [
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":path", path),
-        (":authority", "a"),
-        ("content-type", "application/grpc"),
-    ];
-    let mut block = Vec::new();
-    for (name, value) in fields {
-        block.extend([0, name.len() as u8]);
-        block.extend(name.bytes());
-        block.push(value.len() as u8);
-        block.extend(value.bytes());
-    }
-    block
-}
-
-/// A pipe whose client has said hello.
-async fn raw(server: &Server) -> DuplexStream {
-    let mut pipe = server.pipe(64 * 1024);
-    pipe.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await.unwrap();
-    pipe
-}
-
-/// The next frame; None: the server has closed.
-async fn read(pipe: &mut DuplexStream) -> Option<RawFrame> {
-    let mut head = [0; 9];
-    pipe.read_exact(&mut head).await.ok()?;
-    let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
-    pipe.read_exact(&mut payload).await.ok()?;
-    let stream = u32::from_be_bytes(head[5..].try_into().unwrap());
-    Some(RawFrame { kind: head[3], flags: head[4], stream, payload })
-}
-
-async fn read_to_end(pipe: &mut DuplexStream) -> Vec<RawFrame> {
-    let mut frames = Vec::new();
-    while let Some(frame) = read(pipe).await {
-        frames.push(frame);
-    }
-    frames
-}
+use super::{raw::*, *};
 
 /// The bytes of an h2 client that makes one call, as they go over the wire.
 async fn recorded() -> Vec<u8> {

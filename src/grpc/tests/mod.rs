@@ -22,7 +22,9 @@ use crate::{
 };
 
 mod abuse;
+mod conformance;
 mod lifetime;
+mod raw;
 mod streaming;
 mod unary;
 
