@@ -288,8 +288,7 @@ impl Services {
 
     /// What every call is refused for, whatever its method. (etcd: v3rpc/interceptor.go.)
     fn check_metadata(&self, call: &Call, is_stream: bool) -> Result<(), Status> {
-        let version =
-            call.metadata.get("client-api-version").map_or(Ok(""), |value| std::str::from_utf8(value.as_bytes()));
+        let version = call.metadata.get("client-api-version").map_or(Ok(""), std::str::from_utf8);
         let Ok(version) = version else { return Err(error::INVALID_CLIENT_API_VERSION) };
         self.shard.metrics.client_versions.count(version, is_stream);
         if needs_leader(call) && self.shard.member.standing.leader.load(Relaxed) == 0 {
@@ -340,7 +339,7 @@ fn method_of(operation: Operation) -> &'static str {
 
 /// Whether a call is to end where no leader is known.
 fn needs_leader(call: &Call) -> bool {
-    call.metadata.get("hasleader").is_some_and(|value| value == "true")
+    call.metadata.get("hasleader").is_some_and(|value| value == b"true")
 }
 
 impl Handler for Services {

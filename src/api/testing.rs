@@ -16,7 +16,7 @@ use super::service::Services;
 use crate::{
     config::Config,
     error::Status,
-    grpc::{Call, Frame, Handler, Unary},
+    grpc::{Call, Frame, Handler, Metadata, Unary},
     shard::{
         Member, Shard,
         mail::{Control, FromCore, Outcome, ToCore},
@@ -82,14 +82,14 @@ impl Bench {
 
     /// Calls a unary method by its path and gives the bytes of its answer.
     pub fn call(&mut self, path: &str, request: &impl Message) -> Result<Bytes, Status> {
-        let (message, metadata) = (request.encode_to_vec().into(), http::HeaderMap::new());
+        let (message, metadata) = (request.encode_to_vec().into(), Metadata::default());
         self.call_raw(path, message, metadata).map(|frame| frame.seal().slice(crate::wire::frame::PREFIX_BYTES..))
     }
 
     /// The same where nothing has to go through the core, on a real executor: what takes turns or waits for the disk.
     pub fn call_alone(&mut self, path: &str, request: &impl Message) -> Result<Bytes, Status> {
         let route = self.services.route(path).expect("a path of the table");
-        let call = Call { metadata: http::HeaderMap::new(), deadline: None };
+        let call = Call { metadata: Metadata::default(), deadline: None };
         let result = match self.services.clone().unary(route.method, call, request.encode_to_vec().into()) {
             Unary::Ready(result) => result,
             Unary::Later(future) => crate::runtime::run_test(future),
@@ -125,7 +125,7 @@ impl Bench {
         self.published.publish(Arc::new(View { state: self.state.clone(), segments: SegmentTable::default() }));
     }
 
-    pub fn call_raw(&mut self, path: &str, message: Bytes, metadata: http::HeaderMap) -> Result<Frame, Status> {
+    pub fn call_raw(&mut self, path: &str, message: Bytes, metadata: Metadata) -> Result<Frame, Status> {
         let route = self.services.route(path).expect("a path of the table");
         let call = Call { metadata, deadline: None };
         match self.services.clone().unary(route.method, call, message) {

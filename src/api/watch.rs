@@ -31,7 +31,7 @@ use crate::{
 /// requires a leader, when there has been none for three election timeouts; a client that has closed its side goes
 /// on being told of events.
 pub async fn serve(shard: Rc<Shard>, call: Call, requests: Requests, replies: Replies) -> Result<(), Status> {
-    let needs_leader = call.metadata.get("hasleader").is_some_and(|value| value == "true");
+    let needs_leader = call.metadata.get("hasleader").is_some_and(|value| value == b"true");
     drop(call);
     if needs_leader && shard.member.standing.leader.load(Relaxed) == 0 {
         return Err(error::NO_LEADER);

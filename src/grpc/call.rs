@@ -6,50 +6,44 @@ use std::{
     future::{Future, poll_fn},
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use h2::{RecvStream, SendStream, server::SendResponse};
-use http::{HeaderValue, Request, StatusCode};
 
 use super::{
     Call, Drain, Frame, Handler, LocalBoxFuture, Shape, Unary,
     encoding::{self, Encoding},
+    http2::{Gone, Head, Key, Reason, Text},
     inbound::{Broken, Inbound},
-    payload::{Payload, Queue},
-    request::{self, Head},
+    link::Link,
+    request::{self, Order},
     response, stream,
-    wire::Link,
 };
 use crate::{
     error::{self, Code, Status},
-    runtime,
+    limits, runtime,
     wire::frame::PREFIX_BYTES,
 };
 
-/// Serves a request that h2 has accepted.
-pub(super) fn begin(
-    request: Request<RecvStream>,
-    mut respond: SendResponse<Payload>,
-    handler: &Rc<dyn Handler>,
-    link: &Rc<Link>,
-    drain: &Drain,
-) {
-    let (parts, body) = request.into_parts();
-    let head = match request::judge(&parts, link.arrived.get(), &**handler) {
-        Ok(head) => head,
+/// Serves a request that has come.
+pub(super) fn begin(key: Key, head: Head, handler: &Rc<dyn Handler>, link: &Rc<Link>, drain: &Drain) {
+    let order = match request::judge(&head, link.arrived.get(), &**handler) {
+        Ok(order) => order,
         Err(refusal) => {
-            // An error says that the stream is gone: then there is nobody to tell.
-            let _ = respond.send_response(*refusal, true);
+            link.with(|http2| {
+                http2.send_only_head(key, |encoder, out| response::put_refusal(encoder, out, &refusal));
+                http2.let_go(key);
+            });
             return;
         }
     };
-    let call = Call { metadata: parts.headers, deadline: head.deadline };
-    let inbound = Inbound::new(body, head.encoding, link.clone());
-    let answer = Answer::new(respond, &head, link.clone());
-    match head.route.shape {
+    let call = Call { metadata: head.metadata, deadline: order.deadline };
+    let inbound = Inbound::new(link.clone(), key, order.encoding);
+    let shape = order.route.shape;
+    let answer = Answer::new(link.clone(), key, order);
+    match shape {
         Shape::Unary => unary(handler, call, inbound, answer),
         Shape::Stream => stream::begin(handler, call, inbound, answer, drain),
     }
@@ -57,27 +51,25 @@ pub(super) fn begin(
 
 /// The way back to the caller of one call: counts it as running as long as it lives.
 pub(super) struct Answer {
-    respond: SendResponse<Payload>,
-    /// Once the headers have been sent.
-    stream: Option<SendStream<Payload>>,
+    link: Rc<Link>,
+    key: Key,
+    head_sent: bool,
     method: u16,
-    content_type: HeaderValue,
+    content_type: Text,
     encoding: Encoding,
     began: Instant,
-    link: Rc<Link>,
 }
 
 impl Answer {
-    fn new(respond: SendResponse<Payload>, head: &Head, link: Rc<Link>) -> Self {
-        link.calls.set(link.calls.get() + 1);
+    fn new(link: Rc<Link>, key: Key, order: Order) -> Self {
         link.settings.counters.requests_active.add(1);
         Answer {
             began: link.arrived.get(),
-            respond,
-            stream: None,
-            method: head.route.method,
-            content_type: head.content_type.clone(),
-            encoding: head.encoding,
+            key,
+            head_sent: false,
+            method: order.route.method,
+            content_type: order.content_type,
+            encoding: order.encoding,
             link,
         }
     }
@@ -86,40 +78,53 @@ impl Answer {
         self.method
     }
 
-    /// Sends a sealed message of one part, before it the headers if it is the first.
-    pub fn send(&mut self, message: Bytes) -> Result<(), h2::Error> {
-        let message_len = message.len() - PREFIX_BYTES;
-        let message = match self.encoding {
-            Encoding::Identity => message,
-            Encoding::Gzip => encoding::compress([message]),
-        };
-        self.send_payload(Payload::whole(message), message_len)
-    }
-
-    /// The same for a message in parts, counted in `queue` until it has been written.
-    pub fn send_parts(&mut self, parts: impl IntoIterator<Item = Bytes>, queue: &Rc<Queue>) -> Result<(), h2::Error> {
-        let mut message_len = 0;
-        let parts = parts.into_iter().inspect(|part| message_len += part.len());
-        let payload = match self.encoding {
-            Encoding::Identity => Payload::queued(parts, queue),
-            Encoding::Gzip => Payload::queued([encoding::compress(parts)], queue),
-        };
-        self.send_payload(payload, message_len - PREFIX_BYTES)
-    }
-
-    fn send_payload(&mut self, payload: Payload, message_len: usize) -> Result<(), h2::Error> {
-        let stream = match &mut self.stream {
-            Some(stream) => stream,
-            None => {
-                let headers = response::headers(self.content_type.clone(), self.encoding);
-                self.stream.insert(self.respond.send_response(headers, false)?)
+    /// Sends the one message of a call and its status.
+    fn reply(&mut self, mut frame: Frame) -> Result<(), Gone> {
+        let (key, len) = (self.key, frame.message_len());
+        self.send_head()?;
+        self.link.with(|http2| {
+            match self.encoding {
+                // Copied rather than shared: its memory goes back at once.
+                Encoding::Identity if len < limits::GRPC_COPIED_BYTES => http2.send_piece(key, frame.sealed())?,
+                Encoding::Identity => http2.send_parts(key, [frame.seal()])?,
+                Encoding::Gzip => http2.send_parts(key, [encoding::compress([frame.seal()])])?,
             }
-        };
-        stream.send_data(payload, false)?;
+            http2.finish(key, &Status::OK);
+            Ok(())
+        })?;
+        self.count_sent(len);
+        Ok(())
+    }
+
+    /// Sends a message in parts, the first with its prefix; before it the head, if it is the first.
+    pub fn send_parts(&mut self, parts: impl IntoIterator<Item = Bytes>) -> Result<(), Gone> {
+        self.send_head()?;
+        let mut len = 0;
+        let parts = parts.into_iter().inspect(|part| len += part.len());
+        self.link.with(|http2| match self.encoding {
+            Encoding::Identity => http2.send_parts(self.key, parts),
+            Encoding::Gzip => http2.send_parts(self.key, [encoding::compress(parts)]),
+        })?;
+        self.count_sent(len - PREFIX_BYTES);
+        Ok(())
+    }
+
+    fn send_head(&mut self) -> Result<(), Gone> {
+        if self.head_sent {
+            return Ok(());
+        }
+        self.head_sent = true;
+        self.link.with(|http2| {
+            http2.send_head(self.key, |encoder, out| {
+                response::put_head(encoder, out, &self.content_type, self.encoding);
+            })
+        })
+    }
+
+    fn count_sent(&self, message_len: usize) {
         let counters = &self.link.settings.counters;
         counters.methods[usize::from(self.method)].sent.increment();
         counters.client_sent_bytes.add(message_len as u64);
-        Ok(())
     }
 
     pub fn count_started(&self) {
@@ -143,40 +148,52 @@ impl Answer {
     }
 
     /// Ends the call with a status; a caller that is gone is not told.
-    pub fn finish(&mut self, status: &Status) {
-        let _ = match &mut self.stream {
-            Some(stream) => stream.send_trailers(response::trailers(status)),
-            None => {
-                let response = response::trailers_only(StatusCode::OK, self.content_type.clone(), status);
-                self.respond.send_response(response, true).map(drop)
+    pub fn finish(&mut self, status: Status) {
+        self.link.with(|http2| {
+            if self.head_sent {
+                return http2.finish(self.key, &status);
             }
-        };
+            let content_type = self.content_type.clone();
+            let refusal = response::Refusal { http: 200, content_type, status, tell_encodings: false };
+            http2.send_only_head(self.key, |encoder, out| response::put_refusal(encoder, out, &refusal));
+        });
+        self.head_sent = true;
     }
 
     /// Ends the call where even a status could not be delivered: what is queued is thrown away.
     pub fn cancel(&mut self) {
-        self.respond.send_reset(h2::Reason::CANCEL);
+        self.link.with(|http2| http2.reset(self.key, Reason::Cancel));
     }
 
     /// Ready once the caller has given up or is gone.
     pub fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        match &mut self.stream {
-            Some(stream) => stream.poll_reset(context).map(drop),
-            None => self.respond.poll_reset(context).map(drop),
-        }
+        self.link.with(|http2| http2.poll_gone(self.key, context))
+    }
+
+    /// Bytes sent that wait for flow control.
+    pub fn queued(&self) -> usize {
+        self.link.with(|http2| http2.queued(self.key))
+    }
+
+    /// Ready while less than `limits::GRPC_REPLY_QUEUE_BYTES` wait.
+    pub fn poll_room(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.link.with(|http2| http2.poll_room(self.key, context))
+    }
+
+    /// Wakes whoever waits for something of the call's stream.
+    pub fn wake_all(&self) {
+        self.link.with(|http2| http2.wake_all(self.key));
     }
 }
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        self.link.calls.set(self.link.calls.get() - 1);
         self.link.settings.counters.requests_active.add(-1);
+        self.link.with(|http2| http2.let_go(self.key));
     }
 }
 
 fn unary(handler: &Rc<dyn Handler>, call: Call, mut inbound: Inbound, mut answer: Answer) {
-    // Nobody is to be woken: if the message has not come, the call's task asks again.
-    inbound.fill(&mut Context::from_waker(Waker::noop()));
     match inbound.next() {
         Poll::Ready(message) => {
             drop(inbound);
@@ -196,8 +213,7 @@ async fn receive_then_answer(handler: Rc<dyn Handler>, call: Call, mut inbound: 
     let deadline = call.deadline;
     let mut timer = Timer::new(deadline);
     let message = poll_fn(|context| {
-        inbound.fill(context);
-        if let Poll::Ready(message) = inbound.next() {
+        if let Poll::Ready(message) = inbound.poll_next(context) {
             return Poll::Ready(Some(message));
         }
         timer.poll(context).map(|()| None)
@@ -205,7 +221,7 @@ async fn receive_then_answer(handler: Rc<dyn Handler>, call: Call, mut inbound: 
     .await;
     drop(inbound);
     match message {
-        None => answer.finish(&error::DEADLINE_EXCEEDED),
+        None => answer.finish(error::DEADLINE_EXCEEDED),
         Some(message) => {
             if let Some(later) = answer_at_once(&handler, call, message, &mut answer) {
                 answer_later(later, deadline, answer).await;
@@ -227,16 +243,16 @@ fn answer_at_once(
         Some(Ok(message)) => message,
         Some(Err(Broken::Reset)) => return None,
         Some(Err(Broken::Refused(status))) => {
-            answer.finish(&status);
+            answer.finish(status);
             return None;
         }
         // grpc-go hands through what its reader says.
         Some(Err(Broken::Cut)) => {
-            answer.finish(&Status::fixed(Code::Unknown, "unexpected EOF"));
+            answer.finish(Status::fixed(Code::Unknown, "unexpected EOF"));
             return None;
         }
         None => {
-            answer.finish(&Status::fixed(Code::Unknown, "EOF"));
+            answer.finish(Status::fixed(Code::Unknown, "EOF"));
             return None;
         }
     };
@@ -280,14 +296,14 @@ async fn answer_later(mut later: Answered, deadline: Option<Instant>, mut answer
 fn send_outcome(outcome: Result<Frame, Status>, answer: &mut Answer) {
     let code = match outcome {
         Ok(frame) => {
-            if answer.send(frame.seal()).is_ok() {
-                answer.finish(&Status::OK);
-            }
+            // Who is gone need not be told.
+            let _ = answer.reply(frame);
             Code::Ok
         }
         Err(status) => {
-            answer.finish(&status);
-            status.code
+            let code = status.code;
+            answer.finish(status);
+            code
         }
     };
     answer.count_handled(code);

@@ -1,37 +1,33 @@
-//! One connection from its preface to its end. Its task gives h2 turns: read what has come, accept what it opened,
+//! One connection from its preface to its end. Its task has turns: read what has come, begin the calls that it opened,
 //! answer what can be answered at once, write everything in one call. Beside that it watches over the connection's
 //! life: keepalive in both directions, drain, and the time it may take.
 
 use std::{
-    future::{Future, poll_fn},
+    cell::Cell,
+    future::poll_fn,
+    io::{self, IoSlice},
+    pin::Pin,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll, Wake, Waker, ready},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
-use h2::{
-    Ping, PingPong, RecvStream,
-    server::{self, SendResponse},
-};
-use http::Request;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     Drain, Handler, Settings,
     call::{self, Timer},
     drain,
-    payload::Payload,
-    wire::{Link, Wire},
+    link::Link,
 };
-use crate::limits;
+use crate::{limits, runtime};
 
 /// At the end a client has this long to take the last bytes and close its side before the socket is closed (grpc-go:
 /// one second).
 const LINGER: Duration = Duration::from_secs(1);
+
+/// Buffers in one send: parts that are referenced are of 2 KiB at least, so that this holds all that is gathered.
+const SEND_BUFFERS: usize = 72;
 
 /// Serves the calls of one connection until it ends: closed by the client, broken, drained, or ended for what the
 /// client did. `io` is at the first byte of the HTTP/2 preface.
@@ -43,276 +39,283 @@ where
 {
     let counters = settings.counters.clone();
     counters.connections.add(1);
-    let link = Rc::new(Link::new(settings));
-    let wire = Wire::new(io, link.clone());
-    if let Some(h2) = handshake(&wire, &link.settings, &drain).await {
-        let mut connection = Connection::new(h2, wire.clone(), handler, link, drain);
-        let end = poll_fn(|context| connection.poll(context)).await;
-        // Before lingering: this ends all calls.
-        drop(connection);
-        if end == End::SentAway {
-            wire.send_away();
-        }
-        if end != End::Forced {
-            let mut timer = Timer::after(LINGER);
-            poll_fn(|context| match wire.poll_linger(context) {
-                Poll::Ready(_) => Poll::Ready(()),
-                Poll::Pending => timer.poll(context),
-            })
-            .await;
-        }
+    let mut connection = Connection::new(io, handler, settings, drain);
+    let end = poll_fn(|context| connection.poll(context)).await;
+    // Before lingering: this ends all calls.
+    connection.link.with(|http2| http2.close());
+    if end == End::Closed {
+        let mut timer = Timer::after(LINGER);
+        poll_fn(|context| match connection.poll_linger(context) {
+            Poll::Ready(_) => Poll::Ready(()),
+            Poll::Pending => timer.poll(context),
+        })
+        .await;
     }
     counters.connections.add(-1);
-}
-
-type H2<T> = server::Connection<Wire<T>, Payload>;
-
-/// Exchanges prefaces; None: there was no HTTP/2 client at the other end, it took too long, or the shard is to be
-/// emptied.
-async fn handshake<T>(wire: &Wire<T>, settings: &Settings, drain: &Drain) -> Option<H2<T>>
-where
-    T: AsyncRead + AsyncWrite + Unpin,
-{
-    let mut builder = server::Builder::new();
-    builder
-        .initial_window_size(limits::GRPC_STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(limits::GRPC_CONNECTION_WINDOW_BYTES)
-        .max_header_list_size(settings.max_header_bytes)
-        .max_send_buffer_size(limits::GRPC_SEND_BUFFER_BYTES)
-        .data_frame_budget(limits::GRPC_DATA_FRAME_BUDGET)
-        .max_concurrent_reset_streams(limits::GRPC_RESET_STREAMS)
-        .max_pending_accept_reset_streams(limits::GRPC_PENDING_RESET_STREAMS)
-        .max_local_error_reset_streams(Some(limits::GRPC_STREAM_ERRORS));
-    if settings.max_concurrent_streams != u32::MAX {
-        builder.max_concurrent_streams(settings.max_concurrent_streams);
-    }
-    let mut handshake = Box::pin(builder.handshake(wire.clone()));
-    let mut timer = Timer::after(Duration::from_secs(limits::GRPC_HANDSHAKE_SECONDS));
-    let mut draining = drain.waiter();
-    poll_fn(|context| {
-        wire.begin_turn();
-        let shaken = handshake.as_mut().poll(context);
-        if wire.yielded() {
-            context.waker().wake_by_ref();
-        }
-        if let Poll::Ready(Err(_)) = wire.poll_send(context) {
-            return Poll::Ready(None);
-        }
-        match shaken {
-            Poll::Ready(h2) => Poll::Ready(h2.ok()),
-            Poll::Pending if draining.poll(context).is_ready() => Poll::Ready(None),
-            Poll::Pending => timer.poll(context).map(|()| None),
-        }
-    })
-    .await
 }
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// By agreement, or by an error that the client has been told of.
+    /// By agreement, or by an error that the client has been or is yet to be told of.
     Closed,
-    /// It pinged too often: it is yet to be told so.
-    SentAway,
     /// It took too long.
     Forced,
 }
 
 struct Connection<T> {
-    h2: H2<T>,
-    wire: Wire<T>,
-    handler: Rc<dyn Handler>,
+    io: T,
     link: Rc<Link>,
+    handler: Rc<dyn Handler>,
     drain: Drain,
-    draining: Draining,
-    keepalive: Keepalive,
-    accepted: Vec<(Request<RecvStream>, SendResponse<Payload>)>,
-    waker: Option<TurnWaker>,
+    draining: drain::Waiter,
+    clock: Clock,
+    /// Wakes the task when something is due, or earlier.
+    alarm: Option<(Instant, Timer)>,
 }
 
-enum Draining {
-    NotYet(drain::Waiter),
-    Since(Timer),
+/// What becomes due in the life of a connection.
+struct Clock {
+    /// By then the prefaces have to be exchanged.
+    handshake: Option<Instant>,
+    /// By then a drained connection has to be done.
+    drained: Option<Instant>,
+    /// A connection on which nothing has been read for that long is asked whether it is alive. Zero: never.
+    interval: Duration,
+    timeout: Duration,
+    /// When the question in flight was asked.
+    asked: Option<Instant>,
+}
+
+thread_local! {
+    /// What all connections of an executor read into, one after another. Nothing stays in it: a silent connection has
+    /// no buffer.
+    static READ: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
-    fn new(mut h2: H2<T>, wire: Wire<T>, handler: Rc<dyn Handler>, link: Rc<Link>, drain: Drain) -> Self {
-        let pings = h2.ping_pong().expect("nobody has taken it before");
+    fn new(io: T, handler: Rc<dyn Handler>, settings: Rc<Settings>, drain: Drain) -> Self {
+        let link = Rc::new(Link::new(settings));
+        let handshake = link.arrived.get() + Duration::from_secs(limits::GRPC_HANDSHAKE_SECONDS);
         Connection {
-            keepalive: Keepalive::new(pings, &link.settings),
-            draining: Draining::NotYet(drain.waiter()),
-            h2,
-            wire,
-            handler,
+            io,
+            draining: drain.waiter(),
+            clock: Clock {
+                handshake: Some(handshake),
+                drained: None,
+                interval: link.settings.keepalive_interval,
+                timeout: link.settings.keepalive_timeout,
+                asked: None,
+            },
+            alarm: None,
             link,
+            handler,
             drain,
-            accepted: Vec::new(),
-            waker: None,
         }
     }
 
     /// One turn.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
-        let waker = match self.waker.take() {
-            Some(waker) if waker.wakes(context.waker()) => waker,
-            _ => TurnWaker::new(context.waker().clone()),
-        };
-        let end = self.turn(context, &waker);
-        self.waker = Some(waker);
-        end
-    }
-
-    fn turn(&mut self, context: &mut Context<'_>, waker: &TurnWaker) -> Poll<End> {
-        self.wire.begin_turn();
-        if self.poll_draining(context).is_ready() || self.keepalive.poll(context, self.link.arrived.get()).is_ready() {
+        self.link.begin_turn(context);
+        if self.poll_due(context).is_ready() {
             return Poll::Ready(End::Forced);
         }
-        let closed = loop {
-            waker.begin();
-            let closed = self.accept(waker);
-            let idle = self.accepted.is_empty();
-            for (request, respond) in self.accepted.drain(..) {
-                call::begin(request, respond, &self.handler, &self.link, &self.drain);
-            }
-            if closed || self.wire.too_many_pings() || (idle && !waker.woken()) {
-                break closed;
-            }
+        let received = self.receive(context);
+        let sent = match self.send(context) {
+            Poll::Ready(Ok(sent)) => Some(sent),
+            Poll::Ready(Err(_)) => return Poll::Ready(End::Closed),
+            Poll::Pending => None,
         };
-        if waker.end() || self.wire.yielded() {
+        let done = self.link.with(|http2| {
+            http2.end_turn();
+            http2.is_ended() || (http2.is_drained() && !http2.wants_to_send())
+        });
+        if done || received == Received::End {
+            return Poll::Ready(End::Closed);
+        }
+        self.link.end_turn();
+        // Nobody else will ask for the next turn.
+        if sent == Some(Sent::More) || (sent.is_some() && received == Received::More) {
             context.waker().wake_by_ref();
         }
-        if self.wire.too_many_pings() {
-            return Poll::Ready(End::SentAway);
+        Poll::Pending
+    }
+
+    /// Reads what has come and begins what it asks for, within a turn's bound, and as long as the client takes what it
+    /// is owed.
+    fn receive(&mut self, context: &mut Context<'_>) -> Received {
+        self.link.with(|http2| http2.begin_turn());
+        let mut buffer = READ.take();
+        buffer.resize(limits::GRPC_TURN_BYTES, 0);
+        let received = self.receive_into(&mut buffer, context);
+        READ.set(buffer);
+        received
+    }
+
+    fn receive_into(&mut self, buffer: &mut [u8], context: &mut Context<'_>) -> Received {
+        let mut left = limits::GRPC_TURN_BYTES;
+        loop {
+            let (owed, ended) = self.link.with(|http2| (http2.output().len(), http2.is_ended()));
+            if ended {
+                return Received::All;
+            }
+            if left == 0 || owed >= limits::GRPC_WRITE_BYTES {
+                return Received::More;
+            }
+            let mut read = ReadBuf::new(&mut buffer[..left]);
+            match Pin::new(&mut self.io).poll_read(context, &mut read) {
+                Poll::Pending => return Received::All,
+                Poll::Ready(Err(_)) => return Received::End,
+                Poll::Ready(Ok(())) if read.filled().is_empty() => return Received::End,
+                Poll::Ready(Ok(())) => {}
+            }
+            left -= read.filled().len();
+            let now = runtime::now();
+            self.link.arrived.set(now);
+            self.link.with(|http2| http2.receive(read.filled(), now));
+            while let Some((key, head)) = self.link.with(|http2| http2.take_request()) {
+                call::begin(key, head, &self.handler, &self.link, &self.drain);
+            }
         }
-        match self.wire.poll_send(context) {
-            Poll::Ready(Err(_)) => Poll::Ready(End::Closed),
-            Poll::Ready(Ok(())) if closed => Poll::Ready(End::Closed),
-            Poll::Ready(Ok(())) => {
-                if self.wire.refused() {
+    }
+
+    /// Writes what there is, within a turn's bound.
+    fn send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Sent>> {
+        let Connection { io, link, .. } = self;
+        let mut left = limits::GRPC_TURN_SEND_BYTES;
+        link.with(|http2| {
+            loop {
+                http2.fill();
+                let output = http2.output();
+                if output.is_empty() {
+                    break;
+                }
+                let io = Pin::new(&mut *io);
+                let sent = match output.only() {
+                    Some(bytes) => ready!(io.poll_write(context, bytes))?,
+                    None => {
+                        let mut slices = [IoSlice::new(&[]); SEND_BUFFERS];
+                        let filled = output.slices(&mut slices);
+                        ready!(io.poll_write_vectored(context, &slices[..filled]))?
+                    }
+                };
+                if sent == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                output.advance(sent);
+                if sent >= left {
+                    return Poll::Ready(Ok(Sent::More));
+                }
+                left -= sent;
+            }
+            ready!(Pin::new(io).poll_flush(context))?;
+            Poll::Ready(Ok(Sent::All))
+        })
+    }
+
+    /// Sees to what is due. Ready: the connection has taken too long.
+    fn poll_due(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let now = runtime::now();
+        let open = self.link.with(|http2| http2.is_open());
+        if self.clock.drained.is_none() && self.draining.poll(context).is_ready() {
+            if !open {
+                return Poll::Ready(());
+            }
+            self.link.with(|http2| http2.drain());
+            self.clock.drained = Some(now + self.link.settings.drain_grace);
+        }
+        if open {
+            self.clock.handshake = None;
+        }
+        loop {
+            let Some(due) = self.clock.due(self.link.arrived.get()) else { return Poll::Pending };
+            if due <= now {
+                match self.clock.act(now, self.link.arrived.get()) {
+                    Act::Close => return Poll::Ready(()),
+                    Act::Ask => self.link.with(|http2| http2.ping()),
+                    Act::Wait => {}
+                }
+                continue;
+            }
+            // An alarm that rings too early does no harm, and most are put off with everything that is read.
+            let soon = now + Duration::from_millis(limits::SHARD_TICK_MS);
+            if self.alarm.as_ref().is_none_or(|(at, _)| *at > due || *at <= soon) {
+                let mut timer = Timer::new(Some(due));
+                if timer.poll(context).is_ready() {
                     context.waker().wake_by_ref();
                 }
-                Poll::Pending
+                self.alarm = Some((due, timer));
             }
-            Poll::Pending => Poll::Pending,
+            return Poll::Pending;
         }
     }
 
-    /// Lets h2 read and write; true: the connection has come to its end.
-    fn accept(&mut self, waker: &TurnWaker) -> bool {
-        let waker = waker.waker();
-        let mut context = Context::from_waker(&waker);
-        loop {
-            match self.h2.poll_accept(&mut context) {
-                Poll::Ready(Some(Ok(accepted))) => self.accepted.push(accepted),
-                Poll::Ready(Some(Err(_)) | None) => return true,
-                Poll::Pending => return false,
-            }
-        }
-    }
-
-    /// Ready once the time for draining is over.
-    fn poll_draining(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if let Draining::NotYet(waiter) = &mut self.draining {
-            ready!(waiter.poll(context));
-            self.h2.graceful_shutdown();
-            self.draining = Draining::Since(Timer::after(self.link.settings.drain_grace));
-        }
-        match &mut self.draining {
-            Draining::NotYet(_) => Poll::Pending,
-            Draining::Since(timer) => timer.poll(context),
-        }
-    }
-}
-
-/// Our own pings: a connection on which nothing has been read for an interval is asked whether it is alive.
-struct Keepalive {
-    pings: PingPong,
-    interval: Duration,
-    timeout: Duration,
-    /// When the ping in flight was sent.
-    asked: Option<Instant>,
-    timer: Timer,
-}
-
-impl Keepalive {
-    fn new(pings: PingPong, settings: &Settings) -> Self {
-        let interval = settings.keepalive_interval;
-        let timer = if interval.is_zero() { Timer::new(None) } else { Timer::after(interval) };
-        Keepalive { pings, interval, timeout: settings.keepalive_timeout, asked: None, timer }
-    }
-
-    /// Ready once the client has been silent for too long.
-    fn poll(&mut self, context: &mut Context<'_>, read_at: Instant) -> Poll<()> {
-        // Taken whether or not it is needed: until then h2 sends no other.
-        let _ = self.pings.poll_pong(context);
-        while self.timer.poll(context).is_ready() {
-            match self.asked {
-                Some(asked) if read_at < asked => return Poll::Ready(()),
-                None if read_at + self.interval <= Instant::now() => {
-                    // An error says that the last one is still unanswered, though something else has been read since.
-                    let _ = self.pings.send_ping(Ping::opaque());
-                    self.asked = Some(Instant::now());
-                    self.timer = Timer::after(self.timeout);
-                }
-                _ => {
-                    self.asked = None;
-                    self.timer = Timer::new(read_at.checked_add(self.interval));
-                }
+    /// Writes out what is left, says that no more will come, and reads on until the client has closed its side too:
+    /// a socket closed with bytes unread would take the last ones written with it.
+    fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while ready!(self.send(context))? == Sent::More {}
+        ready!(Pin::new(&mut self.io).poll_shutdown(context))?;
+        let mut scratch = [0; 4096];
+        for _ in 0..limits::GRPC_TURN_BYTES / scratch.len() {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            ready!(Pin::new(&mut self.io).poll_read(context, &mut buffer))?;
+            if buffer.filled().is_empty() {
+                return Poll::Ready(Ok(()));
             }
         }
+        context.waker().wake_by_ref();
         Poll::Pending
     }
 }
 
-/// Wakes the connection's task, except within its own turn: what a turn itself sets in motion it sees through before
-/// it ends, and need not be woken for it again.
-struct TurnWaker(Arc<Turn>);
-
-struct Turn {
-    task: Waker,
-    running: AtomicBool,
-    woken: AtomicBool,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Received {
+    /// What there was.
+    All,
+    /// As much as a turn may; there may be more.
+    More,
+    /// The client has closed its side, or the connection is lost.
+    End,
 }
 
-impl TurnWaker {
-    fn new(task: Waker) -> Self {
-        TurnWaker(Arc::new(Turn { task, running: AtomicBool::new(false), woken: AtomicBool::new(false) }))
-    }
-
-    fn wakes(&self, task: &Waker) -> bool {
-        self.0.task.will_wake(task)
-    }
-
-    fn waker(&self) -> Waker {
-        Waker::from(self.0.clone())
-    }
-
-    fn begin(&self) {
-        self.0.woken.store(false, Ordering::SeqCst);
-        self.0.running.store(true, Ordering::SeqCst);
-    }
-
-    fn woken(&self) -> bool {
-        self.0.woken.load(Ordering::SeqCst)
-    }
-
-    /// True: something has happened that the turn has not seen through.
-    fn end(&self) -> bool {
-        self.0.running.store(false, Ordering::SeqCst);
-        self.woken()
-    }
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    All,
+    More,
 }
 
-impl Wake for Turn {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
+/// What is to be done when something is due.
+enum Act {
+    Close,
+    Ask,
+    Wait,
+}
+
+impl Clock {
+    /// When something is next due, `read_at` being when something was last read.
+    fn due(&self, read_at: Instant) -> Option<Instant> {
+        let alive = match self.asked {
+            _ if self.interval.is_zero() => None,
+            Some(asked) => asked.checked_add(self.timeout),
+            None => read_at.checked_add(self.interval),
+        };
+        [self.handshake, self.drained, alive].into_iter().flatten().min()
     }
 
-    /// Sound from other threads, too: either the turn sees that it was woken or the waker that the turn is over.
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.woken.store(true, Ordering::SeqCst);
-        if !self.running.load(Ordering::SeqCst) {
-            self.task.wake_by_ref();
+    fn act(&mut self, now: Instant, read_at: Instant) -> Act {
+        if [self.handshake, self.drained].into_iter().flatten().any(|due| due <= now) {
+            return Act::Close;
+        }
+        match self.asked {
+            Some(asked) if read_at < asked => Act::Close,
+            Some(_) => {
+                self.asked = None;
+                Act::Wait
+            }
+            None => {
+                self.asked = Some(now);
+                Act::Ask
+            }
         }
     }
 }

@@ -1,20 +1,18 @@
-//! Messages out of the DATA frames of one call: prefix, length, decompression, and the bounds on each. It takes frames
-//! out of h2 as they come and gives window back as messages are taken, so that a handler that does not read holds its
-//! caller; it never holds more than a window and one unfinished message.
-//! (gRPC over HTTP/2, "Length-Prefixed-Message"; grpc-go: rpc_util.go.)
+//! Messages out of the body of one call: prefix, length, decompression, and the bounds on each. Window is given back as
+//! messages are taken, so that a handler that does not read holds its caller; no more is held than a window and one
+//! unfinished message. (gRPC over HTTP/2, "Length-Prefixed-Message"; grpc-go: rpc_util.go.)
 
 use std::{
-    collections::VecDeque,
     rc::Rc,
     task::{Context, Poll},
 };
 
-use bytes::{Buf, Bytes, BytesMut};
-use h2::RecvStream;
+use bytes::Bytes;
 
 use super::{
     encoding::{self, Encoding},
-    wire::Link,
+    http2::{BodyEnd, Connection, Key},
+    link::Link,
 };
 use crate::{
     error::{Code, Status},
@@ -22,32 +20,13 @@ use crate::{
     wire::frame::PREFIX_BYTES,
 };
 
-/// A frame below this that has to wait is copied together with its neighbours: kept alone, a byte could hold on to a
-/// whole read buffer.
-const COPY_BELOW_BYTES: usize = 4096;
-
-/// Such copies are closed at this size.
-const COPIED_BYTES: usize = 16 * 1024;
-
 /// The inbound half of one call.
 pub(super) struct Inbound {
-    body: RecvStream,
     link: Rc<Link>,
+    key: Key,
     encoding: Encoding,
-    chunks: VecDeque<Bytes>,
-    /// Comes after `chunks`: small frames copied together.
-    tail: BytesMut,
-    buffered: usize,
-    /// Of the bytes buffered, those whose window has been given back although their message is not complete.
+    /// Bytes of a message that is not complete whose window has been given back.
     released: usize,
-    end: Option<End>,
-}
-
-/// How the inbound half ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
-    Closed,
-    Reset,
 }
 
 /// What stands in the caller's way of another message.
@@ -61,91 +40,52 @@ pub(super) enum Broken {
 }
 
 impl Inbound {
-    pub fn new(body: RecvStream, encoding: Encoding, link: Rc<Link>) -> Self {
-        Inbound {
-            body,
-            link,
-            encoding,
-            chunks: VecDeque::new(),
-            tail: BytesMut::new(),
-            buffered: 0,
-            released: 0,
-            end: None,
-        }
+    pub fn new(link: Rc<Link>, key: Key, encoding: Encoding) -> Self {
+        Inbound { link, key, encoding, released: 0 }
     }
 
-    /// Takes over what h2 has received. Where that is not the end, `context` is woken when there is more.
-    pub fn fill(&mut self, context: &mut Context<'_>) {
-        while self.end.is_none() {
-            match self.body.poll_data(context) {
-                Poll::Ready(Some(Ok(bytes))) => self.push(bytes),
-                Poll::Ready(Some(Err(_))) => self.end = Some(End::Reset),
-                Poll::Ready(None) => self.end = Some(End::Closed),
-                Poll::Pending => return,
-            }
+    /// The next message; None where the caller has closed its side. Pending: `context` is woken when there is more.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+        let next = self.next();
+        if next.is_pending() {
+            self.link.with(|http2| http2.await_body(self.key, context));
         }
+        next
     }
 
-    fn push(&mut self, bytes: Bytes) {
-        if bytes.is_empty() {
-            return;
-        }
-        self.buffered += bytes.len();
-        if self.buffered == bytes.len() || bytes.len() >= COPY_BELOW_BYTES {
-            self.close_tail();
-            self.chunks.push_back(bytes);
-            return;
-        }
-        self.tail.extend_from_slice(&bytes);
-        if self.tail.len() >= COPIED_BYTES {
-            self.close_tail();
-        }
-    }
-
-    fn close_tail(&mut self) {
-        if !self.tail.is_empty() {
-            self.chunks.push_back(self.tail.split().freeze());
-        }
-    }
-
-    /// The next message among what has been taken over; None where the caller has closed its side. Pending: `fill`
-    /// has to bring more.
+    /// The next message among what has come.
     pub fn next(&mut self) -> Poll<Option<Result<Bytes, Broken>>> {
-        let Some((compressed, len)) = self.prefix() else {
-            return self.incomplete();
+        let link = self.link.clone();
+        let (compressed, message) = match link.with(|http2| self.take(http2)) {
+            Poll::Ready(Some(Ok(taken))) => taken,
+            Poll::Ready(Some(Err(broken))) => return Poll::Ready(Some(Err(broken))),
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Pending => return Poll::Pending,
         };
+        if !compressed {
+            return Poll::Ready(Some(Ok(message)));
+        }
         let limit = self.link.settings.max_message_bytes();
-        if let Err(status) = self.admit(compressed, len, limit) {
+        Poll::Ready(Some(encoding::decompress(&message, limit).map_err(Broken::Refused)))
+    }
+
+    /// The next message as it was sent, and whether it is compressed.
+    fn take(&mut self, http2: &mut Connection) -> Poll<Option<Result<(bool, Bytes), Broken>>> {
+        let body = http2.body(self.key);
+        let Some(&[compressed, ref len @ ..]) = body.bytes().first_chunk::<PREFIX_BYTES>() else {
+            return self.incomplete(http2);
+        };
+        let len = u32::from_be_bytes(*len) as usize;
+        if let Err(status) = self.admit(compressed, len, self.link.settings.max_message_bytes()) {
             return Poll::Ready(Some(Err(Broken::Refused(status))));
         }
-        if self.buffered < PREFIX_BYTES + len {
-            return self.incomplete();
+        if body.len() < PREFIX_BYTES + len {
+            body.expect(PREFIX_BYTES + len);
+            return self.incomplete(http2);
         }
-        let message = self.take(len);
-        Poll::Ready(Some(if compressed == 1 {
-            encoding::decompress(&message, limit).map_err(Broken::Refused)
-        } else {
-            Ok(message)
-        }))
-    }
-
-    /// The first five bytes, if they are there.
-    fn prefix(&self) -> Option<(u8, usize)> {
-        if self.buffered < PREFIX_BYTES {
-            return None;
-        }
-        let mut prefix = [0; PREFIX_BYTES];
-        let mut have = 0;
-        for chunk in self.chunks.iter().map(|chunk| &chunk[..]).chain([&self.tail[..]]) {
-            let by = chunk.len().min(PREFIX_BYTES - have);
-            prefix[have..have + by].copy_from_slice(&chunk[..by]);
-            have += by;
-            if have == PREFIX_BYTES {
-                break;
-            }
-        }
-        let [compressed, len @ ..] = prefix;
-        Some((compressed, u32::from_be_bytes(len) as usize))
+        self.link.unfinished.set(self.link.unfinished.get() - self.released);
+        self.released = 0;
+        Poll::Ready(Some(Ok((compressed == 1, http2.take_body(self.key, PREFIX_BYTES, len)))))
     }
 
     fn admit(&self, compressed: u8, len: usize, limit: usize) -> Result<(), Status> {
@@ -164,76 +104,30 @@ impl Inbound {
 
     /// A message is not complete. What has come of it is in nobody's way any more: its window is given back, or else a
     /// message larger than the window could never be received.
-    fn incomplete(&mut self) -> Poll<Option<Result<Bytes, Broken>>> {
-        match self.end {
-            Some(End::Reset) => return Poll::Ready(Some(Err(Broken::Reset))),
+    fn incomplete(&mut self, http2: &mut Connection) -> Poll<Option<Result<(bool, Bytes), Broken>>> {
+        let have = http2.body(self.key).len();
+        match http2.body_end(self.key) {
+            Some(BodyEnd::Reset) => return Poll::Ready(Some(Err(Broken::Reset))),
             // Less than a prefix is nothing, as it is for grpc-go.
-            Some(End::Closed) if self.buffered < PREFIX_BYTES => return Poll::Ready(None),
-            Some(End::Closed) => return Poll::Ready(Some(Err(Broken::Cut))),
+            Some(BodyEnd::Whole) if have < PREFIX_BYTES => return Poll::Ready(None),
+            Some(BodyEnd::Whole) => return Poll::Ready(Some(Err(Broken::Cut))),
             None => {}
         }
-        let more = self.buffered - self.released;
-        if more > 0 {
-            let unfinished = self.link.unfinished.get() + more;
-            if unfinished > limits::GRPC_UNFINISHED_BYTES {
-                let text = "grpc: too many bytes of unfinished messages on this connection";
-                return Poll::Ready(Some(Err(Broken::Refused(Status::fixed(Code::ResourceExhausted, text)))));
-            }
-            self.link.unfinished.set(unfinished);
-            self.released = self.buffered;
-            self.release(more);
+        let unfinished = self.link.unfinished.get() + have - self.released;
+        if unfinished > limits::GRPC_UNFINISHED_BYTES {
+            let text = "grpc: too many bytes of unfinished messages on this connection";
+            return Poll::Ready(Some(Err(Broken::Refused(Status::fixed(Code::ResourceExhausted, text)))));
         }
+        self.link.unfinished.set(unfinished);
+        self.released = have;
+        http2.give_back(self.key);
         Poll::Pending
-    }
-
-    /// Takes out the message whose prefix has been read and which is there as a whole.
-    fn take(&mut self, len: usize) -> Bytes {
-        let whole = PREFIX_BYTES + len;
-        self.buffered -= whole;
-        if self.released > 0 {
-            // Released bytes are those of this message, none of a later one: they were all there was.
-            self.link.unfinished.set(self.link.unfinished.get() - self.released);
-        }
-        self.release(whole - self.released);
-        self.released = 0;
-        if self.chunks.is_empty() {
-            self.close_tail();
-        }
-        let front = &mut self.chunks[0];
-        if front.len() >= whole {
-            front.advance(PREFIX_BYTES);
-            let message = front.split_to(len);
-            if front.is_empty() {
-                self.chunks.pop_front();
-            }
-            return message;
-        }
-        self.close_tail();
-        let mut skip = PREFIX_BYTES;
-        let mut message = Vec::with_capacity(len);
-        while skip > 0 || message.len() < len {
-            let front = &mut self.chunks[0];
-            let by = skip.min(front.len());
-            front.advance(by);
-            skip -= by;
-            let by = front.len().min(len - message.len());
-            message.extend_from_slice(&front[..by]);
-            front.advance(by);
-            if front.is_empty() {
-                self.chunks.pop_front();
-            }
-        }
-        Bytes::from(message)
-    }
-
-    fn release(&mut self, bytes: usize) {
-        // An error says that the stream is gone: then h2 has taken care of it.
-        let _ = self.body.flow_control().release_capacity(bytes);
     }
 }
 
 impl Drop for Inbound {
     fn drop(&mut self) {
         self.link.unfinished.set(self.link.unfinished.get() - self.released);
+        self.link.with(|http2| http2.stop_reading(self.key));
     }
 }

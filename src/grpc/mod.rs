@@ -1,4 +1,4 @@
-//! gRPC on h2, by hand: message framing, metadata, deadlines, status trailers, streaming, limits, drain. Knows no
+//! gRPC by hand, on HTTP/2 by hand: message framing, metadata, deadlines, status trailers, streaming, limits, drain. Knows no
 //! service: what is called is told by a `Handler`.
 //! (gRPC over HTTP/2: the protocol document of the gRPC project.)
 
@@ -6,19 +6,24 @@ mod call;
 mod connection;
 pub mod drain;
 mod encoding;
+pub mod http2;
 mod inbound;
-mod payload;
+mod link;
 mod ping;
 mod request;
 mod response;
 mod settings;
-mod wire;
 
 use std::{future::Future, pin::Pin, rc::Rc, time::Instant};
 
 use bytes::Bytes;
 
-pub use self::{connection::serve, drain::Drain, settings::Settings};
+pub use self::{
+    connection::serve,
+    drain::Drain,
+    http2::{Metadata, fuzz_connection},
+    settings::Settings,
+};
 use crate::error::Status;
 pub use crate::wire::frame::Frame;
 
@@ -41,7 +46,7 @@ pub struct Route {
 /// What came with a call beside its messages.
 #[derive(Debug)]
 pub struct Call {
-    pub metadata: http::HeaderMap,
+    pub metadata: Metadata,
     /// From `grpc-timeout`. The layer itself ends a call that passes it; a handler need not look.
     pub deadline: Option<Instant>,
 }

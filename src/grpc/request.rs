@@ -4,97 +4,89 @@
 
 use std::time::{Duration, Instant};
 
-use http::{
-    HeaderMap, HeaderValue, Method, Response, StatusCode,
-    header::{CONTENT_TYPE, HOST},
-    request::Parts,
+use super::{
+    Handler, Route,
+    encoding::Encoding,
+    http2::{CONTENT_TYPE_GRPC, Head, Text},
+    response::{self, Refusal},
 };
-
-use super::{Handler, Route, encoding::Encoding, response};
 use crate::error::{self, Code, Status};
+
+const GRPC: Text = Text::Fixed(CONTENT_TYPE_GRPC);
 
 /// What the head says.
 #[derive(Debug)]
-pub(super) struct Head {
+pub(super) struct Order {
     pub route: Route,
     /// Of the response: it repeats the subtype of the request's.
-    pub content_type: HeaderValue,
+    pub content_type: Text,
     pub deadline: Option<Instant>,
     pub encoding: Encoding,
 }
 
-/// Judges a head that came in at `arrived`. An error is the whole response.
-pub(super) fn judge(head: &Parts, arrived: Instant, handler: &dyn Handler) -> Result<Head, Box<Response<()>>> {
-    let hosts = head.headers.get_all(HOST).iter().count();
-    if hosts > 1 {
-        let authorities = usize::from(head.uri.authority().is_some());
+/// Judges a head that came in at `arrived`.
+pub(super) fn judge(head: &Head, arrived: Instant, handler: &dyn Handler) -> Result<Order, Box<Refusal>> {
+    if head.hosts > 1 {
         let text = format!(
-            "num values of :authority: {authorities}, num values of host: {hosts}, both must only have 1 value as per \
-             HTTP/2 spec"
+            "num values of :authority: {}, num values of host: {}, both must only have 1 value as per HTTP/2 spec",
+            usize::from(head.has_authority),
+            head.hosts
         );
-        return refuse(StatusCode::BAD_REQUEST, response::CONTENT_TYPE_GRPC, Status::internal(text));
+        return refuse(400, GRPC, Status::internal(text));
     }
-    let content_type = content_type(&head.headers)?;
-    let timeout = match head.headers.get("grpc-timeout").map(timeout).transpose() {
+    let content_type = content_type(&head.content_types)?;
+    let timeout = match head.timeout.as_deref().map(timeout).transpose() {
         Ok(timeout) => timeout,
-        Err(why) => {
-            let status = Status::internal(format!("malformed grpc-timeout: {why}"));
-            return refuse(StatusCode::BAD_REQUEST, content_type, status);
-        }
+        Err(why) => return refuse(400, content_type, Status::internal(format!("malformed grpc-timeout: {why}"))),
     };
-    if head.uri.authority().is_none() && hosts == 0 {
-        let status = Status::internal("no host or :authority header present");
-        return refuse(StatusCode::BAD_REQUEST, content_type, status);
+    if !head.has_authority && head.hosts == 0 {
+        return refuse(400, content_type, Status::internal("no host or :authority header present"));
     }
-    if head.method != Method::POST {
-        let text = format!(
-            "Received a HEADERS frame with :method {} which should be POST",
-            response::quoted(head.method.as_str().as_bytes())
-        );
-        return refuse(StatusCode::METHOD_NOT_ALLOWED, content_type, Status::internal(text));
+    if *head.method != *b"POST" {
+        let method = response::quoted(&head.method);
+        let text = format!("Received a HEADERS frame with :method {method} which should be POST");
+        return refuse(405, content_type, Status::internal(text));
     }
     // A deadline further off than the clock can tell is none.
     let deadline = timeout.and_then(|timeout| arrived.checked_add(timeout));
     if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-        return refuse(StatusCode::OK, content_type, error::DEADLINE_EXCEEDED);
+        return refuse(200, content_type, error::DEADLINE_EXCEEDED);
     }
-    let path = head.uri.path_and_query().map_or("", |path| path.as_str());
-    let Some(route) = handler.route(path) else {
-        return refuse(StatusCode::OK, content_type, unknown(path, handler));
+    let Some(route) = std::str::from_utf8(&head.path).ok().and_then(|path| handler.route(path)) else {
+        return refuse(200, content_type, unknown(&String::from_utf8_lossy(&head.path), handler));
     };
-    let encoding = match head.headers.get("grpc-encoding").map(HeaderValue::as_bytes) {
+    let encoding = match head.encoding.as_deref() {
         None | Some(b"" | b"identity") => Encoding::Identity,
         Some(b"gzip") => Encoding::Gzip,
         Some(other) => {
             let text = format!("grpc: Decompressor is not installed for grpc-encoding {}", response::quoted(other));
-            return Err(Box::new(response::unknown_encoding(content_type, &Status::unimplemented(text))));
+            let status = Status::unimplemented(text);
+            return Err(Box::new(Refusal { http: 200, content_type, status, tell_encodings: true }));
         }
     };
-    Ok(Head { route, content_type, deadline, encoding })
+    Ok(Order { route, content_type, deadline, encoding })
 }
 
-fn refuse<T>(http: StatusCode, content_type: HeaderValue, status: Status) -> Result<T, Box<Response<()>>> {
-    Err(Box::new(response::trailers_only(http, content_type, &status)))
+fn refuse<T>(http: u16, content_type: Text, status: Status) -> Result<T, Box<Refusal>> {
+    Err(Box::new(Refusal { http, content_type, status, tell_encodings: false }))
 }
 
 /// The content type to answer with.
-fn content_type(headers: &HeaderMap) -> Result<HeaderValue, Box<Response<()>>> {
+fn content_type(values: &[Text]) -> Result<Text, Box<Refusal>> {
     // Any of several will do; without one that does, the last is the one complained of.
     let mut last: &[u8] = b"";
-    for value in headers.get_all(CONTENT_TYPE) {
-        match value.as_bytes().strip_prefix(b"application/grpc") {
-            Some(b"" | b"+" | b";") => return Ok(response::CONTENT_TYPE_GRPC),
+    for value in values {
+        match value.strip_prefix(CONTENT_TYPE_GRPC) {
+            Some(b"" | b"+" | b";") => return Ok(GRPC),
             Some([b'+', ..]) => return Ok(value.clone()),
             Some([b';', subtype @ ..]) => {
-                let answer = [b"application/grpc+", subtype].concat();
-                return Ok(HeaderValue::from_bytes(&answer).expect("part of a header value is one"));
+                return Ok(Text::Shared([b"application/grpc+", subtype].concat().into()));
             }
-            _ => last = value.as_bytes(),
+            _ => last = value,
         }
     }
     let text = format!("invalid gRPC request content-type {}", response::quoted(last));
-    let status = Status::new(Code::InvalidArgument, text);
-    refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, response::CONTENT_TYPE_GRPC, status)
+    refuse(415, GRPC, Status::new(Code::InvalidArgument, text))
 }
 
 /// Why nothing serves the path.
@@ -110,8 +102,7 @@ fn unknown(path: &str, handler: &dyn Handler) -> Status {
 }
 
 /// Reads a `grpc-timeout`: one to eight digits and a unit.
-fn timeout(value: &HeaderValue) -> Result<Duration, String> {
-    let bytes = value.as_bytes();
+fn timeout(bytes: &[u8]) -> Result<Duration, String> {
     let quoted = || response::quoted(bytes);
     let [digits @ .., unit] = bytes else {
         return Err(format!("transport: timeout string is too short: {}", quoted()));
@@ -148,7 +139,7 @@ mod tests {
 
     #[test]
     fn timeouts_are_read_in_every_unit() {
-        let read = |text: &str| timeout(&HeaderValue::from_str(text).unwrap());
+        let read = |text: &str| timeout(text.as_bytes());
         assert_eq!(read("1H"), Ok(Duration::from_secs(3600)));
         assert_eq!(read("2M"), Ok(Duration::from_secs(120)));
         assert_eq!(read("3S"), Ok(Duration::from_secs(3)));
@@ -161,7 +152,7 @@ mod tests {
 
     #[test]
     fn bad_timeouts_are_refused_in_grpc_gos_words() {
-        let read = |text: &str| timeout(&HeaderValue::from_str(text).unwrap()).unwrap_err();
+        let read = |text: &str| timeout(text.as_bytes()).unwrap_err();
         assert_eq!(read(""), r#"transport: timeout string is too short: """#);
         assert_eq!(read("S"), r#"transport: timeout string is too short: "S""#);
         assert_eq!(read("123456789S"), r#"transport: timeout string is too long: "123456789S""#);

@@ -1,12 +1,11 @@
-//! The two halves of a streaming call as a handler sees them, and the task that serves it. The task moves what h2
-//! receives to where the handler reads it and ends the handler when its deadline has passed or its caller is gone; it
-//! never reads a message itself.
+//! The two halves of a streaming call as a handler sees them, and the task that serves it. The task ends the handler when
+//! its deadline has passed or its caller is gone; it never reads a message itself.
 
 use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
     rc::Rc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -16,7 +15,6 @@ use super::{
     call::{Answer, PanicEndsProcess, Timer},
     drain,
     inbound::{Broken, Inbound},
-    payload::Queue,
 };
 use crate::error::{self, Code, Status};
 
@@ -34,7 +32,7 @@ impl Requests {
         if let Some(status) = &*channel.failed.borrow() {
             return Poll::Ready(Some(Err(status.clone())));
         }
-        let next = channel.inbound.borrow_mut().next();
+        let next = channel.inbound.borrow_mut().poll_next(context);
         let status = match next {
             Poll::Ready(None) => return Poll::Ready(None),
             Poll::Ready(Some(Ok(message))) => {
@@ -45,14 +43,7 @@ impl Requests {
             Poll::Ready(Some(Err(Broken::Reset))) => error::CONTEXT_CANCELED,
             Poll::Ready(Some(Err(Broken::Cut))) => Status::fixed(Code::Internal, "unexpected EOF"),
             Poll::Ready(Some(Err(Broken::Refused(status)))) => status,
-            Poll::Pending => {
-                let mut reader = channel.reader.borrow_mut();
-                match &mut *reader {
-                    Some(waker) => waker.clone_from(context.waker()),
-                    None => *reader = Some(context.waker().clone()),
-                }
-                return Poll::Pending;
-            }
+            Poll::Pending => return Poll::Pending,
         };
         *channel.failed.borrow_mut() = Some(status.clone());
         Poll::Ready(Some(Err(status)))
@@ -77,7 +68,7 @@ impl Replies {
         if self.channel.gone.get() {
             return Poll::Ready(Err(Gone));
         }
-        self.channel.queue.poll_room(context).map(Ok)
+        self.channel.answer.borrow().poll_room(context).map(Ok)
     }
 
     /// Queues a sealed message, in one part or several (`Frame::seal_before`). The first sends the headers, too.
@@ -85,7 +76,7 @@ impl Replies {
         if self.channel.gone.get() {
             return Err(Gone);
         }
-        let sent = self.channel.answer.borrow_mut().send_parts(parts, &self.channel.queue);
+        let sent = self.channel.answer.borrow_mut().send_parts(parts);
         sent.map_err(|_| {
             self.channel.gone.set(true);
             Gone
@@ -94,7 +85,7 @@ impl Replies {
 
     /// Bytes queued in this stream that flow control has not taken yet.
     pub fn queued_bytes(&self) -> usize {
-        self.channel.queue.bytes()
+        self.channel.answer.borrow().queued()
     }
 
     /// Ready once the shard is to be emptied: the handler has to end the call, with the status that befits it.
@@ -107,12 +98,9 @@ impl Replies {
 struct Channel {
     inbound: RefCell<Inbound>,
     answer: RefCell<Answer>,
-    queue: Rc<Queue>,
     gone: Cell<bool>,
     /// What is wrong with the caller's messages: that becomes the call's status, whatever the handler says.
     failed: RefCell<Option<Status>>,
-    /// Who waits for a message.
-    reader: RefCell<Option<Waker>>,
 }
 
 /// How a call came to its end.
@@ -129,10 +117,8 @@ pub(super) fn begin(handler: &Rc<dyn Handler>, call: Call, inbound: Inbound, ans
     let channel = Rc::new(Channel {
         inbound: RefCell::new(inbound),
         answer: RefCell::new(answer),
-        queue: Rc::default(),
         gone: Cell::new(false),
         failed: RefCell::new(None),
-        reader: RefCell::new(None),
     });
     let requests = Requests(channel.clone());
     let replies = Replies { channel: channel.clone(), draining: drain.waiter() };
@@ -146,12 +132,6 @@ async fn run(mut served: LocalBoxFuture<Result<(), Status>>, mut timer: Timer, c
     let end = poll_fn(|context| {
         if channel.answer.borrow_mut().poll_gone(context).is_ready() {
             return Poll::Ready(End::Gone);
-        }
-        channel.inbound.borrow_mut().fill(context);
-        // A handler may have given its requests to another task.
-        let elsewhere = channel.reader.borrow_mut().take_if(|reader| !reader.will_wake(context.waker()));
-        if let Some(reader) = elsewhere {
-            reader.wake();
         }
         let guard = PanicEndsProcess;
         let outcome = served.as_mut().poll(context);
@@ -170,8 +150,8 @@ async fn run(mut served: LocalBoxFuture<Result<(), Status>>, mut timer: Timer, c
     let code = match end {
         End::Gone => Code::Canceled,
         End::Late => {
-            if channel.queue.bytes() == 0 {
-                answer.finish(&error::DEADLINE_EXCEEDED);
+            if answer.queued() == 0 {
+                answer.finish(error::DEADLINE_EXCEEDED);
             } else {
                 // The status would wait behind what the caller does not take.
                 answer.cancel();
@@ -180,13 +160,12 @@ async fn run(mut served: LocalBoxFuture<Result<(), Status>>, mut timer: Timer, c
         }
         End::Served(outcome) => {
             let status = failed.or(outcome.err()).unwrap_or(Status::OK);
-            answer.finish(&status);
-            status.code
+            let code = status.code;
+            answer.finish(status);
+            code
         }
     };
     answer.count_handled(code);
-    let reader = channel.reader.borrow_mut().take();
-    if let Some(reader) = reader {
-        reader.wake();
-    }
+    // A handler may have given its halves to other tasks.
+    answer.wake_all();
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     api::testing::{Bench, MEMBER_ID},
     error::Code,
+    grpc,
     proto::etcdserverpb::*,
 };
 
@@ -44,7 +45,7 @@ fn methods_to_come_say_so_in_grpcs_words() {
 fn garbage_is_refused_before_anything_is_looked_at() {
     let mut bench = Bench::new();
     let garbage = |bench: &mut Bench, path, bytes: &'static [u8]| {
-        bench.call_raw(path, Bytes::from_static(bytes), http::HeaderMap::new()).unwrap_err().to_string()
+        bench.call_raw(path, Bytes::from_static(bytes), grpc::Metadata::default()).unwrap_err().to_string()
     };
     let text = "rpc error: code = Internal desc = grpc: error unmarshalling request: ";
     for path in
@@ -60,14 +61,13 @@ fn garbage_is_refused_before_anything_is_looked_at() {
 #[test]
 fn metadata_is_checked_for_every_call() {
     let mut bench = Bench::new();
-    let mut metadata = http::HeaderMap::new();
-    metadata.insert("hasleader", "true".parse().unwrap());
+    let metadata = grpc::Metadata::default().with("hasleader", b"true");
     let path = "/etcdserverpb.Maintenance/Status";
     assert!(bench.call_raw(path, Bytes::new(), metadata.clone()).is_ok());
     bench.shard().member.standing.leader.store(0, Relaxed);
     assert_eq!(bench.call_raw(path, Bytes::new(), metadata.clone()).unwrap_err(), error::NO_LEADER);
-    assert!(bench.call_raw(path, Bytes::new(), http::HeaderMap::new()).is_ok());
-    metadata.insert("client-api-version", http::HeaderValue::from_bytes(b"\xff").unwrap());
+    assert!(bench.call_raw(path, Bytes::new(), grpc::Metadata::default()).is_ok());
+    let metadata = metadata.with("client-api-version", b"\xff");
     assert_eq!(bench.call_raw(path, Bytes::new(), metadata).unwrap_err(), error::INVALID_CLIENT_API_VERSION);
 }
 

@@ -379,15 +379,32 @@ impl Connection {
         wake(&mut self.streams[key.0 as usize].wakers.body);
     }
 
+    /// Wakes whoever waits for something of a stream.
+    pub fn wake_all(&mut self, key: Key) {
+        self.streams[key.0 as usize].wakers.wake_all();
+    }
+
+    /// Whether there is anything that can be written.
+    pub fn wants_to_send(&self) -> bool {
+        !self.output.is_empty() || (self.send_window > 0 && !self.ready.is_empty())
+    }
+
     pub fn output(&mut self) -> &mut Output {
         &mut self.output
     }
 
-    /// Gives back what a silent connection need not keep.
-    pub fn shrink(&mut self) {
+    /// The end of a turn: a silent connection keeps no memory that it may not need again.
+    pub fn end_turn(&mut self) {
         self.output.shrink();
-        if self.carry.is_empty() && self.carry.capacity() > frame::HEAD_BYTES * 8 {
+        if self.carry.is_empty() && self.carry.capacity() > 0 {
             self.carry = Vec::new();
+        }
+        if self.fresh.is_empty() && self.fresh.capacity() > 4 {
+            self.fresh = VecDeque::new();
+        }
+        if self.listed.is_empty() && self.streams.is_empty() && self.streams.capacity() > 64 {
+            self.streams = Slab::new();
+            self.listed = HashMap::new();
         }
     }
 }

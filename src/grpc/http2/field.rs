@@ -112,8 +112,7 @@ pub fn name(bytes: &[u8]) -> (Kind, Text) {
 
 /// A token without capital letters (RFC 9110, section 5.6.2; RFC 9113, section 8.2.1).
 fn is_name(bytes: &[u8]) -> bool {
-    let letter =
-        |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(byte);
+    let letter = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(byte);
     !bytes.is_empty() && bytes.iter().all(letter)
 }
 
@@ -179,7 +178,9 @@ mod tests {
         assert_eq!(kind("te", "trailers"), Kind::Te);
         assert_eq!(kind("token", "x"), Kind::Metadata);
         assert_eq!(kind("x-1.y_z", "\t \u{fc}~"), Kind::Metadata);
-        for (name, value) in [("Token", ""), ("", ""), ("a b", ""), ("a:", ""), ("a", "\n"), ("a", "\u{7f}"), ("te", "\0")] {
+        for (name, value) in
+            [("Token", ""), ("", ""), ("a b", ""), ("a:", ""), ("a", "\n"), ("a", "\u{7f}"), ("te", "\0")]
+        {
             assert_eq!(kind(name, value), Kind::Forbidden, "{name}: {value}");
         }
     }

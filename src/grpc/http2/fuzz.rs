@@ -65,8 +65,7 @@ impl Calls<'_> {
             let way = head.path.last().copied().unwrap_or_default() % 4;
             if way == 0 {
                 let status = Status::internal("no");
-                let refusal =
-                    response::Refusal { http: 200, content_type: head.path, status, tell_encodings: false };
+                let refusal = response::Refusal { http: 200, content_type: head.path, status, tell_encodings: false };
                 self.connection.send_only_head(key, |encoder, out| {
                     response::put_refusal(encoder, out, &refusal);
                 });
@@ -146,20 +145,22 @@ mod tests {
             Just(b"\x20\x83\x86\x04\x02/3".to_vec()),
             proptest::collection::vec(any::<u8>(), 0..40),
         ];
-        let frame = (0u8..11, any::<u8>(), 0u32..24, blocks, 0usize..4).prop_map(|(kind, flags, stream, block, trim)| {
-            let payload = match kind {
-                frame::RST_STREAM | frame::WINDOW_UPDATE => u32::from(flags).to_be_bytes().to_vec(),
-                frame::PING => vec![flags; 8],
-                frame::SETTINGS => vec![],
-                frame::HEADERS | frame::CONTINUATION => block,
-                _ => block.into_iter().skip(trim).collect(),
-            };
-            // Mostly streams of a client's.
-            let stream = if kind == frame::PING || kind == frame::SETTINGS { 0 } else { stream | u32::from(trim > 0) };
-            let flags = if kind == frame::HEADERS && trim > 1 { flags & 1 | 4 } else { flags & 0x2d };
-            let head = frame::Head { len: payload.len(), kind, flags, stream };
-            [&head.bytes()[..], &payload].concat()
-        });
+        let frame =
+            (0u8..11, any::<u8>(), 0u32..24, blocks, 0usize..4).prop_map(|(kind, flags, stream, block, trim)| {
+                let payload = match kind {
+                    frame::RST_STREAM | frame::WINDOW_UPDATE => u32::from(flags).to_be_bytes().to_vec(),
+                    frame::PING => vec![flags; 8],
+                    frame::SETTINGS => vec![],
+                    frame::HEADERS | frame::CONTINUATION => block,
+                    _ => block.into_iter().skip(trim).collect(),
+                };
+                // Mostly streams of a client's.
+                let stream =
+                    if kind == frame::PING || kind == frame::SETTINGS { 0 } else { stream | u32::from(trim > 0) };
+                let flags = if kind == frame::HEADERS && trim > 1 { flags & 1 | 4 } else { flags & 0x2d };
+                let head = frame::Head { len: payload.len(), kind, flags, stream };
+                [&head.bytes()[..], &payload].concat()
+            });
         (any::<u8>(), proptest::collection::vec(frame, 0..60)).prop_map(|(how, frames)| {
             let settings = frame::Head { len: 0, kind: frame::SETTINGS, flags: 0, stream: 0 }.bytes();
             [&[how & 0xfe][..], &settings, &frames.concat()].concat()

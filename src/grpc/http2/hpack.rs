@@ -132,7 +132,7 @@ fn integer(block: &mut &[u8], prefix: u32) -> Result<usize, Undecodable> {
 }
 
 /// Section 5.2. The result is in the block or in `scratch`.
-fn string<'a>(block: &mut &'a [u8], scratch: &'a mut Vec<u8>) -> Result<&'a [u8], Undecodable> {
+fn string<'a, 'b: 'a>(block: &mut &'b [u8], scratch: &'a mut Vec<u8>) -> Result<&'a [u8], Undecodable> {
     let coded = block.first().ok_or(Undecodable)? & 0x80 != 0;
     let len = integer(block, 7)?;
     let (bytes, rest) = block.split_at_checked(len).ok_or(Undecodable)?;

@@ -20,10 +20,11 @@ mod send;
 mod stream;
 
 pub(super) use self::{
-    connection::{Config, Connection},
+    connection::{BodyEnd, Config, Connection},
     encode::{CONTENT_TYPE_GRPC, Encoder, put_field, put_http_status},
     frame::Reason,
     head::Head,
+    send::Gone,
     stream::Key,
 };
 pub use self::{

@@ -1,14 +1,16 @@
 //! Bytes on their way to the socket, in order: small ones joined in one buffer, large ones referenced where they lie. It
 //! knows nothing of frames; what stands here is written whatever becomes of its stream.
 
-use std::{collections::VecDeque, io::IoSlice};
+use std::{cell::Cell, collections::VecDeque, io::IoSlice};
 
 use bytes::{Buf, Bytes};
 
 use crate::limits;
 
-/// Bytes of a part from which on it is referenced: a part of its own costs about what copying 2 KiB costs.
-const REFERENCED_BYTES_MIN: usize = 2048;
+thread_local! {
+    /// The buffer of a connection of this executor that has written all it had: a silent connection has none.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 #[derive(Default)]
 pub struct Output {
@@ -31,13 +33,22 @@ impl Output {
     }
 
     /// Where small things are appended.
+    #[inline]
     pub fn joined(&mut self) -> &mut Vec<u8> {
+        if self.joined.capacity() == 0 {
+            self.joined = SPARE.take();
+        }
         &mut self.joined
     }
 
+    /// What is to be written, where it is in one piece.
+    pub fn only(&self) -> Option<&[u8]> {
+        self.referenced.is_empty().then(|| &self.joined[self.written..])
+    }
+
     pub fn push(&mut self, part: Bytes) {
-        if part.len() < REFERENCED_BYTES_MIN {
-            self.joined.extend_from_slice(&part);
+        if part.len() < limits::GRPC_COPIED_BYTES {
+            self.joined().extend_from_slice(&part);
         } else {
             self.referenced_bytes += part.len();
             self.referenced.push_back((self.joined.len(), part));
@@ -96,16 +107,15 @@ impl Output {
 
     /// Gives back what a silent connection need not keep.
     pub fn shrink(&mut self) {
-        if self.is_empty() && self.joined.capacity() > limits::GRPC_WRITE_BYTES_KEPT {
-            self.joined = Vec::new();
+        if self.is_empty() {
+            let joined = std::mem::take(&mut self.joined);
+            if joined.capacity() <= 4 * limits::GRPC_WRITE_BYTES {
+                SPARE.set(joined);
+            }
+            if self.referenced.capacity() > 0 {
+                self.referenced = VecDeque::new();
+            }
         }
-        if self.referenced.is_empty() {
-            self.referenced = VecDeque::new();
-        }
-    }
-
-    pub fn clear(&mut self) {
-        *self = Output::default();
     }
 }
 
@@ -121,7 +131,7 @@ mod tests {
 
     #[test]
     fn bytes_come_out_in_order_at_every_step() {
-        let large = |byte: u8| Bytes::from(vec![byte; REFERENCED_BYTES_MIN]);
+        let large = |byte: u8| Bytes::from(vec![byte; limits::GRPC_COPIED_BYTES]);
         for step in [1, 2, 3, 7, 100, 2047, 2048, 2049, 5000, 100_000] {
             let mut output = Output::default();
             output.joined().extend_from_slice(b"abc");
@@ -132,7 +142,7 @@ mod tests {
             output.joined().extend_from_slice(b"f");
             let expected = [b"abc", &*large(1), &large(2), b"de", &large(3), b"f"].concat();
             assert_eq!(all(&output), expected);
-            let mut written = Vec::new();
+            let mut written: Vec<u8> = Vec::new();
             while !output.is_empty() {
                 assert_eq!(output.len(), expected.len() - written.len());
                 let rest = all(&output);

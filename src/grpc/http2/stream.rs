@@ -157,6 +157,15 @@ impl Body {
         &self.bytes[self.at..]
     }
 
+    /// The next `len` bytes belong together: room is made for them by and by, since a client may say what it likes.
+    pub fn expect(&mut self, len: usize) {
+        let have = self.bytes.capacity() - self.at;
+        if have < len && self.len() * 2 > have {
+            let room = len.min((4 * self.len()).max(64 * 1024));
+            self.bytes.reserve_exact(room - self.len());
+        }
+    }
+
     pub(super) fn push(&mut self, bytes: &[u8]) {
         // Moving what is left costs no more than what has been taken did.
         if self.at > 0 && self.at >= self.len() {

@@ -13,7 +13,7 @@ use http::{HeaderMap, Request};
 use tokio::io::DuplexStream;
 
 use super::{
-    Call, Drain, Frame, Handler, LocalBoxFuture, Route, Settings, Shape, Unary, serve,
+    Call, Drain, Frame, Handler, LocalBoxFuture, Metadata, Route, Settings, Shape, Unary, serve,
     stream::{Replies, Requests},
 };
 use crate::{
@@ -37,7 +37,7 @@ struct Service {
     gate: Gate,
     /// Most bytes that were queued in a reply.
     queued_max: Cell<usize>,
-    metadata: RefCell<HeaderMap>,
+    metadata: RefCell<Metadata>,
     messages: Cell<usize>,
 }
 

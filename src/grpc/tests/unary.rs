@@ -245,9 +245,11 @@ fn metadata_reaches_the_handler_as_it_was_sent() {
             .header("raw", http::HeaderValue::from_bytes(b"\xff\xfe").unwrap());
         call(&client, sent, &[prefixed(0, b"x")]).await;
         let metadata = server.service.metadata.take();
-        assert_eq!(metadata["token"], "abc.1");
-        assert_eq!(metadata["trace-bin"], "AAECA/8");
-        assert_eq!(metadata["raw"].as_bytes(), b"\xff\xfe");
+        assert_eq!(metadata.get("token"), Some(&b"abc.1"[..]));
+        assert_eq!(metadata.get("trace-bin"), Some(&b"AAECA/8"[..]));
+        assert_eq!(metadata.get("hasleader"), Some(&b"true"[..]));
+        assert_eq!(metadata.get("raw"), Some(&b"\xff\xfe"[..]));
+        assert_eq!(metadata.get("te"), None, "the protocol's own");
     });
 }
 
@@ -266,7 +268,7 @@ fn an_answer_that_does_not_fit_the_window_waits_for_its_reader() {
         assert_eq!(
             server.settings.counters.requests_active.get(),
             0,
-            "nothing waits for a slow reader of one answer but h2"
+            "nothing waits for a slow reader of one answer but its stream"
         );
         let mut taken = first.len();
         response.flow_control().release_capacity(first.len()).unwrap();
