@@ -4,7 +4,7 @@
 //!
 //! * [`config`] reads etcd's flags and variables; [`server`] starts an executor a core and says who runs where.
 //! * [`net`] accepts, gives each connection to the least-loaded shard and tells HTTP/2 from HTTP/1.1.
-//! * [`grpc`] takes messages out of h2 streams and puts answers and statuses back; [`http`] serves health, version and
+//! * [`grpc`] takes messages out of HTTP/2 streams and puts answers and statuses back; [`http`] serves health, version and
 //!   metrics.
 //! * [`api`] has one file a service: it checks a request in etcd's order and has it proposed, or reads the published
 //!   state and writes the answer straight from the index ([`wire`] is the pen).

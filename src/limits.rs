@@ -229,7 +229,7 @@ pub const WATCH_RANGE_BYTES_MAX: usize = 64 * WATCHES_MAX;
 /// two allocations and a frame, about what copying 2 KiB costs.
 pub const WATCH_SHARED_BYTES_MIN: usize = 2048;
 
-/// Small responses of one stream are written into buffers of up to this: one h2 frame of the default size.
+/// Small responses of one stream are written into buffers of up to this: one HTTP/2 frame of the default size.
 pub const WATCH_TAIL_BYTES: usize = 16 * 1024;
 
 /// Distinct revisions in one response to a watch that catches up (etcd: watchBatchMaxRevs).

@@ -193,6 +193,12 @@ impl Drop for Answer {
     }
 }
 
+/// Both halves of a call. The way back is given up last: with it goes the stream.
+struct Halves {
+    inbound: Inbound,
+    answer: Answer,
+}
+
 fn unary(handler: &Rc<dyn Handler>, call: Call, mut inbound: Inbound, mut answer: Answer) {
     match inbound.next() {
         Poll::Ready(message) => {
@@ -204,22 +210,24 @@ fn unary(handler: &Rc<dyn Handler>, call: Call, mut inbound: Inbound, mut answer
         }
         Poll::Pending => {
             let handler = handler.clone();
-            runtime::spawn(async move { receive_then_answer(handler, call, inbound, answer).await });
+            let halves = Halves { inbound, answer };
+            runtime::spawn(async move { receive_then_answer(handler, call, halves).await });
         }
     }
 }
 
-async fn receive_then_answer(handler: Rc<dyn Handler>, call: Call, mut inbound: Inbound, mut answer: Answer) {
+async fn receive_then_answer(handler: Rc<dyn Handler>, call: Call, mut halves: Halves) {
     let deadline = call.deadline;
     let mut timer = Timer::new(deadline);
     let message = poll_fn(|context| {
-        if let Poll::Ready(message) = inbound.poll_next(context) {
+        if let Poll::Ready(message) = halves.inbound.poll_next(context) {
             return Poll::Ready(Some(message));
         }
         timer.poll(context).map(|()| None)
     })
     .await;
-    drop(inbound);
+    drop(halves.inbound);
+    let mut answer = halves.answer;
     match message {
         None => answer.finish(error::DEADLINE_EXCEEDED),
         Some(message) => {

@@ -1,5 +1,5 @@
 //! Stream sockets, TCP and unix alike: one system call a read, one a write however many buffers it gathers, straight
-//! between the caller's memory and the kernel, nothing allocated. Speaks tokio's and hyper's I/O traits, so that h2 and
+//! between the caller's memory and the kernel, nothing allocated. Speaks tokio's and hyper's I/O traits, so that gRPC and
 //! hyper run on it; never blocks the executor.
 
 use std::{

@@ -97,6 +97,8 @@ pub struct Connection {
     pub(super) output: Output,
     /// Streams that may have something to send, each once.
     pub(super) ready: VecDeque<u32>,
+    /// How many of them have been closed, at least half of what this says.
+    pub(super) stale: usize,
     pub(super) send_window: i64,
     /// The first window of streams, and whether it has changed without the streams having been looked at.
     pub(super) first_window: i64,
@@ -138,6 +140,7 @@ impl Connection {
             released: 0,
             output: Output::default(),
             ready: VecDeque::new(),
+            stale: 0,
             send_window: frame::WINDOW_BYTES,
             first_window: frame::WINDOW_BYTES,
             first_window_changed: false,
@@ -343,10 +346,35 @@ impl Connection {
             stream.listed = false;
             self.listed.remove(&stream.id);
         }
-        if stream.begun && !stream.held && !stream.scheduled {
+        if stream.scheduled && self.phase != Phase::Ended {
+            self.unschedule();
+        } else if stream.begun && !stream.held {
             let left = stream.body.len() - stream.body.given_back;
             self.streams.remove(key.0 as usize);
             self.release_connection(left as i64);
+        }
+    }
+
+    /// A stream that may have something to send has been closed. It leaves `ready` when its turn comes, which may be
+    /// never while the client opens no window: so those that have been closed are thrown out once they are the half.
+    fn unschedule(&mut self) {
+        self.stale += 1;
+        if self.stale * 2 <= self.ready.len() {
+            return;
+        }
+        self.stale = 0;
+        let mut closed = Vec::new();
+        let streams = &mut self.streams;
+        self.ready.retain(|&key| {
+            let stream = &mut streams[key as usize];
+            stream.scheduled = !stream.is_closed();
+            if !stream.scheduled {
+                closed.push(Key(key));
+            }
+            stream.scheduled
+        });
+        for key in closed {
+            self.settle(key);
         }
     }
 

@@ -54,7 +54,7 @@ impl Calls<'_> {
         assert!(bodies <= windows, "{bodies} bytes of bodies");
         assert!(connection.carry.len() < frame::HEAD_BYTES + frame::PAYLOAD_BYTES);
         assert!(connection.listed.len() <= 16);
-        assert!(connection.streams.len() <= 16 + self.held.len());
+        assert!(connection.streams.len() <= 2 * (16 + self.held.len()));
         assert!(connection.send_window >= 0);
         assert!(connection.receive_window >= 0);
     }

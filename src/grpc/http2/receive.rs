@@ -268,6 +268,8 @@ impl Connection {
 
     fn open(&mut self, id: u32, end_stream: bool, head: Result<Head, Unfit>) -> Result<(), Fault> {
         if matches!(self.away, Away::After(_)) {
+            // The client will know: what it says on it is not looked at.
+            self.remember_late(id);
             return Ok(());
         }
         let length = head.as_ref().map_or(None, |head| head.content_length);

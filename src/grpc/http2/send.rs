@@ -108,7 +108,10 @@ impl Connection {
     /// Moves what waits into the output, as far as windows and the output's bound allow.
     pub fn fill(&mut self) {
         while self.output.len() < limits::GRPC_WRITE_BYTES && self.send_window > 0 {
-            let Some(key) = self.ready.pop_front() else { return };
+            let Some(key) = self.ready.pop_front() else {
+                self.stale = 0;
+                return;
+            };
             self.streams[key as usize].scheduled = false;
             self.send_queued(Key(key));
         }
@@ -140,7 +143,7 @@ impl Connection {
     fn send_queued(&mut self, key: Key) {
         let window = self.window(key);
         let stream = &mut self.streams[key.0 as usize];
-        if stream.reset {
+        if stream.is_closed() {
             self.settle(key);
             return;
         }

@@ -47,7 +47,7 @@ impl Outgoing {
         let head_len = reply.encoded_len();
         let copied = body_len < limits::WATCH_SHARED_BYTES_MIN;
         let room = PREFIX_BYTES + head_len + if copied { body_len } else { 0 };
-        // Large enough for an h2 frame: growing further would only copy.
+        // Large enough for an HTTP/2 frame: growing further would only copy.
         if !self.tail.is_empty() && self.tail.len() + room > limits::WATCH_TAIL_BYTES {
             self.close_tail();
         }
