@@ -98,13 +98,22 @@ pub const CHECKPOINT_BLOCK_BYTES: usize = 256 * 1024;
 /// Segments' files kept for reuse; more are deleted. Four of the default size are 64 MiB beside the quota, and at a write
 /// rate of 64 MiB/s a second's work for the thread that prepares them.
 pub const SPARE_SEGMENTS_MAX: usize = 4;
-/// Entries of each of an executor's three rings. More requests than this queue up in memory, not in the kernel.
-/// Sockets take one entry together, log writes a few; 256 covers a burst of reads of cold values.
-pub const RING_ENTRIES: usize = 256;
 
-/// Memory registered with an executor's rings. Each of three rings pins it anew, so eight executors pin
-/// 3 × 256 KiB × 8 = 6 MiB of the usual 8 MiB memlock limit; beyond it buffers work unregistered.
-pub const RING_BUFFER_BYTES: usize = 256 * 1024;
+/// Entries that an executor's ring gathers for one submission. A turn of the loop leaves a log write, some reads of cold
+/// values, and the polls of connections that came or went; 256 of 64 bytes are 16 KiB. More are submitted in pieces.
+pub const RING_ENTRIES: u32 = 256;
+
+/// Completions that the kernel holds for an executor until it looks: one for each connection that became readable since.
+/// 4096 of 16 bytes are 64 KiB. More are kept in the kernel's own memory, and polls begun anew.
+pub const RING_COMPLETIONS: u32 = 4096;
+
+/// Tasks polled before the executor looks what the kernel has for it. A look costs some nanoseconds where there is
+/// nothing; 256 polls of some microseconds are about a millisecond.
+pub const TURN_POLLS: usize = 256;
+
+/// Memory for a write of the log that is kept for the next one: what most batches need, and less than the log keeps of
+/// itself in memory.
+pub const WRITE_MEMORY_BYTES_KEPT: usize = 256 * 1024;
 
 /// How long an executor looks for work before it sleeps. 0: CPU time is worth more than the 60 µs that a wake-up
 /// from another core costs, and a spinning core delays completions that need it (measured: fdatasync took 1.2 ms).
@@ -117,9 +126,6 @@ pub const BACKGROUND_THREADS: usize = 2;
 /// Letters under way between two cores before the sender keeps them in a queue of its own. Each is a batch of one
 /// turn of a loop; 256 turns are some milliseconds of a core that does not get to its mail.
 pub const MESH_SLOTS: usize = 256;
-
-/// Events taken from the kernel at once by an executor: one call serves this many ready sockets.
-pub const POLL_EVENTS: usize = 256;
 
 /// Buffers in one vectored send (the kernel's UIO_MAXIOV). What is beyond goes with the next call.
 pub const SEND_BUFFERS_MAX: usize = 1024;

@@ -1,4 +1,4 @@
-//! Executors: one thread each, pinned to one of the cores the process may use, with rings of its own. `run` starts them
+//! Executors: one thread each, pinned to one of the cores the process may use, with a ring of its own. `run` starts them
 //! and returns when all are done. Where the system refuses io_uring, it says why and what to do.
 
 use std::{
@@ -12,9 +12,7 @@ use std::{
     time::Duration,
 };
 
-use glommio::{LocalExecutorBuilder, Placement as Binding, PoolPlacement};
-
-use super::os;
+use super::{executor::Executor, os, ring};
 use crate::limits;
 
 /// Which cores executors run on, one executor for each entry.
@@ -57,14 +55,14 @@ where
     T: Send + 'static,
     F: Future<Output = T> + 'static,
 {
-    check_ring()?;
+    ring::try_ring().map_err(StartError::of_ring)?;
     let entry = Arc::new(entry);
     let (ended, endings) = mpsc::channel();
     for (number, &core) in placement.cores.iter().enumerate() {
         let (entry, ended, spin) = (entry.clone(), ended.clone(), placement.spin_before_park);
         start(
             &format!("executor-{number}"),
-            Binding::Fixed(core),
+            Some(core),
             spin,
             move |ending| {
                 // The receiver is gone only if another executor's ending has been raised.
@@ -87,9 +85,9 @@ where
     T: Send + 'static,
     F: Future<Output = T> + 'static,
 {
-    check_ring()?;
+    ring::try_ring().map_err(StartError::of_ring)?;
     let (ended, endings) = mpsc::channel();
-    start("executor", Binding::Unbound, Duration::ZERO, move |ending| drop(ended.send(ending)), entry)?;
+    start("executor", None, Duration::ZERO, move |ending| drop(ended.send(ending)), entry)?;
     endings.recv().expect("an executor says how it ended").into_result()
 }
 
@@ -111,7 +109,7 @@ impl<T> Ending<T> {
 
 fn start<T, F>(
     name: &str,
-    binding: Binding,
+    core: Option<usize>,
     spin_before_park: Duration,
     end: impl FnOnce(Ending<T>) + Send + 'static,
     entry: impl FnOnce() -> F + Send + 'static,
@@ -121,13 +119,12 @@ where
     F: Future<Output = T> + 'static,
 {
     let live = move || {
-        let executor = LocalExecutorBuilder::new(binding)
-            .spin_before_park(spin_before_park)
-            .io_memory(limits::RING_BUFFER_BYTES)
-            .ring_depth(limits::RING_ENTRIES)
-            .blocking_thread_pool_placement(PoolPlacement::Unbound(limits::BACKGROUND_THREADS))
-            .make()
-            .map_err(|error| StartError::of_ring(error.into()))?;
+        // Before the thread is pinned: its threads for blocking work are not.
+        let cores = os::allowed_cores().map_err(StartError::Affinity)?;
+        if let Some(core) = core {
+            os::set_cores(&[core]).map_err(StartError::Affinity)?;
+        }
+        let executor = Executor::new(spin_before_park, &cores).map_err(StartError::of_ring)?;
         Ok(executor.run(async move { entry().await }))
     };
     let body = move || {
@@ -171,30 +168,6 @@ impl std::error::Error for StartError {
     }
 }
 
-/// What glommio wants of the memlock limit before it starts, whatever it then pins.
-const MEMLOCK_BYTES_MIN: u64 = 512 * 1024;
-
-/// The first kernel with all the operations that glommio asks for.
-const KERNEL_MIN: (u32, u32) = (5, 8);
-
-/// Finds out by trying, before glommio does: it ends the process where io_uring is missing.
-fn check_ring() -> Result<(), StartError> {
-    let refused = |errno| Err(StartError::of_ring(io::Error::from_raw_os_error(errno)));
-    os::try_ring(limits::RING_ENTRIES as u32).map_err(StartError::of_ring)?;
-    if kernel_version(&os::kernel_release()).is_some_and(|version| version < KERNEL_MIN) {
-        return refused(libc::ENOSYS);
-    }
-    match os::resource_limit(libc::RLIMIT_MEMLOCK) {
-        Ok(Some(limit)) if limit < MEMLOCK_BYTES_MIN => refused(libc::ENOMEM),
-        _ => Ok(()),
-    }
-}
-
-fn kernel_version(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
 impl StartError {
     fn of_ring(error: io::Error) -> Self {
         let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
@@ -222,7 +195,7 @@ fn explain(errno: Option<i32>, disabled: &str, memlock: Option<u64>, release: &s
         ),
         (Some(libc::ENOSYS), _) => (
             format!("the kernel, {release}, does not have it, or a sandbox hides it"),
-            "run on Linux 5.8 or newer with CONFIG_IO_URING, and allow io_uring_setup, io_uring_enter and \
+            "run on Linux 5.13 or newer with CONFIG_IO_URING, and allow io_uring_setup, io_uring_enter and \
              io_uring_register in the sandbox",
         ),
         (Some(libc::ENOMEM), _) => (
@@ -239,7 +212,7 @@ fn explain(errno: Option<i32>, disabled: &str, memlock: Option<u64>, release: &s
         ),
         _ => (
             format!("the kernel is {release}"),
-            "run on Linux 5.8 or newer and allow io_uring in the container's or sandbox's profile",
+            "run on Linux 5.13 or newer and allow io_uring in the container's or sandbox's profile",
         ),
     }
 }
@@ -266,7 +239,7 @@ mod tests {
         let last = *allowed.last().unwrap();
         // A thread with one core stands for a process under taskset.
         let placement = thread::spawn(move || {
-            glommio::LocalExecutorBuilder::new(Binding::Fixed(last)).make().unwrap();
+            os::set_cores(&[last]).unwrap();
             Placement::new(2).unwrap()
         });
         assert_eq!(placement.join().unwrap().cores(), [last, last]);
@@ -312,13 +285,5 @@ mod tests {
         says(libc::ENOSYS, "", None, "5.4.0-generic");
         says(libc::ENOMEM, "0", Some(65536), "64 KiB");
         says(libc::ENOMEM, "0", Some(65536), "LimitMEMLOCK=8M");
-    }
-
-    #[test]
-    fn kernel_releases_are_compared_by_number() {
-        assert_eq!(kernel_version("6.18.44-fc"), Some((6, 18)));
-        assert_eq!(kernel_version("5.10.0+"), Some((5, 10)));
-        assert!(kernel_version("5.4.0-generic").unwrap() < KERNEL_MIN);
-        assert_eq!(kernel_version("unknown"), None);
     }
 }

@@ -3,20 +3,26 @@
 //! mean is the log's business.
 
 use std::{
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
     io::{self, Write},
-    os::fd::{AsRawFd, BorrowedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::OpenOptionsExt,
+    },
     path::Path,
+    rc::Rc,
     time::Duration,
 };
 
 use bytes::Bytes;
-use glommio::{
-    GlommioError, allocate_dma_buffer,
-    io::{BufferedFile, DmaFile, OpenOptions as RingOptions},
-};
 
-use super::{background, now, os};
+use super::{
+    background,
+    blocks::Blocks,
+    executor::FileOperation,
+    now, os,
+    ring::{Memory, Transfer},
+};
 use crate::limits::{DISK_BLOCK_BYTES, PROBE_WRITES};
 
 /// How a write becomes durable.
@@ -44,14 +50,9 @@ impl Durability {
 
 /// A file for durable writes.
 pub struct DirectFile {
-    file: Inner,
+    fd: Rc<OwnedFd>,
     direct: bool,
     durability: Durability,
-}
-
-enum Inner {
-    Direct(DmaFile),
-    Buffered(BufferedFile),
 }
 
 impl DirectFile {
@@ -59,28 +60,28 @@ impl DirectFile {
     /// network and stacked ones) writes go through the cache and are made durable by fdatasync, whatever was asked:
     /// see `is_direct` and `durability`.
     pub async fn open(path: impl AsRef<Path>, durability: Durability) -> io::Result<Self> {
-        let path = path.as_ref();
-        let mut options = RingOptions::new();
-        // For writing alone. Were it for reading too, glommio would try completions by polling, and where the device
-        // has these the core would spin as long as the device takes.
-        options.write(true);
-        if durability == Durability::Dsync {
-            options.custom_flags(libc::O_DSYNC);
-        }
-        match options.dma_open(path).await {
-            Ok(file) => {
-                // SAFETY: the descriptor is open as long as `file` is.
-                let direct = os::is_direct(unsafe { BorrowedFd::borrow_raw(file.as_raw_fd()) })?;
-                let durability = if direct { durability } else { Durability::Fdatasync };
-                Ok(DirectFile { file: Inner::Direct(file), direct, durability })
+        let path = path.as_ref().to_owned();
+        let (fd, direct) = background(move || {
+            let mut flags = libc::O_DIRECT;
+            if durability == Durability::Dsync {
+                flags |= libc::O_DSYNC;
             }
-            // What fcntl and open say where O_DIRECT is not known.
-            Err(error) if io_error(&error) == Some(libc::EINVAL) => {
-                let file = RingOptions::new().write(true).buffered_open(path).await.map_err(io::Error::from)?;
-                Ok(DirectFile { file: Inner::Buffered(file), direct: false, durability: Durability::Fdatasync })
+            match OpenOptions::new().write(true).custom_flags(flags).open(&path) {
+                // Some take the flag and have nothing but the cache, or take it and leave it off.
+                Ok(file) if !os::is_in_memory(file.as_fd())? => {
+                    let direct = os::is_direct(file.as_fd())?;
+                    return Ok((OwnedFd::from(file), direct));
+                }
+                Ok(_) => {}
+                // What open says where O_DIRECT is not known.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+                Err(error) => return Err(error),
             }
-            Err(error) => Err(error.into()),
-        }
+            Ok((OpenOptions::new().write(true).open(&path)?.into(), false))
+        })
+        .await?;
+        let durability = if direct { durability } else { Durability::Fdatasync };
+        Ok(DirectFile { fd: Rc::new(fd), direct, durability })
     }
 
     /// Whether writes go past the page cache.
@@ -115,51 +116,42 @@ impl DirectFile {
     }
 
     async fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<usize> {
-        let written = match &self.file {
-            Inner::Direct(file) => {
-                let mut buffer = allocate_dma_buffer(bytes.len());
-                buffer.as_bytes_mut().copy_from_slice(bytes);
-                file.write_at(buffer, offset).await
-            }
-            Inner::Buffered(file) => file.write_at(bytes.to_vec(), offset).await,
-        };
-        written.map_err(io::Error::from)
+        let memory = Memory::Blocks(Blocks::of(bytes));
+        let (written, memory) = FileOperation::begin(Transfer::Write { offset }, &self.fd, memory).await;
+        if let Memory::Blocks(blocks) = memory {
+            blocks.give_back();
+        }
+        written
     }
 
     /// fdatasync, through the ring.
     pub async fn sync(&self) -> io::Result<()> {
-        let synced = match &self.file {
-            Inner::Direct(file) => file.fdatasync().await,
-            Inner::Buffered(file) => file.fdatasync().await,
-        };
-        synced.map_err(io::Error::from)
+        FileOperation::begin(Transfer::DataSync, &self.fd, Memory::None).await.0.map(drop)
     }
 
     pub async fn close(self) -> io::Result<()> {
-        let closed = match self.file {
-            Inner::Direct(file) => file.close().await,
-            Inner::Buffered(file) => file.close().await,
-        };
-        closed.map_err(io::Error::from)
+        close(self.fd).await
     }
 }
 
-fn io_error(error: &GlommioError<()>) -> Option<i32> {
-    match error {
-        GlommioError::IoError(source) | GlommioError::EnhancedIoError { source, .. } => source.raw_os_error(),
-        _ => None,
+/// Closes a file where it may take its time. What is still under way keeps it open.
+async fn close(fd: Rc<OwnedFd>) -> io::Result<()> {
+    if let Some(fd) = Rc::into_inner(fd) {
+        background(move || drop(fd)).await;
     }
+    Ok(())
 }
 
 /// A file for reading through the page cache, so that what was read stays in memory.
 pub struct ReadFile {
-    file: BufferedFile,
+    fd: Rc<OwnedFd>,
 }
 
 impl ReadFile {
     pub async fn open(path: impl AsRef<Path>) -> io::Result<Self> {
-        let file = BufferedFile::open(path).await.map_err(io::Error::from)?;
-        Ok(ReadFile { file })
+        let path = path.as_ref().to_owned();
+        let file = background(move || File::open(path)).await?;
+        Ok(ReadFile { fd: Rc::new(file.into()) })
     }
 
     /// Reads `len` bytes at an offset, or fewer where the file ends. Bytes that are in memory are taken at once;
@@ -168,26 +160,25 @@ impl ReadFile {
         let mut bytes = Vec::with_capacity(len);
         // The allocator may have given more.
         let room = &mut bytes.spare_capacity_mut()[..len];
-        // SAFETY: the descriptor is open as long as `self.file` is.
-        let fd = unsafe { BorrowedFd::borrow_raw(self.file.as_raw_fd()) };
-        if let Ok(count) = os::read_resident(fd, room, offset) {
+        if let Ok(count) = os::read_resident((*self.fd).as_fd(), room, offset) {
             // SAFETY: that many have just been read into the vector.
             unsafe { bytes.set_len(count) };
         }
         while bytes.len() < len {
-            let read = self.file.read_at(offset + bytes.len() as u64, len - bytes.len()).await;
-            let read = read.map_err(io::Error::from)?;
-            if read.is_empty() {
+            let rest = Transfer::Read { offset: offset + bytes.len() as u64, len: len - bytes.len() };
+            let (read, memory) = FileOperation::begin(rest, &self.fd, Memory::Bytes(bytes)).await;
+            let Memory::Bytes(back) = memory else { unreachable!("memory comes back as it was") };
+            bytes = back;
+            if read? == 0 {
                 break;
             }
-            bytes.extend_from_slice(&read);
         }
         Ok(bytes.into())
     }
 
     /// Bytes in the file now.
     pub async fn len(&self) -> io::Result<u64> {
-        self.file.file_size().await.map_err(io::Error::from)
+        os::file_len((*self.fd).as_fd())
     }
 
     pub async fn is_empty(&self) -> io::Result<bool> {
@@ -195,7 +186,7 @@ impl ReadFile {
     }
 
     pub async fn close(self) -> io::Result<()> {
-        self.file.close().await.map_err(io::Error::from)
+        close(self.fd).await
     }
 }
 
@@ -261,7 +252,7 @@ mod tests {
         let path = zeroed(dir, 1024);
         let file = DirectFile::open(&path, durability).await.unwrap();
         let one = pattern(DISK_BLOCK_BYTES);
-        // More than the memory registered with the ring.
+        // More than the memory kept from write to write.
         let many = pattern(600 * DISK_BLOCK_BYTES);
         file.write_durable(3 * DISK_BLOCK_BYTES as u64, &one).await.unwrap();
         file.write_durable(10 * DISK_BLOCK_BYTES as u64, &many).await.unwrap();

@@ -1,14 +1,20 @@
 //! The seam to the runtime: tasks, time, work that blocks, executors pinned to cores, the way between them, files with
-//! aligned durable writes, sockets, signals. glommio is its implementation and no type of it appears outside this
+//! aligned durable writes, sockets, signals. Each executor has one io_uring, and no type of that appears outside this
 //! folder. It knows nothing of what is done with it.
 
+mod blocks;
+mod executor;
 pub mod executors;
 pub mod file;
 pub mod mesh;
 mod os;
 mod poller;
+mod pool;
+mod ring;
 pub mod signals;
 pub mod socket;
+mod tasks;
+mod timers;
 
 use std::{
     cell::Cell,
@@ -17,42 +23,66 @@ use std::{
     os::unix::ffi::OsStrExt,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::Pin,
-    task::{Context, Poll},
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
 /// Runs a future on this executor; it goes on by itself.
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
-    glommio::spawn_local(future).detach();
+    executor::spawn(future);
 }
 
 /// Runs a future on this executor; awaiting the task gives what the future returned. Dropping the task ends it.
 pub fn spawn_with_handle<T: 'static>(future: impl Future<Output = T> + 'static) -> Task<T> {
-    Task(glommio::spawn_local(future))
+    let outcome = Rc::new(Outcome { value: Cell::new(None), waiter: Cell::new(None) });
+    let told = outcome.clone();
+    let header = executor::spawn(async move {
+        told.value.set(Some(future.await));
+        if let Some(waiter) = told.waiter.take() {
+            waiter.wake();
+        }
+    });
+    Task { outcome, header }
 }
 
 /// A running future that can be awaited, or ended by dropping it.
 #[must_use = "dropping a task ends it"]
-pub struct Task<T>(glommio::Task<T>);
+pub struct Task<T> {
+    outcome: Rc<Outcome<T>>,
+    header: Arc<tasks::Header>,
+}
+
+struct Outcome<T> {
+    value: Cell<Option<T>>,
+    waiter: Cell<Option<Waker>>,
+}
 
 impl<T> Future for Task<T> {
     type Output = T;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
-        Pin::new(&mut self.0).poll(context)
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        match self.outcome.value.take() {
+            Some(value) => Poll::Ready(value),
+            None => {
+                self.outcome.waiter.set(Some(context.waker().clone()));
+                Poll::Pending
+            }
+        }
     }
 }
 
-thread_local! {
-    static RECENT: Cell<Option<Instant>> = const { Cell::new(None) };
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        executor::end(&self.header);
+    }
 }
 
 /// The monotonic clock.
 #[inline]
 pub fn now() -> Instant {
-    let now = Instant::now();
-    RECENT.set(Some(now));
-    now
+    executor::now()
 }
 
 /// When this executor last looked at the clock: with whatever it was woken for (bytes on a socket, mail, the end of a
@@ -60,30 +90,28 @@ pub fn now() -> Instant {
 /// as a twentieth of a request.
 #[inline]
 pub fn recent() -> Instant {
-    RECENT.get().unwrap_or_else(now)
+    executor::recent()
 }
 
 /// How long this executor has worked since this was last asked, waiting and spinning left out, and in how many turns of
 /// its loop.
 pub fn worked() -> (Duration, u64) {
-    let stats = glommio::executor().executor_stats();
-    (stats.total_runtime(), stats.scheduler_runs())
+    executor::worked()
 }
 
 pub async fn sleep(duration: Duration) {
-    glommio::timer::Timer::new(duration).await;
-    now();
+    executor::Sleep::new(duration).await;
 }
 
 /// The result of a future, or None if it takes longer than `limit`; the future is dropped then.
 pub async fn timeout<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
     let mut future = std::pin::pin!(future);
-    let mut timer = glommio::timer::Timer::new(limit);
+    let mut timer = std::pin::pin!(executor::Sleep::new(limit));
     std::future::poll_fn(|context| {
         if let Poll::Ready(value) = future.as_mut().poll(context) {
             return Poll::Ready(Some(value));
         }
-        Pin::new(&mut timer).poll(context).map(|_| None)
+        timer.as_mut().poll(context).map(|()| None)
     })
     .await
 }
@@ -131,30 +159,22 @@ pub fn tell_service_manager() {
     let _ = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address));
 }
 
-/// Lets everything else that is ready run first.
+/// Lets everything else that is ready run first, and what the kernel has for this executor.
 pub async fn yield_now() {
-    glommio::executor().yield_task_queue_now().await;
-    now();
+    executor::yield_now().await;
 }
 
 /// Runs something that may block on a low-priority thread of its own, on any core the process may use; this executor
 /// goes on meanwhile. A panic in it is raised where it is awaited. The work is queued at once, awaited or not.
-pub async fn background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    thread_local! {
-        static LOWERED: Cell<bool> = const { Cell::new(false) };
-    }
-    let guarded = move || {
-        if !LOWERED.replace(true) {
-            os::lower_this_thread();
+pub fn background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> impl Future<Output = T> {
+    let (answer, outcome) = pool::answer();
+    // A thread that unwinds is gone for good, and whoever waits for its answer with it.
+    executor::background(Box::new(move || answer(catch_unwind(AssertUnwindSafe(work)))));
+    async move {
+        match outcome.await {
+            Ok(value) => value,
+            Err(panic) => resume_unwind(panic),
         }
-        // A thread that unwinds is gone for good, and whoever waits for its answer with it.
-        catch_unwind(AssertUnwindSafe(work))
-    };
-    let outcome = glommio::executor().spawn_blocking(guarded).await;
-    now();
-    match outcome {
-        Ok(value) => value,
-        Err(panic) => resume_unwind(panic),
     }
 }
 
@@ -169,7 +189,8 @@ mod tests;
 /// Runs a test on an executor of its own.
 #[cfg(test)]
 pub fn run<T>(future: impl Future<Output = T>) -> T {
-    glommio::LocalExecutorBuilder::default().io_memory(64 * 1024).make().expect("io_uring is there").run(future)
+    let cores = os::allowed_cores().expect("a thread may run somewhere");
+    executor::Executor::new(Duration::ZERO, &cores).expect("io_uring is there").run(future)
 }
 
 /// Milliseconds since the process first asked, never going back.
@@ -183,6 +204,5 @@ pub fn now_ms() -> u64 {
 /// Runs a test's future to its end on an executor of its own.
 #[cfg(test)]
 pub fn run_test<T>(future: impl Future<Output = T>) -> T {
-    let executor = glommio::LocalExecutorBuilder::default().io_memory(1 << 20).make().expect("io_uring is there");
-    executor.run(future)
+    run(future)
 }

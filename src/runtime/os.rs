@@ -1,4 +1,4 @@
-//! The system calls for which std has no name: affinity, priorities, limits, sockets' calls without blocking, epoll,
+//! The system calls for which std has no name: affinity, priorities, limits, sockets' calls without blocking,
 //! signals. Each function is safe to call with any arguments its types allow; every `unsafe` of them is here.
 
 use std::{
@@ -35,6 +35,19 @@ pub fn allowed_cores() -> io::Result<Vec<usize>> {
     Ok((0..libc::CPU_SETSIZE as usize).filter(|&core| unsafe { libc::CPU_ISSET(core, &set) }).collect())
 }
 
+/// Keeps this thread to these cores.
+pub fn set_cores(cores: &[usize]) -> io::Result<()> {
+    // SAFETY: an all-zero cpu_set_t is an empty set; CPU_SET changes a bit inside it for any index below CPU_SETSIZE
+    // and nothing for others; the call reads the size it is told. 0 is the calling thread.
+    unsafe {
+        let mut set: libc::cpu_set_t = mem::zeroed();
+        for &core in cores {
+            libc::CPU_SET(core, &mut set);
+        }
+        checked(libc::sched_setaffinity(0, mem::size_of_val(&set), &set)).map(drop)
+    }
+}
+
 /// Gives this thread the lowest priority, so that it takes only what nobody else wants of a core.
 pub fn lower_this_thread() {
     // SAFETY: setpriority touches no memory. With PRIO_PROCESS, 0 is the calling thread on Linux. Lowering one's
@@ -58,18 +71,6 @@ pub fn kernel_release() -> String {
         libc::uname(&mut name);
         CStr::from_ptr(name.release.as_ptr()).to_string_lossy().into_owned()
     }
-}
-
-/// Sets up a ring of `entries` and lets it go again: whether io_uring is to be had at all.
-pub fn try_ring(entries: u32) -> io::Result<()> {
-    // struct io_uring_params is 120 bytes; zeros ask for nothing special.
-    let mut parameters = [0u64; 15];
-    // SAFETY: the kernel reads and writes the 120 bytes of parameters, nothing else.
-    let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, entries, parameters.as_mut_ptr()) };
-    let fd = checked(fd as libc::c_int)?;
-    // SAFETY: the kernel has just given us this descriptor.
-    drop(unsafe { OwnedFd::from_raw_fd(fd) });
-    Ok(())
 }
 
 /// Opens a stream socket of the family that never blocks.
@@ -239,31 +240,6 @@ pub fn shutdown_write(fd: BorrowedFd<'_>) -> io::Result<()> {
     checked(unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_WR) }).map(drop)
 }
 
-pub fn epoll_create() -> io::Result<OwnedFd> {
-    // SAFETY: epoll_create1 touches no memory; the descriptor is new and ours.
-    unsafe { checked(libc::epoll_create1(libc::EPOLL_CLOEXEC)).map(|fd| OwnedFd::from_raw_fd(fd)) }
-}
-
-/// EPOLL_CTL_ADD, _MOD or _DEL with a mask of events and the word they come back with.
-pub fn epoll_control(
-    epoll: BorrowedFd<'_>,
-    operation: libc::c_int,
-    fd: BorrowedFd<'_>,
-    events: u32,
-    word: u64,
-) -> io::Result<()> {
-    let mut event = libc::epoll_event { events, u64: word };
-    // SAFETY: the kernel reads one epoll_event.
-    checked(unsafe { libc::epoll_ctl(epoll.as_raw_fd(), operation, fd.as_raw_fd(), &mut event) }).map(drop)
-}
-
-/// What is ready now, without waiting: how many of `events` were filled in.
-pub fn epoll_ready(epoll: BorrowedFd<'_>, events: &mut [libc::epoll_event]) -> io::Result<usize> {
-    let room = events.len().min(libc::c_int::MAX as usize) as libc::c_int;
-    // SAFETY: the kernel writes at most `room` events, for which there is room.
-    checked_len(unsafe { libc::epoll_wait(epoll.as_raw_fd(), events.as_mut_ptr(), room, 0) } as isize)
-}
-
 /// A counter that can be waited for; reading it never blocks.
 pub fn event_counter() -> io::Result<OwnedFd> {
     // SAFETY: eventfd touches no memory; the descriptor is new and ours.
@@ -291,6 +267,30 @@ pub fn read_resident(fd: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>], offset:
     let offset = libc::off_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     // SAFETY: the kernel writes at most the buffer's length into it.
     checked_len(unsafe { libc::preadv2(fd.as_raw_fd(), &vector, 1, offset, libc::RWF_NOWAIT) })
+}
+
+/// Bytes in a file.
+pub fn file_len(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut status = MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: the call fills the struct if it succeeds.
+    let status = unsafe {
+        checked(libc::fstat(fd.as_raw_fd(), status.as_mut_ptr()))?;
+        status.assume_init()
+    };
+    Ok(status.st_size as u64)
+}
+
+/// Whether a file's system is one that has no device beneath it.
+pub fn is_in_memory(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    const RAMFS_MAGIC: u32 = 0x8584_58f6;
+    let mut status = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: the call fills the struct if it succeeds.
+    let status = unsafe {
+        checked(libc::fstatfs(fd.as_raw_fd(), status.as_mut_ptr()))?;
+        status.assume_init()
+    };
+    // Magic numbers have 32 bits; the field's type differs between platforms.
+    Ok([libc::TMPFS_MAGIC as u32, RAMFS_MAGIC].contains(&(status.f_type as u32)))
 }
 
 /// Whether the descriptor was opened with O_DIRECT and has kept it.

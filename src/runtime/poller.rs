@@ -1,55 +1,41 @@
-//! Which sockets of this executor are ready. Each is registered once, edge-triggered, with an epoll instance; the ring
-//! waits for that one descriptor alone. So a message costs its receive and its send, and one call of epoll_wait serves
-//! all that became ready in a turn; a poll through the ring for each message would cost an allocation, a submission
-//! and a completion that interrupts the core.
+//! Which sockets of this executor are ready. Each is watched by one poll in the ring that goes on telling, so nothing is
+//! asked again after a message and an idle connection holds no memory for what may come: a message costs its receive and
+//! its send, and one wait tells all that became ready meanwhile.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     io,
-    mem::ManuallyDrop,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
-    pin::Pin,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     rc::Rc,
     task::{Context, Poll, Waker},
 };
 
-use futures_io::AsyncRead;
-use slab::Slab;
-
-use super::os;
-use crate::limits;
-
-thread_local! {
-    /// An executor has a thread of its own for life, so the thread's poller is the executor's.
-    static POLLER: RefCell<Option<Rc<Poller>>> = const { RefCell::new(None) };
-}
+use super::{
+    executor::{self, Executor},
+    ring::Side,
+};
 
 /// A descriptor of this executor whose readiness is followed. Dropping it closes the descriptor.
 pub struct Registered {
-    poller: Rc<Poller>,
+    executor: Rc<Executor>,
+    /// The watch for reading.
     key: usize,
     readiness: Rc<Readiness>,
-    fd: OwnedFd,
+    fd: Rc<OwnedFd>,
 }
 
 impl Registered {
     /// Takes over a descriptor that does not block. It counts as ready in both directions until a call says otherwise.
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
-        let poller = Poller::of_this_executor()?;
-        let readiness = Rc::new(Readiness::default());
+        let (executor, fd, readiness) = (executor::here(), Rc::new(fd), Rc::new(Readiness::default()));
         readiness.readable.set(true);
         readiness.writable.set(true);
-        let key = poller.entries.borrow_mut().insert(readiness.clone());
-        let added = os::epoll_control(poller.epoll.as_fd(), libc::EPOLL_CTL_ADD, fd.as_fd(), READING, key as u64);
-        if let Err(error) = added {
-            poller.entries.borrow_mut().remove(key);
-            return Err(error);
-        }
-        Ok(Registered { poller, key, readiness, fd })
+        let key = executor.ring.borrow_mut().watch(fd.clone(), Side::Reading, readiness.clone());
+        Ok(Registered { executor, key, readiness, fd })
     }
 
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        (*self.fd).as_fd()
     }
 
     /// Calls `read` when the descriptor may be readable, again after each time it said WouldBlock. `full` tells from
@@ -66,7 +52,7 @@ impl Registered {
                 store(&readiness.reader, context);
                 return Poll::Pending;
             }
-            match read(self.fd.as_fd()) {
+            match read((*self.fd).as_fd()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => readiness.readable.set(false),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(value) => {
@@ -91,12 +77,10 @@ impl Registered {
                 store(&readiness.writer, context);
                 return Poll::Pending;
             }
-            match write(self.fd.as_fd()) {
+            match write((*self.fd).as_fd()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     readiness.writable.set(false);
-                    if !readiness.watched_for_writing.replace(true) {
-                        self.watch_for_writing()?;
-                    }
+                    self.watch_for_writing();
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return Poll::Ready(result),
@@ -107,39 +91,64 @@ impl Registered {
     /// Waits until the kernel says that the descriptor can be written, as when a connect has ended.
     pub async fn wait_until_writable(&self) -> io::Result<()> {
         self.readiness.writable.set(false);
-        self.readiness.watched_for_writing.set(true);
-        self.watch_for_writing()?;
+        self.watch_for_writing();
         std::future::poll_fn(|context| self.poll_write(context, |_| Ok(()))).await
     }
 
-    /// Most sockets never fill their buffer; those that do are watched for room from then on. Changing the mask makes
-    /// the kernel look anew, so room that appeared since the refused write is told too.
-    fn watch_for_writing(&self) -> io::Result<()> {
-        let events = READING | libc::EPOLLOUT as u32;
-        os::epoll_control(self.poller.epoll.as_fd(), libc::EPOLL_CTL_MOD, self.fd.as_fd(), events, self.key as u64)
+    /// Room is watched for only when there was none: most sockets never fill their buffer.
+    fn watch_for_writing(&self) {
+        if self.readiness.writing.get().is_none() {
+            let mut ring = self.executor.ring.borrow_mut();
+            let key = ring.watch(self.fd.clone(), Side::Writing, self.readiness.clone());
+            self.readiness.writing.set(Some(key));
+        }
     }
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        // Closing would do, were the descriptor certainly the last one of its socket.
-        let removed = os::epoll_control(self.poller.epoll.as_fd(), libc::EPOLL_CTL_DEL, self.fd.as_fd(), 0, 0);
-        debug_assert!(removed.is_ok(), "{removed:?}");
-        self.poller.entries.borrow_mut().remove(self.key);
+        let mut ring = self.executor.ring.borrow_mut();
+        ring.end_watch(self.key);
+        if let Some(key) = self.readiness.writing.take() {
+            ring.end_watch(key);
+        }
     }
 }
 
-const READING: u32 = (libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLET) as u32;
-
+/// What is known of a descriptor, and who waits for more.
 #[derive(Default)]
-struct Readiness {
+pub struct Readiness {
     readable: Cell<bool>,
     writable: Cell<bool>,
     /// The other side has ended, or the socket has failed: it never blocks a read again.
     ended: Cell<bool>,
-    watched_for_writing: Cell<bool>,
+    /// The watch for writing, while there is one.
+    writing: Cell<Option<usize>>,
     reader: Cell<Option<Waker>>,
     writer: Cell<Option<Waker>>,
+}
+
+impl Readiness {
+    /// Takes in what the kernel says (poll(2)'s events), and puts those who wait for it into `woken`.
+    pub fn tell(&self, events: i32, woken: &mut Vec<Waker>) {
+        let (events, failed) = (events as i16, libc::POLLHUP | libc::POLLERR | libc::POLLNVAL);
+        let ended = events & (libc::POLLRDHUP | failed) != 0;
+        if ended {
+            self.ended.set(true);
+        }
+        if ended || events & libc::POLLIN != 0 {
+            self.readable.set(true);
+            woken.extend(self.reader.take());
+        }
+        if events & (libc::POLLOUT | failed) != 0 {
+            self.writable.set(true);
+            woken.extend(self.writer.take());
+        }
+    }
+
+    pub fn watch_for_writing_ended(&self) {
+        self.writing.set(None);
+    }
 }
 
 fn store(slot: &Cell<Option<Waker>>, context: &Context<'_>) {
@@ -148,71 +157,4 @@ fn store(slot: &Cell<Option<Waker>>, context: &Context<'_>) {
         _ => context.waker().clone(),
     };
     slot.set(Some(waker));
-}
-
-struct Poller {
-    epoll: OwnedFd,
-    entries: RefCell<Slab<Rc<Readiness>>>,
-}
-
-impl Poller {
-    fn of_this_executor() -> io::Result<Rc<Poller>> {
-        POLLER.with(|slot| {
-            if let Some(poller) = &*slot.borrow() {
-                return Ok(poller.clone());
-            }
-            let poller = Rc::new(Poller { epoll: os::epoll_create()?, entries: RefCell::default() });
-            super::spawn(poller.clone().follow());
-            *slot.borrow_mut() = Some(poller.clone());
-            Ok(poller)
-        })
-    }
-
-    async fn follow(self: Rc<Self>) {
-        let mut events = vec![libc::epoll_event { events: 0, u64: 0 }; limits::POLL_EVENTS];
-        loop {
-            readable(self.epoll.as_fd()).await;
-            self.wake_ready(&mut events);
-        }
-    }
-
-    fn wake_ready(&self, events: &mut [libc::epoll_event]) {
-        let count = os::epoll_ready(self.epoll.as_fd(), events).expect("epoll_wait on a live epoll descriptor");
-        // No task runs meanwhile, so none of these can have been closed and its key given away.
-        let entries = self.entries.borrow();
-        for event in &events[..count] {
-            let (mask, key) = (event.events as libc::c_int, event.u64 as usize);
-            let readiness = &entries[key];
-            let ended = mask & (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) != 0;
-            if ended {
-                readiness.ended.set(true);
-            }
-            if ended || mask & libc::EPOLLIN != 0 {
-                readiness.readable.set(true);
-                wake(&readiness.reader);
-            }
-            if mask & (libc::EPOLLOUT | libc::EPOLLHUP | libc::EPOLLERR) != 0 {
-                readiness.writable.set(true);
-                wake(&readiness.writer);
-            }
-        }
-    }
-}
-
-fn wake(slot: &Cell<Option<Waker>>) {
-    if let Some(waker) = slot.take() {
-        waker.wake();
-    }
-}
-
-/// Waits in the ring until a descriptor that is not a socket can be read. Must be awaited to its end.
-///
-/// glommio gives out no poll of its own, but a stream of it submits one for its descriptor when it is made, and reads
-/// only once that has completed; the read then fails at once, this being no socket, and nothing is left behind.
-async fn readable(fd: BorrowedFd<'_>) {
-    // SAFETY: the descriptor is open for the whole of this call. The stream would close it in the end: it is never
-    // dropped. What that leaves behind is a weak count on the reactor; the poll's own memory goes with the failed read.
-    let mut stream = ManuallyDrop::new(unsafe { glommio::net::TcpStream::from_raw_fd(fd.as_raw_fd()) });
-    let read = std::future::poll_fn(|context| Pin::new(&mut *stream).poll_read(context, &mut [0])).await;
-    debug_assert_eq!(read.map_err(|error| error.raw_os_error()), Err(Some(libc::ENOTSOCK)));
 }
