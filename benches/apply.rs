@@ -208,9 +208,6 @@ fn main() {
         longest = longest.max(slice.elapsed().as_micros());
         slices += 1;
     }
-    println!(
-        "    compacted to half: {:.0?} in {slices} slices of 1,000, the longest {longest} us",
-        began.elapsed()
-    );
+    println!("    compacted to half: {:.0?} in {slices} slices of 1,000, the longest {longest} us", began.elapsed());
     load.report_memory(empty);
 }
