@@ -1,5 +1,5 @@
 //! The checkpoint: the whole applied state at one raft index except values' bytes, as a stream of checksummed blocks
-//! (docs/format.md, version 1). Encodes from an immutable state, so in the background; decodes straight into new trees.
+//! (docs/format.md, version 2; version 1 is read). Encodes from an immutable state, so in the background; decodes straight into new trees.
 //! Touches no file: `wal::disk` gives it something to write to and read from.
 
 use std::io::{self, Read, Write};
@@ -7,7 +7,8 @@ use std::io::{self, Read, Write};
 use prost::Message as _;
 
 use super::{
-    codec::put_varint,
+    codec::{self, put_varint},
+    events::Events,
     index::{Index, KeyMeasure, Sweep},
     lease::LeaseBook,
     membership::{Member, Membership},
@@ -18,8 +19,9 @@ use super::{
 };
 use crate::{limits::CHECKPOINT_BLOCK_BYTES, proto::raftpb};
 
-/// The version of checkpoints that this code writes and reads. It covers the entries of `codec.rs` too.
-pub const FORMAT_VERSION: u32 = 1;
+/// The version of checkpoints that this code writes; it reads this and those before. It covers the entries of `codec.rs`
+/// too.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// A point in the log: where the record after it begins or will begin, and what proves that it is that record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,7 +76,7 @@ pub enum CheckpointError {
     Io { offset: u64, source: io::Error },
     #[error("damaged at byte {offset}: {what}")]
     Damaged { offset: u64, what: &'static str },
-    #[error("it has format version {0}, this program reads version {FORMAT_VERSION}: use a matching version of urd")]
+    #[error("it has format version {0}, this program reads up to {FORMAT_VERSION}: use a matching version of urd")]
     Version(u32),
 }
 
@@ -119,12 +121,12 @@ pub fn encode(state: &State, head: &CheckpointHead, out: &mut dyn Write) -> io::
     let mut blocks = Blocks { out, block: Vec::with_capacity(CHECKPOINT_BLOCK_BYTES), number: 0, chain: crc };
     put_head(blocks.begin(), state, head);
     blocks.close(Section::Head)?;
-    blocks.tree(Section::Keys, state.index.keys_tree())?;
-    blocks.tree(Section::Events, state.index.events_tree())?;
+    blocks.keys(state.index.keys_tree())?;
+    blocks.events(state.index.all_events())?;
     let (leases, attachments) = state.leases.trees();
     blocks.tree(Section::Leases, leases)?;
     blocks.tree(Section::Attachments, attachments)?;
-    let counts = [state.index.keys_tree().len(), state.index.events_tree().len(), leases.len(), attachments.len()];
+    let counts = [state.index.keys_tree().len(), state.index.all_events().len(), leases.len(), attachments.len()];
     let end = blocks.begin();
     for count in counts {
         put_varint(end, count);
@@ -158,7 +160,20 @@ impl Blocks<'_> {
         self.out.write_all(&self.block)
     }
 
-    /// All entries of a tree, as key and value with their lengths; none crosses a block's end.
+    /// Makes room for an entry of at most so many bytes, which must not cross a block's end. True if a new block begins
+    /// with it.
+    fn make_room(&mut self, section: Section, bytes: usize) -> io::Result<bool> {
+        if self.block.len() > BLOCK_HEAD_BYTES {
+            if self.block.len() + bytes <= CHECKPOINT_BLOCK_BYTES {
+                return Ok(false);
+            }
+            self.close(section)?;
+            self.begin();
+        }
+        Ok(true)
+    }
+
+    /// All entries of a tree, as key and value with their lengths.
     fn tree<M: Measure>(&mut self, section: Section, tree: &Tree<M>) -> io::Result<()> {
         if tree.is_empty() {
             return Ok(());
@@ -166,16 +181,65 @@ impl Blocks<'_> {
         self.begin();
         for (key, value) in tree.iter() {
             // 10: two lengths as varints of up to 5 bytes.
-            let full = self.block.len() + key.len() + value.len() + 10 > CHECKPOINT_BLOCK_BYTES;
-            if full && self.block.len() > BLOCK_HEAD_BYTES {
-                self.close(section)?;
-                self.begin();
-            }
+            self.make_room(section, key.len() + value.len() + 10)?;
             put_bytes(&mut self.block, key);
             put_bytes(&mut self.block, value);
         }
         self.close(section)
     }
+
+    /// All keys: what a key has in common with the one before is left out.
+    fn keys(&mut self, keys: &Tree<KeyMeasure>) -> io::Result<()> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        self.begin();
+        let mut before: &[u8] = &[];
+        for (key, state) in keys.iter() {
+            // 15: three lengths as varints of up to 5 bytes.
+            if self.make_room(Section::Keys, key.len() + state.len() + 15)? {
+                before = &[];
+            }
+            put_shortened(&mut self.block, before, key);
+            put_bytes(&mut self.block, state);
+            before = key;
+        }
+        self.close(Section::Keys)
+    }
+
+    /// All events: revisions by their distance, keys without what they have in common with the one before.
+    fn events(&mut self, events: &Events) -> io::Result<()> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        self.begin();
+        let (mut main, mut before): (i64, &[u8]) = (0, &[]);
+        let mut bare = Vec::new();
+        for event in events.iter() {
+            bare.clear();
+            codec::put_bare_event(&mut bare, &event);
+            // 35: a revision as varints of up to 20 bytes, three lengths of up to 5.
+            if self.make_room(Section::Events, event.key.len() + bare.len() + 35)? {
+                (main, before) = (0, &[]);
+            }
+            let revision = event.meta.revision;
+            put_varint(&mut self.block, ((revision.main - main) as u64) << 1 | u64::from(revision.sub != 0));
+            if revision.sub != 0 {
+                put_varint(&mut self.block, revision.sub as u64);
+            }
+            put_shortened(&mut self.block, before, event.key);
+            put_bytes(&mut self.block, &bare);
+            (main, before) = (revision.main, event.key);
+        }
+        self.close(Section::Events)
+    }
+}
+
+/// A key by what it shares with the one before in its block.
+fn put_shortened(out: &mut Vec<u8>, before: &[u8], key: &[u8]) {
+    let shared = before.iter().zip(key).take_while(|(a, b)| a == b).count();
+    put_varint(out, shared as u64);
+    put_bytes(out, &key[shared..]);
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -260,7 +324,7 @@ fn put_head(out: &mut Vec<u8>, state: &State, head: &CheckpointHead) {
 /// Those of `input`; `Damaged` for whatever does not add up; `Version` for a sound checkpoint of another version.
 pub fn decode(input: &mut dyn Read) -> Result<Checkpoint, CheckpointError> {
     let mut source = Source { input, offset: 0, number: 0, chain: 0, payload: Vec::new(), payload_at: 0 };
-    source.file_head()?;
+    let version = source.file_head()?;
     if source.block()? != Section::Head {
         return Err(source.damaged("it does not begin with the block that describes it"));
     }
@@ -268,7 +332,7 @@ pub fn decode(input: &mut dyn Read) -> Result<Checkpoint, CheckpointError> {
         return Err(source.damaged("the block that describes it does not decode"));
     };
 
-    let (mut keys, mut events) = (Builder::<KeyMeasure>::new(), Builder::<Plain>::new());
+    let (mut keys, mut events) = (Builder::<KeyMeasure>::new(), Events::default());
     let (mut leases, mut attachments) = (Builder::<Plain>::new(), Builder::<Plain>::new());
     let mut counts = [0u64; 4];
     let mut before = Section::Head;
@@ -280,8 +344,9 @@ pub fn decode(input: &mut dyn Read) -> Result<Checkpoint, CheckpointError> {
         before = section;
         let count = match section {
             Section::Head => None,
-            Section::Keys => push_all(&source.payload, &mut keys).map(|count| counts[0] += count),
-            Section::Events => push_all(&source.payload, &mut events).map(|count| counts[1] += count),
+            Section::Keys if version == 1 => push_all(&source.payload, &mut keys).map(|count| counts[0] += count),
+            Section::Keys => push_keys(&source.payload, &mut keys).map(|count| counts[0] += count),
+            Section::Events => push_events(&source.payload, version, &mut events).map(|count| counts[1] += count),
             Section::Leases => push_all(&source.payload, &mut leases).map(|count| counts[2] += count),
             Section::Attachments => push_all(&source.payload, &mut attachments).map(|count| counts[3] += count),
             Section::End => break,
@@ -298,7 +363,7 @@ pub fn decode(input: &mut dyn Read) -> Result<Checkpoint, CheckpointError> {
 
     let index = Index::restored(
         keys.finish(),
-        events.finish(),
+        events,
         parts.current,
         parts.compacted,
         parts.sweep,
@@ -345,7 +410,8 @@ impl Source<'_> {
         }
     }
 
-    fn file_head(&mut self) -> Result<(), CheckpointError> {
+    /// Gives the version.
+    fn file_head(&mut self) -> Result<u32, CheckpointError> {
         let mut head = [0; FILE_HEAD_BYTES];
         self.input.read_exact(&mut head).map_err(|source| self.failed(source))?;
         if head[..8] != MAGIC {
@@ -356,12 +422,12 @@ impl Source<'_> {
             return Err(self.damaged("the checksum of its first 16 bytes is wrong"));
         }
         let version = number_at(&head, 8);
-        if version != FORMAT_VERSION {
+        if !(1..=FORMAT_VERSION).contains(&version) {
             return Err(CheckpointError::Version(version));
         }
         self.chain = crc;
         self.offset = FILE_HEAD_BYTES as u64;
-        Ok(())
+        Ok(version)
     }
 
     /// Reads the next block into `payload`.
@@ -420,6 +486,49 @@ fn push_all<M: Measure>(payload: &[u8], tree: &mut Builder<M>) -> Option<u64> {
     Some(count)
 }
 
+/// The same for keys as `Blocks::keys` writes them.
+fn push_keys(payload: &[u8], tree: &mut Builder<KeyMeasure>) -> Option<u64> {
+    let mut fields = Fields(payload);
+    let (mut key, mut count) = (Vec::new(), 0);
+    while !fields.0.is_empty() {
+        fields.lengthen(&mut key)?;
+        let state = fields.bytes()?;
+        if !tree.ascends_to(&key) {
+            return None;
+        }
+        tree.push(&key, state);
+        count += 1;
+    }
+    Some(count)
+}
+
+/// Adds a block's events. None if they do not decode or do not ascend.
+fn push_events(payload: &[u8], version: u32, events: &mut Events) -> Option<u64> {
+    let mut fields = Fields(payload);
+    let (mut last, mut main, mut key, mut count) = (events.last(), 0i64, Vec::new(), 0);
+    while !fields.0.is_empty() {
+        let (revision, event);
+        if version == 1 {
+            revision = codec::revision_of(fields.bytes()?)?;
+            event = codec::event(revision, fields.bytes()?);
+        } else {
+            let head = fields.varint()?;
+            main = main.checked_add((head >> 1) as i64)?;
+            let sub = if head & 1 != 0 { i64::try_from(fields.varint()?).ok()? } else { 0 };
+            revision = Revision { main, sub };
+            fields.lengthen(&mut key)?;
+            event = codec::bare_event(revision, &key, fields.bytes()?);
+        }
+        if last.is_some_and(|last| revision <= last) {
+            return None;
+        }
+        events.push(&event);
+        last = Some(revision);
+        count += 1;
+    }
+    Some(count)
+}
+
 /// Reads what `put_head` and the like have written. None where the bytes end too early or are not what they should be.
 struct Fields<'a>(&'a [u8]);
 
@@ -458,6 +567,19 @@ impl<'a> Fields<'a> {
         let (head, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;
         Some(head)
+    }
+
+    /// Makes of the key before the one that `put_shortened` has written.
+    #[inline]
+    fn lengthen(&mut self, key: &mut Vec<u8>) -> Option<()> {
+        let shared = usize::try_from(self.varint()?).ok()?;
+        let rest = self.bytes()?;
+        if shared > key.len() {
+            return None;
+        }
+        key.truncate(shared);
+        key.extend_from_slice(rest);
+        Some(())
     }
 
     fn text(&mut self) -> Option<&'a str> {

@@ -1,5 +1,5 @@
-//! How the indexes' trees spell what they hold: numbers as varints, usual cases as flags, so that a key written once
-//! costs about twenty bytes beside its name. The checkpoint stores the entries as they are: a change here is a new
+//! How the indexes spell what they hold: numbers as varints, usual cases as flags, so that a key written once costs about
+//! twenty bytes beside its name. The checkpoint stores states and events in the same spelling: a change here is a new
 //! version of its format (`checkpoint::FORMAT_VERSION`, docs/format.md).
 
 use super::types::{KeyMeta, Place, Revision};
@@ -136,22 +136,12 @@ pub fn key_summary(value: &[u8]) -> (bool, i64) {
     (flags & TOMBSTONE == 0, reader.varint() as i64)
 }
 
-/// Bytes of an event's key in its tree.
-pub const REVISION_BYTES: usize = 12;
-
-/// Main revision and sub-revision, big endian, so that order is order in time. A request has fewer than 2^32 changes.
-pub fn revision_key(revision: Revision) -> [u8; REVISION_BYTES] {
-    let mut key = [0; REVISION_BYTES];
-    key[..8].copy_from_slice(&(revision.main as u64).to_be_bytes());
-    let sub = u32::try_from(revision.sub).expect("a request has fewer than 2^32 changes");
-    key[8..].copy_from_slice(&sub.to_be_bytes());
-    key
-}
-
-pub fn revision_of(key: &[u8]) -> Revision {
-    let main = u64::from_be_bytes(key[..8].try_into().expect("12 bytes")) as i64;
-    let sub = u32::from_be_bytes(key[8..12].try_into().expect("12 bytes"));
-    Revision { main, sub: i64::from(sub) }
+/// A revision as a checkpoint of version 1 spells it: main revision and sub-revision, big endian. None if it is not 12
+/// bytes.
+pub fn revision_of(key: &[u8]) -> Option<Revision> {
+    let (main, sub) = key.split_at_checked(8)?;
+    let main = i64::try_from(u64::from_be_bytes(main.try_into().ok()?)).ok()?;
+    Some(Revision { main, sub: u32::from_be_bytes(sub.try_into().ok()?).into() })
 }
 
 /// How an event hangs on the history of its key: the event before it, and a farther one to jump to.
@@ -163,7 +153,7 @@ pub struct Link {
     pub depth: u64,
 }
 
-/// An event as its tree holds it.
+/// An event as the index holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventRef<'a> {
     pub key: &'a [u8],
@@ -171,7 +161,7 @@ pub struct EventRef<'a> {
     pub link: Option<Link>,
 }
 
-pub fn put_event(out: &mut Vec<u8>, event: &EventRef<'_>) {
+fn event_flags(event: &EventRef<'_>) -> u8 {
     let mut flags = meta_flags(&event.meta);
     if let Some(link) = &event.link {
         flags |= PREV;
@@ -179,9 +169,10 @@ pub fn put_event(out: &mut Vec<u8>, event: &EventRef<'_>) {
             flags |= JUMP;
         }
     }
-    out.push(flags);
-    put_varint(out, event.key.len() as u64);
-    out.extend_from_slice(event.key);
+    flags
+}
+
+fn put_event_tail(out: &mut Vec<u8>, event: &EventRef<'_>, flags: u8) {
     put_meta_tail(out, &event.meta, flags);
     if let Some(link) = &event.link {
         let main = event.meta.revision.main;
@@ -195,12 +186,39 @@ pub fn put_event(out: &mut Vec<u8>, event: &EventRef<'_>) {
     }
 }
 
+/// An event as the index holds it in memory, its revision aside.
+pub fn put_event(out: &mut Vec<u8>, event: &EventRef<'_>) {
+    let flags = event_flags(event);
+    out.push(flags);
+    put_varint(out, event.key.len() as u64);
+    out.extend_from_slice(event.key);
+    put_event_tail(out, event, flags);
+}
+
 #[inline]
 pub fn event<'a>(revision: Revision, value: &'a [u8]) -> EventRef<'a> {
     let mut reader = Reader(value);
     let flags = reader.byte();
     let len = reader.varint() as usize;
     let key = reader.take(len);
+    event_tail(reader, flags, revision, key)
+}
+
+/// An event as a checkpoint holds it, its revision and key aside.
+pub fn put_bare_event(out: &mut Vec<u8>, event: &EventRef<'_>) {
+    let flags = event_flags(event);
+    out.push(flags);
+    put_event_tail(out, event, flags);
+}
+
+pub fn bare_event<'a>(revision: Revision, key: &'a [u8], bare: &[u8]) -> EventRef<'a> {
+    let mut reader = Reader(bare);
+    let flags = reader.byte();
+    event_tail(reader, flags, revision, key)
+}
+
+#[inline]
+fn event_tail<'a>(mut reader: Reader<'_>, flags: u8, revision: Revision, key: &'a [u8]) -> EventRef<'a> {
     let meta = meta_tail(&mut reader, flags, revision);
     let link = (flags & PREV != 0).then(|| {
         let depth = reader.varint();
@@ -254,7 +272,9 @@ mod tests {
             let mut out = Vec::new();
             put_event(&mut out, &wanted);
             prop_assert_eq!(event(meta.revision, &out), wanted);
-            prop_assert_eq!(revision_of(&revision_key(meta.revision)), meta.revision);
+            let mut out = Vec::new();
+            put_bare_event(&mut out, &wanted);
+            prop_assert_eq!(bare_event(meta.revision, &name, &out), wanted);
         }
     }
 }

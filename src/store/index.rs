@@ -1,7 +1,7 @@
 //! The revision index: every key's newest state in order of key, every retained event in order of revision, values by
 //! place only. One writer changes it; a clone is an immutable view of the moment. Reads no values and no clock.
 //!
-//! A key's history is a chain through the event tree: each event names the one before it and a jump farther back
+//! A key's history is a chain through the event index: each event names the one before it and a jump farther back
 //! (skew-binary jump pointers: E. Myers, "An applicative random-access stack", 1983), so that "the newest at or before
 //! R" takes O(log n) steps for a key with n events. A jump is followed only to a revision above R, so never into what
 //! compaction has removed.
@@ -12,7 +12,8 @@ use bytes::Bytes;
 
 use super::{
     codec::{self, EventRef, Link},
-    tree::{self, Measure, Plain, Step, Tree},
+    events::Events,
+    tree::{self, Measure, Step, Tree},
     types::{Event, KeyMeta, KeyRange, KeyRef, Place, Revision},
     usage::Usage,
 };
@@ -68,7 +69,7 @@ pub struct Sweep {
 #[derive(Clone, Debug)]
 pub struct Index {
     keys: Tree<KeyMeasure>,
-    events: Tree<Plain>,
+    events: Events,
     current: i64,
     compacted: i64,
     sweep: Sweep,
@@ -86,7 +87,7 @@ impl Index {
     pub fn new() -> Self {
         Index {
             keys: Tree::new(),
-            events: Tree::new(),
+            events: Events::default(),
             current: 1,
             compacted: -1,
             sweep: Sweep { next: Revision::ZERO, target: -1 },
@@ -97,7 +98,7 @@ impl Index {
     /// Put together again from a checkpoint.
     pub(super) fn restored(
         keys: Tree<KeyMeasure>,
-        events: Tree<Plain>,
+        events: Events,
         current: i64,
         compacted: i64,
         sweep: Sweep,
@@ -110,7 +111,7 @@ impl Index {
         &self.keys
     }
 
-    pub(super) fn events_tree(&self) -> &Tree<Plain> {
+    pub(super) fn all_events(&self) -> &Events {
         &self.events
     }
 
@@ -175,10 +176,8 @@ impl Index {
 
     fn record(&mut self, key: &[u8], meta: KeyMeta, before: Option<KeyMeta>) {
         let link = before.map(|before| self.link_to(before.revision));
-        let mut bytes = Vec::with_capacity(key.len() + 64);
-        codec::put_event(&mut bytes, &EventRef { key, meta, link });
-        self.events.insert(&codec::revision_key(meta.revision), &bytes);
-        bytes.clear();
+        self.events.push(&EventRef { key, meta, link });
+        let mut bytes = Vec::with_capacity(64);
         codec::put_key(&mut bytes, &meta);
         self.keys.insert(key, &bytes);
         if meta.place.len > 0 {
@@ -209,16 +208,13 @@ impl Index {
         debug_assert_eq!(from.len, to.len);
         let Some(event) = self.event_ref(revision).filter(|event| event.meta.place == from) else { return false };
         let meta = KeyMeta { place: to, ..event.meta };
-        let newest = self.keys.get(event.key).map(codec::key).is_some_and(|newest| newest.revision == revision);
-        let mut bytes = Vec::with_capacity(event.key.len() + 64);
-        codec::put_event(&mut bytes, &EventRef { meta, ..event });
-        if newest {
-            let mut state = Vec::with_capacity(48);
+        let (key, link) = (event.key.to_vec(), event.link);
+        if self.keys.get(&key).map(codec::key).is_some_and(|newest| newest.revision == revision) {
+            let mut state = Vec::with_capacity(64);
             codec::put_key(&mut state, &meta);
-            let key = event.key.to_vec();
             self.keys.insert(&key, &state);
         }
-        self.events.insert(&codec::revision_key(revision), &bytes);
+        self.events.replace(&EventRef { key: &key, meta, link });
         let usage = Arc::make_mut(&mut self.usage);
         usage.remove(from);
         usage.add(to, revision.main);
@@ -255,8 +251,8 @@ impl Index {
         let mut superseded: Vec<Revision> = Vec::new();
         let mut dead_keys: Vec<(Vec<u8>, Revision)> = Vec::new();
         let mut next = Revision::new(target + 1, 0);
-        for (looked_at, (key, value)) in self.events.iter_from(&codec::revision_key(self.sweep.next)).enumerate() {
-            let revision = codec::revision_of(key);
+        for (looked_at, event) in self.events.iter_from(self.sweep.next).enumerate() {
+            let revision = event.meta.revision;
             if revision.main > target {
                 break;
             }
@@ -264,7 +260,6 @@ impl Index {
                 next = revision;
                 break;
             }
-            let event = codec::event(revision, value);
             if let Some(link) = event.link {
                 superseded.push(link.prev);
             }
@@ -273,16 +268,16 @@ impl Index {
                 dead_keys.push((event.key.to_vec(), revision));
             }
         }
-        for revision in superseded {
-            let key = codec::revision_key(revision);
-            let Some(value) = self.events.get(&key) else { continue };
-            let place = codec::event(revision, value).meta.place;
+        // In order, so that what lies together goes together.
+        superseded.sort_unstable();
+        let usage = &mut self.usage;
+        self.events.remove(&superseded, &mut |event| {
+            let place = event.meta.place;
             if place.len > 0 {
-                Arc::make_mut(&mut self.usage).remove(place);
+                Arc::make_mut(usage).remove(place);
                 freed(place);
             }
-            self.events.remove(&key);
-        }
+        });
         for (key, revision) in dead_keys {
             if self.keys.get(&key).map(codec::key).is_some_and(|newest| newest.revision == revision) {
                 self.keys.remove(&key);
@@ -373,7 +368,7 @@ impl Index {
 
     /// The event at a revision, if it is retained, borrowed.
     pub fn event_ref(&self, revision: Revision) -> Option<EventRef<'_>> {
-        self.events.get(&codec::revision_key(revision)).map(|value| codec::event(revision, value))
+        self.events.get(revision)
     }
 
     /// The event at a revision, if it is retained.
@@ -383,10 +378,7 @@ impl Index {
 
     /// The events from `from` on through main revision `through`, in order, borrowed.
     pub fn event_refs(&self, from: Revision, through: i64) -> impl Iterator<Item = EventRef<'_>> {
-        self.events
-            .iter_from(&codec::revision_key(from))
-            .map(|(key, value)| codec::event(codec::revision_of(key), value))
-            .take_while(move |event| event.meta.revision.main <= through)
+        self.events.iter_from(from).take_while(move |event| event.meta.revision.main <= through)
     }
 
     /// The same with the keys copied out.

@@ -2,6 +2,7 @@ pub mod apply;
 pub mod checkpoint;
 pub mod codec;
 pub mod cost;
+pub mod events;
 pub mod hash;
 pub mod index;
 pub mod lease;

@@ -126,7 +126,7 @@ fn assert_same(state: &State, other: &State) {
     assert_eq!((a.live_keys(), a.event_count()), (b.live_keys(), b.event_count()));
     assert_eq!(a.keys_tree().summary(), b.keys_tree().summary());
     assert!(a.keys_tree().iter().eq(b.keys_tree().iter()));
-    assert!(a.events_tree().iter().eq(b.events_tree().iter()));
+    assert!(a.all_events().iter().eq(b.all_events().iter()));
     assert!(state.leases.iter().eq(other.leases.iter()));
     for lease in state.leases.iter() {
         assert_eq!(state.leases.keys_owned(lease.id), other.leases.keys_owned(lease.id));
@@ -193,10 +193,16 @@ fn every_damaged_byte_and_every_cut_is_refused() {
 #[test]
 fn another_version_is_refused_by_name() {
     let mut bytes = bytes_of(&State::new(2), &CheckpointHead::default());
-    bytes[8] = 2;
-    let crc = crc32c::crc32c(&bytes[..12]);
-    bytes[12..16].copy_from_slice(&crc.to_le_bytes());
-    let Err(CheckpointError::Version(2)) = decode(&mut &bytes[..]) else { panic!("version 2") };
+    for other in [0, 3] {
+        bytes[8] = other;
+        let crc = crc32c::crc32c(&bytes[..12]);
+        bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+        let decoded = decode(&mut &bytes[..]);
+        assert!(
+            matches!(decoded, Err(CheckpointError::Version(version)) if version == u32::from(other)),
+            "{decoded:?}"
+        );
+    }
 }
 
 #[test]
@@ -233,15 +239,25 @@ fn blocks(parts: &[(u8, &[u8])]) -> Vec<u8> {
 fn what_checksums_cannot_know_is_checked_too() {
     let end: (u8, &[u8]) = (6, &[0, 0, 0, 0]);
     assert!(decode(&mut &blocks(&[end])[..]).is_ok());
+    let sound: &[(u8, &[u8])] = &[
+        (2, b"\0\x01b\x02\x01\x02\x01\x01c\x02\x01\x02"),
+        (3, b"\x04\0\x01b\x01\x01\x03\x01\x01\0\x01\x01"),
+        (6, &[2, 2, 0, 0]),
+    ];
+    assert!(decode(&mut &blocks(sound)[..]).is_ok());
     let cases: &[&[(u8, &[u8])]] = &[
-        &[(2, b"\x01b\x02\x01\x02\x01a\x02\x01\x02"), (6, &[2, 0, 0, 0])], // keys descend
-        &[(2, b"\x01b\x02\x01\x02\x01b\x02\x01\x02"), (6, &[2, 0, 0, 0])], // a key twice
-        &[(2, b"\x05b"), end],                                             // longer than the block
-        &[(2, b"\x01b\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"), end], // no length
-        &[(4, b""), (3, b""), end],                                        // sections out of order
-        &[(7, b""), end],                                                  // an unknown one
-        &[(6, &[0, 0, 0, 1])],                                             // a count too high
-        &[(6, &[0, 0, 0, 0, 0])],                                          // too many counts
+        &[(2, b"\0\x01b\x02\x01\x02\0\x01a\x02\x01\x02"), (6, &[2, 0, 0, 0])], // keys descend
+        &[(2, b"\0\x01b\x02\x01\x02\x01\0\x02\x01\x02"), (6, &[2, 0, 0, 0])],  // a key twice
+        &[(2, b"\x01\x01b\x02\x01\x02"), (6, &[1, 0, 0, 0])],                  // shares what there is not
+        &[(2, b"\0\x05b"), end],                                               // longer than the block
+        &[(2, b"\0\x01b\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"), end],   // no length
+        &[(3, b"\x04\0\x01b\x01\x01\0\x01\0\x01\x01"), (6, &[0, 2, 0, 0])],    // a revision twice
+        &[(3, b"\x05\x02\0\x01b\x01\x01\x01\x01\x01\0\x01\x01"), (6, &[0, 2, 0, 0])], // sub-revisions descend
+        &[(3, b"\x04\x01\x01b\x01\x01"), (6, &[0, 1, 0, 0])],                  // shares what there is not
+        &[(4, b""), (3, b""), end],                                            // sections out of order
+        &[(7, b""), end],                                                      // an unknown one
+        &[(6, &[0, 0, 0, 1])],                                                 // a count too high
+        &[(6, &[0, 0, 0, 0, 0])],                                              // too many counts
         &[(6, &[])],
     ];
     for case in cases {

@@ -1,5 +1,5 @@
-//! Holds the format still: what the code writes is, byte for byte, the sample that lies in `tests/formats/v1` and that
-//! docs/format.md explains; and that sample can be read.
+//! Holds the format still: what the code writes is, byte for byte, the sample that lies in `tests/formats` under the
+//! newest version and that docs/format.md explains; and the sample of every version can be read.
 
 use std::{
     fs,
@@ -31,8 +31,15 @@ use crate::{
 const SEGMENT_BYTES: u32 = 4 * 4096;
 const FILES: [&str; 2] = ["00000001.seg", "checkpoint"];
 
-fn samples() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats/v1")
+/// Versions of the checkpoint; segments have had one.
+const VERSIONS: [&str; 2] = ["v1", "v2"];
+
+fn samples(version: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats").join(version)
+}
+
+fn newest_samples() -> PathBuf {
+    samples(VERSIONS[VERSIONS.len() - 1])
 }
 
 /// Three writes, a checkpoint behind the second, values moved by the third.
@@ -128,16 +135,20 @@ fn the_code_writes_the_sample_and_the_book_shows_it() {
     let book = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/format.md")).unwrap();
     for file in FILES {
         let written = fs::read(temp.path().join(file)).unwrap();
-        assert_eq!(hex_dump(&written), hex_dump(&fs::read(samples().join(file)).unwrap()), "{file}");
+        assert_eq!(hex_dump(&written), hex_dump(&fs::read(newest_samples().join(file)).unwrap()), "{file}");
         assert!(book.contains(&hex_dump(&written)), "docs/format.md does not show {file}:\n{}", hex_dump(&written));
     }
 }
 
 #[test]
-fn the_sample_of_version_1_is_read() {
+fn the_sample_of_every_version_is_read() {
+    VERSIONS.into_iter().for_each(sample_is_read);
+}
+
+fn sample_is_read(version: &str) {
     let temp = tempfile::tempdir().unwrap();
     for file in FILES {
-        fs::copy(samples().join(file), temp.path().join(file)).unwrap();
+        fs::copy(samples(version).join(file), temp.path().join(file)).unwrap();
     }
     let dir = Dir::open(temp.path()).unwrap();
     let recovered = recover(&dir, &super::SMALL).unwrap();
@@ -167,9 +178,9 @@ fn the_sample_of_version_1_is_read() {
 fn write_the_sample_of_this_version() {
     let temp = tempfile::tempdir().unwrap();
     write_sample(temp.path());
-    fs::create_dir_all(samples()).unwrap();
+    fs::create_dir_all(newest_samples()).unwrap();
     for file in FILES {
-        fs::copy(temp.path().join(file), samples().join(file)).unwrap();
-        println!("{file}\n{}", hex_dump(&fs::read(samples().join(file)).unwrap()));
+        fs::copy(temp.path().join(file), newest_samples().join(file)).unwrap();
+        println!("{file}\n{}", hex_dump(&fs::read(newest_samples().join(file)).unwrap()));
     }
 }
