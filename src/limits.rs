@@ -91,6 +91,12 @@ pub const MOVED_RECORD_BYTES: usize = 1024 * 1024;
 /// One question to the kernel about resident pages covers 64 pages (256 KiB), a bit of one word each.
 pub const RESIDENT_WINDOW_PAGES: usize = 64;
 
+/// What is read ahead of a segment for an answer of many values: an SSD takes hardly longer for 64 KiB than for a page.
+pub const READ_AHEAD_BYTES: u32 = 64 * 1024;
+
+/// It is read whole where at least this part of it is wanted, one of so many: 2 KiB. Else only the pages that are.
+pub const READ_AHEAD_SHARE: u64 = 32;
+
 /// A block of a checkpoint: large enough that its 16 bytes of head and its read call do not count, small enough that
 /// loading one needs no memory to speak of. An entry that is larger makes a block of its own.
 pub const CHECKPOINT_BLOCK_BYTES: usize = 256 * 1024;
@@ -264,12 +270,26 @@ pub const SEND_BYTES_MAX: usize = i32::MAX as usize;
 /// millisecond.
 pub const ENCODE_SLICE_KEYS: usize = 256;
 
+/// Bytes of answers being made that all long listings of a shard hold together, and the most and the least that one of
+/// them makes at a time. A listing in another order than the log's goes through all of the log for each piece, so pieces
+/// are as large as they may be: of a million keys of 300 bytes there are 20, and each looks at 5,000 windows of 256 KiB.
+pub const LISTINGS_BYTES: usize = 32 * 1024 * 1024;
+pub const LISTING_PIECE_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const LISTING_PIECE_BYTES_MIN: usize = 256 * 1024;
+
+/// Room in a piece for the key-value that goes beyond its end; a larger one moves the piece.
+pub const LISTING_PIECE_MARGIN_BYTES: usize = 16 * 1024;
+
 /// Keys a request may look at on the shard's own core, where the work cannot be sliced (sorts, filters,
 /// transactions): 4 slices, about a millisecond. Above it, a background thread does it.
 pub const INLINE_KEYS_MAX: u64 = 4 * ENCODE_SLICE_KEYS as u64;
 
-/// Bytes of values read from disk at once to fill one answer, so that a large answer is held once and not twice: 1 MiB.
+/// Bytes of values that one job of a background thread reads, so that others get their turn between two: 1 MiB.
 pub const FILL_BATCH_BYTES: usize = 1024 * 1024;
+
+/// Values of an answer that are not in memory, from which on they are read ahead: below, the calls that ask for it cost
+/// more than they save.
+pub const READ_AHEAD_VALUES_MIN: usize = 16;
 
 /// Transactions within transactions. Each level is two messages deep; with the internal request around it
 /// 2 × 40 + 3 stays under the 100 messages at which the decoder gives up (prost: RECURSION_LIMIT).

@@ -15,7 +15,7 @@ use h2::{RecvStream, SendStream, server::SendResponse};
 use http::{HeaderValue, Request, StatusCode};
 
 use super::{
-    Call, Drain, Frame, Handler, LocalBoxFuture, Shape, Unary,
+    Call, Drain, Frame, Handler, InParts, LocalBoxFuture, Shape, Unary,
     encoding::{self, Encoding},
     inbound::{Broken, Inbound},
     payload::{Payload, Queue},
@@ -50,7 +50,7 @@ pub(super) fn begin(
     let inbound = Inbound::new(body, head.encoding, link.clone());
     let answer = Answer::new(respond, &head, link.clone());
     match head.route.shape {
-        Shape::Unary => unary(handler, call, inbound, answer),
+        Shape::Unary => unary(handler, call, inbound, answer, drain),
         Shape::Stream => stream::begin(handler, call, inbound, answer, drain),
     }
 }
@@ -105,6 +105,18 @@ impl Answer {
             Encoding::Gzip => Payload::queued([encoding::compress(parts)], queue),
         };
         self.send_payload(payload, message_len - PREFIX_BYTES)
+    }
+
+    /// Whether a message may be sent part by part: not one whose length compression will change.
+    pub fn takes_parts(&self) -> bool {
+        self.encoding == Encoding::Identity
+    }
+
+    /// More of a message that `send_parts` has begun.
+    pub fn send_more(&mut self, part: Bytes, queue: &Rc<Queue>) -> Result<(), h2::Error> {
+        let stream = self.stream.as_mut().expect("a message's beginning comes first");
+        self.link.settings.counters.client_sent_bytes.add(part.len() as u64);
+        stream.send_data(Payload::queued([part], queue), false)
     }
 
     fn send_payload(&mut self, payload: Payload, message_len: usize) -> Result<(), h2::Error> {
@@ -174,25 +186,37 @@ impl Drop for Answer {
     }
 }
 
-fn unary(handler: &Rc<dyn Handler>, call: Call, mut inbound: Inbound, mut answer: Answer) {
+fn unary(handler: &Rc<dyn Handler>, call: Call, mut inbound: Inbound, mut answer: Answer, drain: &Drain) {
     // Nobody is to be woken: if the message has not come, the call's task asks again.
     inbound.fill(&mut Context::from_waker(Waker::noop()));
     match inbound.next() {
         Poll::Ready(message) => {
-            drop(inbound);
             let deadline = call.deadline;
-            if let Some(later) = answer_at_once(handler, call, message, &mut answer) {
-                runtime::spawn(async move { answer_later(later, deadline, answer).await });
+            match answer_at_once(handler, call, message, &mut answer) {
+                Begun::Answered => {}
+                Begun::Later(later) => {
+                    drop(inbound);
+                    runtime::spawn(async move { answer_later(later, deadline, answer).await });
+                }
+                Begun::InParts(make) => {
+                    runtime::spawn(stream::answer_in_parts(make, deadline, inbound, answer, drain));
+                }
             }
         }
         Poll::Pending => {
-            let handler = handler.clone();
-            runtime::spawn(async move { receive_then_answer(handler, call, inbound, answer).await });
+            let (handler, drain) = (handler.clone(), drain.clone());
+            runtime::spawn(async move { receive_then_answer(handler, call, inbound, answer, drain).await });
         }
     }
 }
 
-async fn receive_then_answer(handler: Rc<dyn Handler>, call: Call, mut inbound: Inbound, mut answer: Answer) {
+async fn receive_then_answer(
+    handler: Rc<dyn Handler>,
+    call: Call,
+    mut inbound: Inbound,
+    mut answer: Answer,
+    drain: Drain,
+) {
     let deadline = call.deadline;
     let mut timer = Timer::new(deadline);
     let message = poll_fn(|context| {
@@ -203,18 +227,27 @@ async fn receive_then_answer(handler: Rc<dyn Handler>, call: Call, mut inbound: 
         timer.poll(context).map(|()| None)
     })
     .await;
-    drop(inbound);
-    match message {
-        None => answer.finish(&error::DEADLINE_EXCEEDED),
-        Some(message) => {
-            if let Some(later) = answer_at_once(&handler, call, message, &mut answer) {
-                answer_later(later, deadline, answer).await;
-            }
+    let Some(message) = message else { return answer.finish(&error::DEADLINE_EXCEEDED) };
+    match answer_at_once(&handler, call, message, &mut answer) {
+        Begun::Answered => {}
+        Begun::Later(later) => {
+            drop(inbound);
+            answer_later(later, deadline, answer).await;
         }
+        // A task of its own: most calls that come here need not be as large as one of these.
+        Begun::InParts(make) => runtime::spawn(stream::answer_in_parts(make, deadline, inbound, answer, &drain)),
     }
 }
 
 type Answered = LocalBoxFuture<Result<Frame, Status>>;
+
+/// What has come of a call whose message is there.
+enum Begun {
+    /// Nothing is left to be done.
+    Answered,
+    Later(Answered),
+    InParts(InParts),
+}
 
 /// Hands the message to the handler and sends the answer, or returns what has to be waited for.
 fn answer_at_once(
@@ -222,22 +255,22 @@ fn answer_at_once(
     call: Call,
     message: Option<Result<Bytes, Broken>>,
     answer: &mut Answer,
-) -> Option<Answered> {
+) -> Begun {
     let message = match message {
         Some(Ok(message)) => message,
-        Some(Err(Broken::Reset)) => return None,
+        Some(Err(Broken::Reset)) => return Begun::Answered,
         Some(Err(Broken::Refused(status))) => {
             answer.finish(&status);
-            return None;
+            return Begun::Answered;
         }
         // grpc-go hands through what its reader says.
         Some(Err(Broken::Cut)) => {
             answer.finish(&Status::fixed(Code::Unknown, "unexpected EOF"));
-            return None;
+            return Begun::Answered;
         }
         None => {
             answer.finish(&Status::fixed(Code::Unknown, "EOF"));
-            return None;
+            return Begun::Answered;
         }
     };
     answer.count_started();
@@ -248,9 +281,10 @@ fn answer_at_once(
     match outcome {
         Unary::Ready(outcome) => {
             send_outcome(outcome, answer);
-            None
+            Begun::Answered
         }
-        Unary::Later(later) => Some(later),
+        Unary::Later(later) => Begun::Later(later),
+        Unary::InParts(make) => Begun::InParts(make),
     }
 }
 

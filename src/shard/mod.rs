@@ -64,6 +64,8 @@ pub struct Shard {
     leaderless_since_ms: Cell<Option<u64>>,
     /// Streams that hold a view.
     pins: Rc<Pending<()>>,
+    /// Answers being made in pieces, which share a bound on their memory.
+    pub long_answers: Rc<Cell<usize>>,
     stopped: Cell<bool>,
 }
 
@@ -88,6 +90,7 @@ impl Shard {
             leaderless: Rc::default(),
             leaderless_since_ms: Cell::new(None),
             pins: Rc::default(),
+            long_answers: Rc::default(),
             stopped: Cell::new(false),
         }
     }

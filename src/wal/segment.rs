@@ -156,6 +156,24 @@ impl Segment {
         }
     }
 
+    /// Has the kernel begin to read bytes of the file. Blocks at times.
+    pub(super) fn will_need(&self, offset: u32, len: u32) {
+        if let Store::File { .. } = &self.bytes
+            && let Ok(map) = self.map()
+        {
+            map.will_need(offset as usize, len as usize);
+        }
+    }
+
+    /// Gives the pages back that reading from the file has brought into the process's memory.
+    pub(super) fn release(&self) {
+        if let Store::File { map, .. } = &self.bytes
+            && let Some(map) = map.get()
+        {
+            map.release();
+        }
+    }
+
     fn out_of_bounds(&self, offset: u32, len: u32) -> io::Error {
         let place = format!("{len} bytes at {offset} lie outside of what {} holds", self.path.display());
         io::Error::new(io::ErrorKind::InvalidInput, place)
