@@ -103,11 +103,15 @@ const SLICE: usize = limits::ENCODE_SLICE_KEYS;
 /// Fills holes on a thread that may wait for the disk.
 fn fill_blocking(segments: &SegmentTable, buffer: &mut BytesMut, holes: &[Hole], pages: Pages) -> io::Result<()> {
     for one in holes.chunk_by(|a, b| a.place.segment == b.place.segment) {
-        let reader = segments.reader();
+        let mut reader = segments.reader();
         for hole in one {
             match reader.get(hole.place) {
                 Some(value) => put(buffer, hole, value),
-                None => put(buffer, hole, &segments.read(hole.place)?),
+                None => {
+                    put(buffer, hole, &segments.read(hole.place)?);
+                    // What lies around it has come with it.
+                    reader = segments.reader();
+                }
             }
         }
         if pages == Pages::Release {

@@ -128,8 +128,9 @@ impl Segment {
         let to = (last.min(base + (WINDOW_BYTES - 1)) - base) / LOG_BLOCK_BYTES;
         let wanted = (u64::MAX >> (63 - (to - from))) << from;
         let (life, at, bits) = seen.0.get();
-        if life == self.life && at == window as usize && bits & wanted == wanted {
-            return true;
+        if life == self.life && at == window as usize {
+            // What was not resident is not asked for again: where nothing is, that would cost more than reading it.
+            return bits & wanted == wanted;
         }
         let bits = map.resident(window as usize);
         seen.0.set((self.life, window as usize, bits));
