@@ -64,6 +64,10 @@ pub const REPACK_BELOW_PERCENT: u64 = 50;
 /// of 1.5 MiB, in 16 MiB: above nine tenths; so what was moved is not moved again.
 pub const DEFRAGMENT_BELOW_PERCENT: u64 = 85;
 
+/// Events that compaction looks at in one go, a part of `--compaction-batch-limit`: 64 of about 2 µs hold the core up for
+/// an eighth of a millisecond, about as long as a write of the log takes.
+pub const COMPACTION_SLICE_EVENTS: usize = 64;
+
 /// Between two steps of repacking that nobody waits for: 512 KiB every 5 ms are 100 MB/s of live values moved, at least
 /// as much given back, and leave the disk to the others more than half of the time.
 pub const REPACK_PAUSE_MS: u64 = 5;
@@ -90,6 +94,12 @@ pub const MOVED_RECORD_BYTES: usize = 1024 * 1024;
 
 /// One question to the kernel about resident pages covers 64 pages (256 KiB), a bit of one word each.
 pub const RESIDENT_WINDOW_PAGES: usize = 64;
+
+/// What is read ahead of a segment for an answer of many values: an SSD takes hardly longer for 64 KiB than for a page.
+pub const READ_AHEAD_BYTES: u32 = 64 * 1024;
+
+/// It is read whole where at least this part of it is wanted, one of so many: 2 KiB. Else only the pages that are.
+pub const READ_AHEAD_SHARE: u64 = 32;
 
 /// A block of a checkpoint: large enough that its 16 bytes of head and its read call do not count, small enough that
 /// loading one needs no memory to speak of. An entry that is larger makes a block of its own.
@@ -272,12 +282,26 @@ pub const SEND_BYTES_MAX: usize = i32::MAX as usize;
 /// millisecond.
 pub const ENCODE_SLICE_KEYS: usize = 256;
 
+/// Bytes of answers being made that all long listings of a shard hold together, and the most and the least that one of
+/// them makes at a time. A listing in another order than the log's goes through all of the log for each piece, so pieces
+/// are as large as they may be: of a million keys of 300 bytes there are 20, and each looks at 5,000 windows of 256 KiB.
+pub const LISTINGS_BYTES: usize = 32 * 1024 * 1024;
+pub const LISTING_PIECE_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const LISTING_PIECE_BYTES_MIN: usize = 256 * 1024;
+
+/// Room in a piece for the key-value that goes beyond its end; a larger one moves the piece.
+pub const LISTING_PIECE_MARGIN_BYTES: usize = 16 * 1024;
+
 /// Keys a request may look at on the shard's own core, where the work cannot be sliced (sorts, filters,
 /// transactions): 4 slices, about a millisecond. Above it, a background thread does it.
 pub const INLINE_KEYS_MAX: u64 = 4 * ENCODE_SLICE_KEYS as u64;
 
-/// Bytes of values read from disk at once to fill one answer, so that a large answer is held once and not twice: 1 MiB.
+/// Bytes of values that one job of a background thread reads, so that others get their turn between two: 1 MiB.
 pub const FILL_BATCH_BYTES: usize = 1024 * 1024;
+
+/// Values of an answer that are not in memory, from which on they are read ahead: below, the calls that ask for it cost
+/// more than they save.
+pub const READ_AHEAD_VALUES_MIN: usize = 16;
 
 /// Transactions within transactions. Each level is two messages deep; with the internal request around it
 /// 2 × 40 + 3 stays under the 100 messages at which the decoder gives up (prost: RECURSION_LIMIT).
@@ -290,9 +314,9 @@ pub const STREAM_PIN_MS_MAX: u64 = 10 * 60 * 1000;
 /// Keys in the first message of a RangeStream (etcd: v3_server.go, initialStreamChunkLimit).
 pub const STREAM_FIRST_KEYS: u64 = 10;
 
-/// Leases that one shard may have on their way to be revoked: at one sweep every 100 ms about 10,000 a second, ten
-/// times what etcd does, and a fifth of the 5,000 entries between commit and apply above which requests are refused.
-pub const LEASE_REVOKES_IN_FLIGHT: usize = 1024;
+/// Leases that one shard may have on their way to be revoked. When they are applied the next ones follow at once, so this
+/// does not bound their rate but what they add to a request that comes between: 256 of some 15 µs are 4 ms of a core.
+pub const LEASE_REVOKES_IN_FLIGHT: usize = 256;
 
 /// An expired lease is handed out again if it has not been revoked after this (etcd: lessor.go,
 /// defaultExpiredleaseRetryInterval).
@@ -312,8 +336,9 @@ pub const WATCH_PROGRESS_INTERVAL_MS_MIN: u64 = 100;
 /// Longest `--election-timeout`, in milliseconds (etcd: embed/config.go, maxElectionMs).
 pub const ELECTION_MS_MAX: u64 = 50_000;
 
-/// Between two looks of a shard at its clock: expired leases are seen to be expired that much late, timeouts too.
-pub const SHARD_TICK_MS: u64 = 50;
+/// Between two looks of a shard at its clock: expired leases are seen to be expired that much late, timeouts too. As often
+/// as raft ticks at its default: an idle member wakes twenty times a second.
+pub const SHARD_TICK_MS: u64 = 100;
 /// Most bytes of an HTTP/1.1 request's head, up to one read more; also what a connection buffers. Probes and scrapes send
 /// some 500 bytes.
 pub const HTTP_HEAD_BYTES_MAX: usize = 64 * 1024;

@@ -59,12 +59,25 @@ pub struct Encoder<'a> {
     pub frame: Frame,
     /// Asks the kernel once about pages that several values of the answer lie in.
     resident: Resident<'a>,
+    /// Every value is a hole.
+    deferring: bool,
     holes: Vec<Hole>,
 }
 
 impl<'a> Encoder<'a> {
     pub fn new(capacity: usize, segments: &'a SegmentTable) -> Self {
-        Encoder { frame: Frame::with_capacity(capacity), resident: segments.reader(), holes: Vec::new() }
+        let frame = Frame::with_capacity(capacity);
+        Encoder { frame, resident: segments.reader(), deferring: false, holes: Vec::new() }
+    }
+
+    /// The same for an answer of many values: all of them are left out, to be read in order of place (`values::fill`).
+    pub fn deferring(capacity: usize, segments: &'a SegmentTable) -> Self {
+        Encoder { deferring: true, ..Encoder::new(capacity, segments) }
+    }
+
+    /// Takes out what has been encoded, and what it waits for.
+    pub fn take(&mut self) -> (BytesMut, Vec<Hole>) {
+        (std::mem::take(self.frame.buffer()), std::mem::take(&mut self.holes))
     }
 
     pub fn out(&mut self) -> &mut BytesMut {
@@ -81,7 +94,8 @@ impl<'a> Encoder<'a> {
         put_int(out, 4, meta.version);
         if with_value && meta.place.len > 0 {
             put_head(out, 5, meta.place.len as usize);
-            match self.resident.get(meta.place) {
+            let at_hand = if self.deferring { None } else { self.resident.get(meta.place) };
+            match at_hand {
                 Some(bytes) => out.put_slice(bytes),
                 None => {
                     self.holes.push(Hole { at: out.len(), place: meta.place });

@@ -1,20 +1,26 @@
 //! KV: reads are answered from an immutable view on the shard's own core, writes are proposed as the client spelled
 //! them and answered once applied. (etcd API, service KV; etcdserver/api/v3rpc/key.go for the order of the checks.)
 
-use std::{rc::Rc, sync::Arc, time::Instant};
+use std::{
+    future::Future,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 
 use super::{
     check,
     encode::{self, Encoded, Encoder},
+    listing::{self, Rest},
     request::{self, Kind},
     service::{Services, decode, later, refuse},
     values::{self, Resident},
 };
 use crate::{
     error::{self, Status},
-    grpc::{Frame, Unary},
+    grpc::{Frame, LocalBoxFuture, Parts, Unary},
     limits,
     observe::metrics::{Operation, ShardMetrics, Stage},
     proto::etcdserverpb::{
@@ -25,12 +31,11 @@ use crate::{
     store::cost,
     store::{
         apply::Answer,
-        index::{Index, RangeIter},
+        index::Index,
         range::{self, Plan},
         txn::{self, TxnAnswer},
         types::{KeyRange, Values},
     },
-    wire::head::kv_len,
 };
 
 pub fn range(services: Rc<Services>, message: Bytes) -> Unary {
@@ -42,23 +47,56 @@ pub fn range(services: Rc<Services>, message: Bytes) -> Unary {
         return refuse(status);
     }
     let since = runtime::recent();
+    if listing::is_long(&services.shard.view().state.index, &request) {
+        return Unary::InParts(Box::new(move |replies| {
+            Box::pin(async move { range_in_parts(&services, request, since, replies).await })
+        }));
+    }
     if request.serializable {
         let view = services.shard.view();
         return match read(&services, view, request) {
-            Unary::Ready(result) => {
+            Read::Done(result) => {
                 services.answered(Operation::Range, result.is_ok(), services.read_takes());
                 Unary::Ready(result)
             }
-            Unary::Later(read) => later(async move { answered(&services, Operation::Range, since, read.await) }),
+            Read::Begun(read) => later(async move { answered(&services, Operation::Range, since, read.await) }),
         };
     }
     later(async move {
         let result = match linearizable(&services, since).await {
-            Ok(view) => finish(read(&services, view, request)).await,
+            Ok(view) => read(&services, view, request).finish().await,
             Err(status) => Err(status),
         };
         answered(&services, Operation::Range, since, result)
     })
+}
+
+/// Answers a range whose answer is long, piece by piece as the caller takes it.
+async fn range_in_parts(
+    services: &Rc<Services>,
+    request: RangeRequest,
+    since: Instant,
+    replies: Box<dyn Parts>,
+) -> Result<(), Status> {
+    let shard = &services.shard;
+    let view = match request.serializable {
+        true => Ok(shard.view()),
+        false => linearizable(services, since).await,
+    };
+    // What the caller takes to read its answer is not the server's time.
+    let mut waited = Duration::ZERO;
+    let result = match view {
+        Ok(view) => {
+            let (metrics, began) = (&shard.metrics, runtime::recent());
+            metrics.ranges.increment();
+            let result = listing::in_parts(shard, view, request, replies, &mut waited).await;
+            metrics.range_duration.observe(result.is_ok(), runtime::recent() - began - waited);
+            result
+        }
+        Err(status) => Err(status),
+    };
+    services.answered(Operation::Range, result.is_ok(), runtime::recent() - since - waited);
+    result
 }
 
 /// Counts a read that had to wait for something.
@@ -78,18 +116,38 @@ async fn linearizable(services: &Services, since: Instant) -> Result<Arc<View>, 
     Ok(view)
 }
 
+/// The answer to a read from a view.
+enum Read {
+    Done(Result<Frame, Status>),
+    /// It takes turns or waits for values.
+    Begun(LocalBoxFuture<Result<Frame, Status>>),
+}
+
+impl Read {
+    fn begun(read: impl Future<Output = Result<Frame, Status>> + 'static) -> Read {
+        Read::Begun(Box::pin(read))
+    }
+
+    async fn finish(self) -> Result<Frame, Status> {
+        match self {
+            Read::Done(result) => result,
+            Read::Begun(read) => read.await,
+        }
+    }
+}
+
 /// Answers a range from a view, and counts it.
-fn read(services: &Rc<Services>, view: Arc<View>, request: RangeRequest) -> Unary {
+fn read(services: &Rc<Services>, view: Arc<View>, request: RangeRequest) -> Read {
     let metrics = &services.shard.metrics;
     metrics.ranges.increment();
     match services.timed(|| answer(&services.shard, view, request)) {
-        (Unary::Ready(result), took) => {
+        (Read::Done(result), took) => {
             metrics.range_duration.observe(result.is_ok(), took);
-            Unary::Ready(result)
+            Read::Done(result)
         }
-        (Unary::Later(read), _) => {
+        (Read::Begun(read), _) => {
             let (metrics, since) = (metrics.clone(), runtime::recent());
-            later(async move {
+            Read::begun(async move {
                 let result = read.await;
                 metrics.range_duration.observe(result.is_ok(), runtime::recent() - since);
                 result
@@ -98,43 +156,28 @@ fn read(services: &Rc<Services>, view: Arc<View>, request: RangeRequest) -> Unar
     }
 }
 
-async fn finish(unary: Unary) -> Result<Frame, Status> {
-    match unary {
-        Unary::Ready(result) => result,
-        Unary::Later(future) => future.await,
-    }
-}
-
 /// Answers a range from a view: at once where that is a matter of a few keys in memory.
-fn answer(shard: &Rc<Shard>, view: Arc<View>, request: RangeRequest) -> Unary {
+fn answer(shard: &Rc<Shard>, view: Arc<View>, request: RangeRequest) -> Read {
     let index = &view.state.index;
     if let Err(status) = index.check_revision(request.revision) {
-        return refuse(status);
+        return Read::Done(Err(status));
     }
     if !range::is_in_order(&request) && !request.count_only {
         let keys = index.count(KeyRange::new(&request.key, &request.range_end), request.revision);
         if keys > limits::INLINE_KEYS_MAX {
             let shard = shard.clone();
-            return later(async move { gathered_in_background(&shard, view, request).await });
+            return Read::begun(async move { gathered_in_background(&shard, view, request).await });
         }
     }
     match range::plan(index, &request) {
-        Plan::Count(count) => Unary::Ready(Ok(counted(shard, &view, count))),
+        Plan::Count(count) => Read::Done(Ok(counted(shard, &view, count))),
         Plan::InOrder { take, count, more } if take <= limits::ENCODE_SLICE_KEYS as u64 => {
-            let mut listing = Listing::new(shard, &view, &request, take);
-            listing.slice(take as usize);
-            let encoded = listing.finish(more, count);
-            settled(view.clone(), encoded)
+            let encoded = listing::short(shard, &view, &request, &Rest { take, count, more });
+            settled(view, encoded)
         }
         Plan::InOrder { take, count, more } => {
             let shard = shard.clone();
-            later(async move {
-                let mut listing = Listing::new(&shard, &view, &request, take);
-                while listing.slice(limits::ENCODE_SLICE_KEYS) {
-                    runtime::yield_now().await;
-                }
-                values::fill_holes(&view, listing.finish(more, count)).await
-            })
+            Read::begun(async move { listing::whole(&shard, view, request, Rest { take, count, more }).await })
         }
         Plan::Gathered(gathered) => {
             let values = match gathered.needs_values() {
@@ -143,7 +186,7 @@ fn answer(shard: &Rc<Shard>, view: Arc<View>, request: RangeRequest) -> Unary {
             };
             let Ok(values) = values else {
                 let shard = shard.clone();
-                return later(async move { gathered_in_background(&shard, view, request).await });
+                return Read::begun(async move { gathered_in_background(&shard, view, request).await });
             };
             let answer = gathered.finish(view.revision(), values);
             let encoded = encode::range(&shard.member.head, shard.member.term(), &answer, &view.segments);
@@ -153,11 +196,11 @@ fn answer(shard: &Rc<Shard>, view: Arc<View>, request: RangeRequest) -> Unary {
 }
 
 /// An answer that is whole goes out now, another once its values are read.
-fn settled(view: Arc<View>, encoded: Encoded) -> Unary {
+fn settled(view: Arc<View>, encoded: Encoded) -> Read {
     if encoded.holes.is_empty() {
-        return Unary::Ready(encoded.check_size().map(|()| encoded.frame));
+        return Read::Done(encoded.check_size().map(|()| encoded.frame));
     }
-    later(async move { values::fill_holes(&view, encoded).await })
+    Read::begun(async move { values::fill_holes(&view, encoded).await })
 }
 
 /// A RangeResponse that only counts.
@@ -181,63 +224,6 @@ async fn gathered_in_background(shard: &Rc<Shard>, view: Arc<View>, request: Ran
         values::fill_holes_blocking(&view, encoded)
     })
     .await
-}
-
-/// Keys of a range in order, being encoded.
-struct Listing<'a> {
-    encoder: Encoder<'a>,
-    keys: RangeIter<'a>,
-    left: u64,
-    taken: u64,
-    keys_only: bool,
-}
-
-impl<'a> Listing<'a> {
-    fn new(shard: &Shard, view: &'a View, request: &'a RangeRequest, take: u64) -> Self {
-        let (head, term, revision) = (&shard.member.head, shard.member.term(), view.revision());
-        let range = KeyRange::new(&request.key, &request.range_end);
-        // Short answers are measured, longer ones guessed from their first keys.
-        const MEASURED: u64 = 8;
-        let keys = view.state.index.iter(range, request.revision);
-        let sample: usize = view
-            .state
-            .index
-            .iter(range, request.revision)
-            .take(take.min(MEASURED) as usize)
-            .map(|(key, meta)| 6 + kv_len(key.len(), &meta, !request.keys_only))
-            .sum();
-        let kvs = match take {
-            0..=MEASURED => sample,
-            _ => sample / MEASURED as usize * take.min(limits::ENCODE_SLICE_KEYS as u64) as usize,
-        };
-        let mut encoder = Encoder::new(head.len(revision, term) + kvs + 16, &view.segments);
-        head.put(encoder.out(), revision, term);
-        Listing { encoder, keys, left: take, taken: 0, keys_only: request.keys_only }
-    }
-
-    /// Encodes up to `budget` keys more. False once there are none.
-    fn slice(&mut self, budget: usize) -> bool {
-        for (key, mut meta) in self.keys.by_ref().take(self.left.min(budget as u64) as usize) {
-            if self.keys_only {
-                meta.lease = 0;
-            }
-            self.encoder.kv(2, key, &meta, !self.keys_only);
-            self.left -= 1;
-            self.taken += 1;
-        }
-        // Room for what is left, judging by what was: growing by doubling would copy a large answer over and over.
-        if self.left > 0 && self.taken > 0 {
-            let average = self.encoder.frame.message_len() as u64 / self.taken + 1;
-            let room = (average * self.left).min(limits::SEND_BYTES_MAX as u64) as usize;
-            self.encoder.out().reserve(room);
-        }
-        self.left > 0 && self.encoder.frame.message_len() <= limits::SEND_BYTES_MAX
-    }
-
-    fn finish(mut self, more: bool, count: i64) -> Encoded {
-        encode::put_range_end(&mut self.encoder, more, count);
-        self.encoder.finish()
-    }
 }
 
 pub fn put(services: Rc<Services>, message: Bytes) -> Unary {
@@ -304,16 +290,16 @@ pub fn txn(services: Rc<Services>, message: Bytes) -> Unary {
     if check::is_serializable(&request) {
         let view = services.shard.view();
         return match read_txn(&services, view, request) {
-            Unary::Ready(result) => {
+            Read::Done(result) => {
                 services.answered(Operation::ReadonlyTxn, result.is_ok(), services.read_takes());
                 Unary::Ready(result)
             }
-            Unary::Later(read) => later(async move { answered(&services, Operation::ReadonlyTxn, since, read.await) }),
+            Read::Begun(read) => later(async move { answered(&services, Operation::ReadonlyTxn, since, read.await) }),
         };
     }
     later(async move {
         let result = match linearizable(&services, since).await {
-            Ok(view) => finish(read_txn(&services, view, request)).await,
+            Ok(view) => read_txn(&services, view, request).finish().await,
             Err(status) => Err(status),
         };
         answered(&services, Operation::ReadonlyTxn, since, result)
@@ -329,7 +315,7 @@ fn count_reads(metrics: &ShardMetrics, answer: &TxnAnswer) {
 }
 
 /// Answers a transaction of reads from a view.
-fn read_txn(services: &Rc<Services>, view: Arc<View>, request: TxnRequest) -> Unary {
+fn read_txn(services: &Rc<Services>, view: Arc<View>, request: TxnRequest) -> Read {
     let shard = &services.shard;
     if txn_weight(&view.state.index, &request) <= limits::INLINE_KEYS_MAX {
         // Fails only where a value that decides something is not in memory.
@@ -339,12 +325,12 @@ fn read_txn(services: &Rc<Services>, view: Arc<View>, request: TxnRequest) -> Un
                 let encoded = encode::txn(&shard.member.head, shard.member.term(), &answer, &view.segments);
                 return settled(view, encoded);
             }
-            Ok(Err(status)) => return refuse(status),
+            Ok(Err(status)) => return Read::Done(Err(status)),
             Err(_) => {}
         }
     }
     let (member, metrics) = (shard.member.clone(), shard.metrics.clone());
-    later(async move {
+    Read::begun(async move {
         let (answer, frame) = runtime::background(move || {
             let answer =
                 txn::read(&view.state.index, &request, &view.segments).map_err(|cause| error::unreadable(&cause))??;

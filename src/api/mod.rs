@@ -5,6 +5,7 @@ pub mod encode;
 pub mod health;
 pub mod kv;
 pub mod lease;
+pub mod listing;
 pub mod maintenance;
 pub mod range_stream;
 pub mod request;

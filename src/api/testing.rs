@@ -2,6 +2,7 @@
 //! services.
 
 use std::{
+    cell::RefCell,
     future::Future,
     pin::Pin,
     rc::Rc,
@@ -16,7 +17,7 @@ use super::service::Services;
 use crate::{
     config::Config,
     error::Status,
-    grpc::{Call, Frame, Handler, Metadata, Unary},
+    grpc::{Call, Frame, Handler, Metadata, Parts, Unary, stream::Gone},
     shard::{
         Member, Shard,
         mail::{Control, FromCore, Outcome, ToCore},
@@ -28,6 +29,7 @@ use crate::{
         types::Place,
     },
     wal::table::SegmentTable,
+    wire::frame::PREFIX_BYTES,
 };
 
 pub const CLUSTER_ID: u64 = 0xc1;
@@ -83,7 +85,7 @@ impl Bench {
     /// Calls a unary method by its path and gives the bytes of its answer.
     pub fn call(&mut self, path: &str, request: &impl Message) -> Result<Bytes, Status> {
         let (message, metadata) = (request.encode_to_vec().into(), Metadata::default());
-        self.call_raw(path, message, metadata).map(|frame| frame.seal().slice(crate::wire::frame::PREFIX_BYTES..))
+        self.call_raw(path, message, metadata).map(|frame| frame.seal().slice(PREFIX_BYTES..))
     }
 
     /// The same where nothing has to go through the core, on a real executor: what takes turns or waits for the disk.
@@ -93,8 +95,12 @@ impl Bench {
         let result = match self.services.clone().unary(route.method, call, request.encode_to_vec().into()) {
             Unary::Ready(result) => result,
             Unary::Later(future) => crate::runtime::run_test(future),
+            Unary::InParts(make) => {
+                let sent = Gathered::default();
+                crate::runtime::run_test(make(Box::new(sent.clone()))).map(|()| sent.message())
+            }
         };
-        result.map(|frame| frame.seal().slice(crate::wire::frame::PREFIX_BYTES..))
+        result.map(|frame| frame.seal().slice(PREFIX_BYTES..))
     }
 
     /// Puts many keys, `prefix` and five digits, a hundred to a transaction as long as they are small.
@@ -131,6 +137,10 @@ impl Bench {
         match self.services.clone().unary(route.method, call, message) {
             Unary::Ready(result) => result,
             Unary::Later(future) => self.run(future),
+            Unary::InParts(make) => {
+                let sent = Gathered::default();
+                self.run(make(Box::new(sent.clone()))).map(|()| sent.message())
+            }
         }
     }
 
@@ -199,5 +209,36 @@ impl Bench {
     fn room(&self) -> Option<u64> {
         let member = &self.shard().member;
         member.config.quota_bytes.map(|quota| quota.saturating_sub(member.db_size.load(Relaxed)))
+    }
+}
+
+/// Takes an answer in parts and puts them together.
+#[derive(Clone, Default)]
+pub struct Gathered(Rc<RefCell<Vec<Bytes>>>);
+
+impl Gathered {
+    /// The message that was sent.
+    pub fn message(&self) -> Frame {
+        let bytes = self.0.borrow().concat();
+        let mut frame = Frame::with_capacity(bytes.len());
+        let len = u32::from_be_bytes(bytes[1..PREFIX_BYTES].try_into().unwrap());
+        assert_eq!((bytes[0], len as usize), (0, bytes.len() - PREFIX_BYTES), "the prefix tells the length");
+        frame.buffer().extend_from_slice(&bytes[PREFIX_BYTES..]);
+        frame
+    }
+}
+
+impl Parts for Gathered {
+    fn takes_parts(&self) -> bool {
+        true
+    }
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn send_part(&mut self, part: Bytes) -> Result<(), Gone> {
+        self.0.borrow_mut().push(part);
+        Ok(())
     }
 }

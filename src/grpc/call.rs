@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Call, Drain, Frame, Handler, LocalBoxFuture, Shape, Unary,
+    Call, Drain, Frame, Handler, InParts, LocalBoxFuture, Shape, Unary,
     encoding::{self, Encoding},
     http2::{Gone, Head, Key, Reason, Text},
     inbound::{Broken, Inbound},
@@ -44,7 +44,7 @@ pub(super) fn begin(key: Key, head: Head, handler: &Rc<dyn Handler>, link: &Rc<L
     let shape = order.route.shape;
     let answer = Answer::new(link.clone(), key, order);
     match shape {
-        Shape::Unary => unary(handler, call, inbound, answer),
+        Shape::Unary => unary(handler, call, inbound, answer, drain),
         Shape::Stream => stream::begin(handler, call, inbound, answer, drain),
     }
 }
@@ -106,6 +106,20 @@ impl Answer {
             Encoding::Gzip => http2.send_parts(self.key, [encoding::compress(parts)]),
         })?;
         self.count_sent(len - PREFIX_BYTES);
+        Ok(())
+    }
+
+    /// Whether a message may be sent part by part: not one whose length compression will change.
+    pub fn takes_parts(&self) -> bool {
+        self.encoding == Encoding::Identity
+    }
+
+    /// More of a message that `send_parts` has begun.
+    pub fn send_more(&mut self, part: Bytes) -> Result<(), Gone> {
+        assert!(self.head_sent, "a message's beginning comes first");
+        let len = part.len() as u64;
+        self.link.with(|http2| http2.send_parts(self.key, [part]))?;
+        self.link.settings.counters.client_sent_bytes.add(len);
         Ok(())
     }
 
@@ -199,24 +213,31 @@ struct Halves {
     answer: Answer,
 }
 
-fn unary(handler: &Rc<dyn Handler>, call: Call, mut inbound: Inbound, mut answer: Answer) {
+fn unary(handler: &Rc<dyn Handler>, call: Call, mut inbound: Inbound, mut answer: Answer, drain: &Drain) {
     match inbound.next() {
         Poll::Ready(message) => {
-            drop(inbound);
             let deadline = call.deadline;
-            if let Some(later) = answer_at_once(handler, call, message, &mut answer) {
-                runtime::spawn(async move { answer_later(later, deadline, answer).await });
+            match answer_at_once(handler, call, message, &mut answer) {
+                // The way back is given up last: with it goes the stream.
+                Begun::Answered => drop(inbound),
+                Begun::Later(later) => {
+                    drop(inbound);
+                    runtime::spawn(async move { answer_later(later, deadline, answer).await });
+                }
+                Begun::InParts(make) => {
+                    runtime::spawn(stream::answer_in_parts(make, deadline, inbound, answer, drain));
+                }
             }
         }
         Poll::Pending => {
-            let handler = handler.clone();
+            let (handler, drain) = (handler.clone(), drain.clone());
             let halves = Halves { inbound, answer };
-            runtime::spawn(async move { receive_then_answer(handler, call, halves).await });
+            runtime::spawn(async move { receive_then_answer(handler, call, halves, drain).await });
         }
     }
 }
 
-async fn receive_then_answer(handler: Rc<dyn Handler>, call: Call, mut halves: Halves) {
+async fn receive_then_answer(handler: Rc<dyn Handler>, call: Call, mut halves: Halves, drain: Drain) {
     let deadline = call.deadline;
     let mut timer = Timer::new(deadline);
     let message = poll_fn(|context| {
@@ -226,19 +247,31 @@ async fn receive_then_answer(handler: Rc<dyn Handler>, call: Call, mut halves: H
         timer.poll(context).map(|()| None)
     })
     .await;
-    drop(halves.inbound);
-    let mut answer = halves.answer;
-    match message {
-        None => answer.finish(error::DEADLINE_EXCEEDED),
-        Some(message) => {
-            if let Some(later) = answer_at_once(&handler, call, message, &mut answer) {
-                answer_later(later, deadline, answer).await;
-            }
+    let Halves { inbound, mut answer } = halves;
+    let Some(message) = message else {
+        drop(inbound);
+        return answer.finish(error::DEADLINE_EXCEEDED);
+    };
+    match answer_at_once(&handler, call, message, &mut answer) {
+        Begun::Answered => drop(inbound),
+        Begun::Later(later) => {
+            drop(inbound);
+            answer_later(later, deadline, answer).await;
         }
+        // A task of its own: most calls that come here need not be as large as one of these.
+        Begun::InParts(make) => runtime::spawn(stream::answer_in_parts(make, deadline, inbound, answer, &drain)),
     }
 }
 
 type Answered = LocalBoxFuture<Result<Frame, Status>>;
+
+/// What has come of a call whose message is there.
+enum Begun {
+    /// Nothing is left to be done.
+    Answered,
+    Later(Answered),
+    InParts(InParts),
+}
 
 /// Hands the message to the handler and sends the answer, or returns what has to be waited for.
 fn answer_at_once(
@@ -246,22 +279,22 @@ fn answer_at_once(
     call: Call,
     message: Option<Result<Bytes, Broken>>,
     answer: &mut Answer,
-) -> Option<Answered> {
+) -> Begun {
     let message = match message {
         Some(Ok(message)) => message,
-        Some(Err(Broken::Reset)) => return None,
+        Some(Err(Broken::Reset)) => return Begun::Answered,
         Some(Err(Broken::Refused(status))) => {
             answer.finish(status);
-            return None;
+            return Begun::Answered;
         }
         // grpc-go hands through what its reader says.
         Some(Err(Broken::Cut)) => {
             answer.finish(Status::fixed(Code::Unknown, "unexpected EOF"));
-            return None;
+            return Begun::Answered;
         }
         None => {
             answer.finish(Status::fixed(Code::Unknown, "EOF"));
-            return None;
+            return Begun::Answered;
         }
     };
     answer.count_started();
@@ -272,9 +305,10 @@ fn answer_at_once(
     match outcome {
         Unary::Ready(outcome) => {
             send_outcome(outcome, answer);
-            None
+            Begun::Answered
         }
-        Unary::Later(later) => Some(later),
+        Unary::Later(later) => Begun::Later(later),
+        Unary::InParts(make) => Begun::InParts(make),
     }
 }
 

@@ -57,6 +57,24 @@ pub type LocalBoxFuture<T> = Pin<Box<dyn Future<Output = T>>>;
 pub enum Unary {
     Ready(Result<Frame, Status>),
     Later(LocalBoxFuture<Result<Frame, Status>>),
+    /// One message in parts, made as the caller takes them: for answers that are too large to be held.
+    InParts(InParts),
+}
+
+/// Sends the one message of an answer and gives the call's status.
+pub type InParts = Box<dyn FnOnce(Box<dyn Parts>) -> LocalBoxFuture<Result<(), Status>>>;
+
+/// The way back to a caller for one message in parts.
+pub trait Parts {
+    /// Whether the message may be sent in parts: not where compression is going to change its length. Then it is sent
+    /// whole, as one part.
+    fn takes_parts(&self) -> bool;
+
+    /// Ready when flow control has taken nearly all that was sent before.
+    fn poll_ready(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), stream::Gone>>;
+
+    /// Queues a part. The first begins with the prefix, which tells the length of all of them, and sends the headers, too.
+    fn send_part(&mut self, part: Bytes) -> Result<(), stream::Gone>;
 }
 
 /// What serves the calls of one shard.

@@ -3,15 +3,16 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::poll_fn,
+    future::{Future, poll_fn},
     rc::Rc,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use bytes::Bytes;
 
 use super::{
-    Call, Drain, Handler, LocalBoxFuture,
+    Call, Drain, Handler, InParts, LocalBoxFuture, Parts,
     call::{Answer, PanicEndsProcess, Timer},
     drain,
     inbound::{Broken, Inbound},
@@ -62,6 +63,10 @@ pub struct Replies {
 }
 
 impl Replies {
+    fn new(channel: &Rc<Channel>, drain: &Drain) -> Self {
+        Replies { channel: channel.clone(), draining: drain.waiter() }
+    }
+
     /// Ready while less than `limits::GRPC_REPLY_QUEUE_BYTES` of what was sent before waits for flow control, so that
     /// at most that and one message is queued.
     pub fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Gone>> {
@@ -94,6 +99,37 @@ impl Replies {
     }
 }
 
+/// The replies of a unary call: parts of one.
+struct OneReply {
+    replies: Replies,
+    begun: bool,
+}
+
+impl Parts for OneReply {
+    fn takes_parts(&self) -> bool {
+        self.replies.channel.answer.borrow().takes_parts()
+    }
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        self.replies.poll_ready(context)
+    }
+
+    fn send_part(&mut self, part: Bytes) -> Result<(), Gone> {
+        if !std::mem::replace(&mut self.begun, true) {
+            return self.replies.send([part]);
+        }
+        let channel = &self.replies.channel;
+        if channel.gone.get() {
+            return Err(Gone);
+        }
+        let sent = channel.answer.borrow_mut().send_more(part);
+        sent.map_err(|_| {
+            channel.gone.set(true);
+            Gone
+        })
+    }
+}
+
 /// What a streaming call's handler and its task have in common.
 struct Channel {
     inbound: RefCell<Inbound>,
@@ -101,6 +137,17 @@ struct Channel {
     gone: Cell<bool>,
     /// What is wrong with the caller's messages: that becomes the call's status, whatever the handler says.
     failed: RefCell<Option<Status>>,
+}
+
+impl Channel {
+    fn new(inbound: Inbound, answer: Answer) -> Self {
+        Channel {
+            inbound: RefCell::new(inbound),
+            answer: RefCell::new(answer),
+            gone: Cell::new(false),
+            failed: RefCell::new(None),
+        }
+    }
 }
 
 /// How a call came to its end.
@@ -114,18 +161,28 @@ pub(super) fn begin(handler: &Rc<dyn Handler>, call: Call, inbound: Inbound, ans
     let method = answer.method();
     answer.count_started();
     let timer = Timer::new(call.deadline);
-    let channel = Rc::new(Channel {
-        inbound: RefCell::new(inbound),
-        answer: RefCell::new(answer),
-        gone: Cell::new(false),
-        failed: RefCell::new(None),
-    });
+    let channel = Rc::new(Channel::new(inbound, answer));
     let requests = Requests(channel.clone());
-    let replies = Replies { channel: channel.clone(), draining: drain.waiter() };
+    let replies = Replies::new(&channel, drain);
     let guard = PanicEndsProcess;
     let served = handler.clone().stream(method, call, requests, replies);
     std::mem::forget(guard);
     crate::runtime::spawn(run(served, timer, channel));
+}
+
+/// The rest of a unary call whose message has been read and whose answer is made in parts.
+pub(super) fn answer_in_parts(
+    make: InParts,
+    deadline: Option<Instant>,
+    inbound: Inbound,
+    answer: Answer,
+    drain: &Drain,
+) -> impl Future<Output = ()> + 'static {
+    let channel = Rc::new(Channel::new(inbound, answer));
+    let guard = PanicEndsProcess;
+    let served = make(Box::new(OneReply { replies: Replies::new(&channel, drain), begun: false }));
+    std::mem::forget(guard);
+    run(served, Timer::new(deadline), channel)
 }
 
 async fn run(mut served: LocalBoxFuture<Result<(), Status>>, mut timer: Timer, channel: Rc<Channel>) {

@@ -12,14 +12,12 @@ use raft::{
 
 use crate::store::types::{Place, Values};
 
-/// One retained entry. 56 bytes beside the entry's own bytes, which are dropped once applied.
+/// One retained entry, in 16 bytes: there may be as many as a checkpoint is apart from the next, some 300,000.
+#[derive(Clone, Copy)]
 struct Slot {
-    term: u64,
     kind: EntryType,
     /// Where the entry's data lies in the log.
     place: Place,
-    /// The data, until `forget` has passed it.
-    data: Option<Bytes>,
 }
 
 /// What is retained of the log: `[first, first + slots.len())`, and the term before `first`.
@@ -29,8 +27,12 @@ pub struct RaftLog {
     first: u64,
     term_before_first: u64,
     slots: VecDeque<Slot>,
+    /// The retained entries' terms: from which index on which, the first from `first` or before.
+    terms: VecDeque<(u64, u64)>,
     /// Indexes below this have no bytes in memory.
     in_memory_from: u64,
+    /// The bytes of those from there on.
+    data: VecDeque<Bytes>,
     values: Arc<dyn Values + Send + Sync>,
 }
 
@@ -50,7 +52,9 @@ impl RaftLog {
             first: index + 1,
             term_before_first: term,
             slots: VecDeque::new(),
+            terms: VecDeque::new(),
             in_memory_from: index + 1,
+            data: VecDeque::new(),
             values,
         }
     }
@@ -82,7 +86,15 @@ impl RaftLog {
         assert!(index <= self.next(), "entry {index} leaves a gap after {}", self.next() - 1);
         self.slots.truncate((index - self.first) as usize);
         self.in_memory_from = self.in_memory_from.min(index);
-        self.slots.push_back(Slot { term, kind, place, data: Some(data) });
+        self.data.truncate((index - self.in_memory_from) as usize);
+        while self.terms.back().is_some_and(|(from, _)| *from >= index) {
+            self.terms.pop_back();
+        }
+        if self.terms.back().is_none_or(|(_, last)| *last != term) {
+            self.terms.push_back((index, term));
+        }
+        self.slots.push_back(Slot { kind, place });
+        self.data.push_back(data);
     }
 
     /// Where the data of a retained entry lies.
@@ -98,30 +110,42 @@ impl RaftLog {
 
     /// Drops the bytes of all entries up to `index` from memory; they stay readable from their segments.
     pub fn forget(&mut self, index: u64) {
-        while self.in_memory_from <= index && self.in_memory_from < self.next() {
-            let at = (self.in_memory_from - self.first) as usize;
-            self.slots[at].data = None;
+        while self.in_memory_from <= index && self.data.pop_front().is_some() {
             self.in_memory_from += 1;
         }
     }
 
     /// Drops all entries up to `index`: a durable checkpoint covers them and no member needs them.
     pub fn compact(&mut self, index: u64) {
-        while self.first <= index {
-            let Some(slot) = self.slots.pop_front() else { break };
-            self.term_before_first = slot.term;
-            self.first += 1;
+        let index = index.min(self.next() - 1);
+        if index < self.first {
+            return;
         }
-        self.in_memory_from = self.in_memory_from.max(self.first);
+        self.forget(index);
+        self.term_before_first = self.term_of(index);
+        self.slots.drain(..=(index - self.first) as usize);
+        self.first = index + 1;
+        while self.terms.get(1).is_some_and(|(from, _)| *from <= self.first) {
+            self.terms.pop_front();
+        }
+        if self.slots.is_empty() {
+            self.terms.clear();
+        }
+    }
+
+    /// The term of a retained entry.
+    fn term_of(&self, index: u64) -> u64 {
+        let after = self.terms.partition_point(|(from, _)| *from <= index);
+        self.terms[after - 1].1
     }
 
     fn entry(&self, index: u64) -> raft::Result<Entry> {
-        let slot = &self.slots[(index - self.first) as usize];
-        let data = match &slot.data {
-            Some(data) => data.clone(),
+        let slot = self.slots[(index - self.first) as usize];
+        let data = match index.checked_sub(self.in_memory_from) {
+            Some(at) => self.data[at as usize].clone(),
             None => self.values.read(slot.place).map_err(raft::Error::Io)?,
         };
-        Ok(Entry { entry_type: slot.kind, term: slot.term, index, data, ..Entry::default() })
+        Ok(Entry { entry_type: slot.kind, term: self.term_of(index), index, data, ..Entry::default() })
     }
 }
 
@@ -163,10 +187,10 @@ impl Storage for RaftLog {
         if index < self.first {
             return Err(raft::Error::Store(raft::StorageError::Compacted));
         }
-        match self.slots.get((index - self.first) as usize) {
-            Some(slot) => Ok(slot.term),
-            None => Err(raft::Error::Store(raft::StorageError::Unavailable)),
+        if index >= self.next() {
+            return Err(raft::Error::Store(raft::StorageError::Unavailable));
         }
+        Ok(self.term_of(index))
     }
 
     fn first_index(&self) -> raft::Result<u64> {
@@ -236,6 +260,50 @@ mod tests {
         assert_eq!(log.term(4).unwrap(), 1);
         assert!(matches!(log.term(3), Err(raft::Error::Store(raft::StorageError::Compacted))));
         assert!(log.entries(4, 5, None, GetEntriesContext::empty(false)).is_err());
+    }
+
+    #[test]
+    fn terms_and_bytes_are_those_of_a_plain_list() {
+        let mut log = RaftLog::new(10, 3, HardState::default(), ConfState::default(), Arc::new(Disk));
+        // Index, term and whether it is in memory, from index 11 on; `gone` of them are compacted.
+        let mut plain: Vec<(u64, bool)> = Vec::new();
+        let (mut gone, mut term, mut random) = (0, 3, 12345u64);
+        for step in 0..20_000 {
+            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let pick = |below: usize| (random >> 33) as usize % below.max(1);
+            match pick(10) {
+                0 => term += 1,
+                1 if plain.len() > gone => plain.truncate(gone + pick(plain.len() - gone)),
+                2 => {
+                    let upto = pick(plain.len() + 1);
+                    plain[..upto].iter_mut().for_each(|entry| entry.1 = false);
+                    log.forget(10 + upto as u64);
+                    continue;
+                }
+                3 if plain.len() > gone => {
+                    gone += pick(plain.len() - gone);
+                    log.compact(10 + gone as u64);
+                    continue;
+                }
+                _ => {}
+            }
+            plain.push((term, true));
+            let index = 10 + plain.len() as u64;
+            // Cutting off leaves what lies before in the state it is in.
+            let place = Place { segment: 1, offset: index as u32, len: 1 };
+            log.append(index, term, EntryType::EntryNormal, Bytes::from(format!("memory {index}")), place);
+            if step % 16 != 0 {
+                continue;
+            }
+            assert_eq!((log.first_index().unwrap(), log.last_index().unwrap()), (11 + gone as u64, index));
+            for (at, (term, in_memory)) in plain.iter().enumerate().skip(gone) {
+                let index = 11 + at as u64;
+                assert_eq!(log.term(index).unwrap(), *term);
+                assert_eq!(data(&log, index), format!("{} {index}", if *in_memory { "memory" } else { "disk" }));
+            }
+            let before = if gone == 0 { 3 } else { plain[gone - 1].0 };
+            assert_eq!(log.term(10 + gone as u64).unwrap(), before);
+        }
     }
 
     #[test]

@@ -108,12 +108,7 @@ impl Space {
         let config = &self.driver.member().config;
         let (batch, pause_ms) = (config.compaction_batch_limit, config.compaction_sleep_interval_ms);
         loop {
-            let began = runtime::now();
-            let (removed, more) = self.driver.with_core(|core| core.compaction_slice(batch));
-            let metrics = &self.driver.member().metrics.core;
-            metrics.compaction_keys.add(removed);
-            metrics.compaction_pause_ms.observe_value((runtime::now() - began).as_secs_f64() * 1e3);
-            if !more {
+            if !self.remove_batch(batch).await {
                 break;
             }
             if self.driver.core().somebody_waits_for_compaction() {
@@ -135,6 +130,24 @@ impl Space {
             "took" = shown(format!("{:?}", started.elapsed()))
         );
         Ok(())
+    }
+
+    /// Looks at a batch of events in parts, so that requests need not wait for a whole one. False once compaction is done.
+    async fn remove_batch(&self, batch: usize) -> bool {
+        let metrics = &self.driver.member().metrics.core;
+        let mut left = batch;
+        loop {
+            let began = runtime::now();
+            let part = left.min(limits::COMPACTION_SLICE_EVENTS);
+            let (removed, more) = self.driver.with_core(|core| core.compaction_slice(part));
+            metrics.compaction_keys.add(removed);
+            metrics.compaction_pause_ms.observe_value((runtime::now() - began).as_secs_f64() * 1e3);
+            left -= part;
+            if !more || left == 0 {
+                return more;
+            }
+            runtime::yield_now().await;
+        }
     }
 
     /// The hash at a compaction's own revision is told as of the moment before it, as etcd's is.

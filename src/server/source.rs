@@ -71,6 +71,7 @@ impl Source for ShardSource {
             match answer {
                 Unary::Ready(result) => result.map(drop),
                 Unary::Later(result) => result.await.map(drop),
+                Unary::InParts(_) => unreachable!("one key is not answered in parts"),
             }
         })
     }

@@ -58,12 +58,16 @@ pub struct Shard {
     lease_calls: Rc<Pending<LeaseAnswer>>,
     /// Revokes of expired leases that are on their way.
     revokes: RefCell<Vec<Waiting<Told>>>,
+    /// More leases have expired than could be on their way at once.
+    expired_more: Cell<bool>,
     /// Calls that end when no leader has been known for long enough.
     leaderless: Rc<Pending<()>>,
     /// Since when no leader is known.
     leaderless_since_ms: Cell<Option<u64>>,
     /// Streams that hold a view.
     pins: Rc<Pending<()>>,
+    /// Answers being made in pieces, which share a bound on their memory.
+    pub long_answers: Rc<Cell<usize>>,
     stopped: Cell<bool>,
 }
 
@@ -85,9 +89,11 @@ impl Shard {
             neighbours,
             lease_calls: Rc::default(),
             revokes: RefCell::default(),
+            expired_more: Cell::new(false),
             leaderless: Rc::default(),
             leaderless_since_ms: Cell::new(None),
             pins: Rc::default(),
+            long_answers: Rc::default(),
             stopped: Cell::new(false),
         }
     }
@@ -177,6 +183,10 @@ impl Shard {
         }
         for (token, outcome) in mail.outcomes {
             self.pending.answer(token, (outcome, mail.view.clone()));
+        }
+        if self.expired_more.get() {
+            // The next ones go into the log as soon as these are out of it, not at the next tick.
+            self.expire_due(self.now_ms.get());
         }
         self.watches.deliver(&mail.events, &mail.view, self.member.term());
     }
@@ -324,8 +334,8 @@ impl Shard {
         }
     }
 
-    /// Proposes to revoke the leases of this shard whose time has passed, as many as may be under way at once. To be
-    /// called by the shard's timer, after `tick`.
+    /// Proposes to revoke the leases of this shard whose time has passed, as many as may be under way at once; where
+    /// there are more, they follow as those are applied. To be called by the shard's timer, after `tick`.
     pub fn expire_due(&self, now_ms: u64) {
         let mut revokes = self.revokes.borrow_mut();
         revokes.retain(|revoke| {
@@ -339,7 +349,9 @@ impl Shard {
         if room == 0 || !self.member.is_leader() {
             return;
         }
-        for lease in self.leases.borrow_mut().due(now_ms, room) {
+        let due = self.leases.borrow_mut().due(now_ms, room);
+        self.expired_more.set(due.len() == room);
+        for lease in due {
             revokes.push(self.revoke(lease));
         }
     }

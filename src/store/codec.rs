@@ -128,12 +128,20 @@ pub fn key(value: &[u8]) -> KeyMeta {
     meta_tail(&mut reader, flags, Revision { main, sub })
 }
 
-/// What a subtree's summary needs of a key's newest state: whether it lives, its main revision.
+/// What a subtree's summary needs of a key's newest state: whether it lives, its main revision, and the one since which
+/// that is so: the put that made it, or the delete.
 #[inline]
-pub fn key_summary(value: &[u8]) -> (bool, i64) {
+pub fn key_summary(value: &[u8]) -> (bool, i64, i64) {
     let mut reader = Reader(value);
     let flags = reader.byte();
-    (flags & TOMBSTONE == 0, reader.varint() as i64)
+    let main = reader.varint() as i64;
+    if flags & CREATED_BEFORE == 0 || flags & TOMBSTONE != 0 {
+        return (flags & TOMBSTONE == 0, main, main);
+    }
+    if flags & SUB != 0 {
+        reader.varint();
+    }
+    (true, main, main - reader.varint() as i64)
 }
 
 /// A revision as a checkpoint of version 1 spells it: main revision and sub-revision, big endian. None if it is not 12
@@ -260,7 +268,8 @@ mod tests {
             let mut out = Vec::new();
             put_key(&mut out, &meta);
             prop_assert_eq!(key(&out), meta);
-            prop_assert_eq!(key_summary(&out), (!meta.is_tombstone(), meta.revision.main));
+            let turned = if meta.is_tombstone() { meta.revision.main } else { meta.create };
+            prop_assert_eq!(key_summary(&out), (!meta.is_tombstone(), meta.revision.main, turned));
 
             let main = meta.revision.main;
             let link = link.map(|(prev, prev_sub, jump, jump_sub, depth)| Link {

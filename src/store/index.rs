@@ -28,6 +28,9 @@ pub struct KeySummary {
     pub live: u64,
     /// Newest main revision beneath, tombstones included; compaction may leave it too high, never too low.
     pub newest: i64,
+    /// The last at which a key beneath came to be or was deleted; too high at times, never too low. Most writes change
+    /// keys that live, and what counts keys passes over those.
+    pub turned: i64,
 }
 
 pub struct KeyMeasure;
@@ -36,17 +39,25 @@ impl Measure for KeyMeasure {
     type Summary = KeySummary;
 
     fn of(_: &[u8], value: &[u8]) -> KeySummary {
-        let (live, newest) = codec::key_summary(value);
-        KeySummary { live: u64::from(live), newest }
+        let (live, newest, turned) = codec::key_summary(value);
+        KeySummary { live: u64::from(live), newest, turned }
     }
 
     fn merge(left: KeySummary, right: KeySummary) -> KeySummary {
-        KeySummary { live: left.live + right.live, newest: left.newest.max(right.newest) }
+        KeySummary {
+            live: left.live + right.live,
+            newest: left.newest.max(right.newest),
+            turned: left.turned.max(right.turned),
+        }
     }
 
     fn replace(whole: KeySummary, old: Option<KeySummary>, new: Option<KeySummary>) -> KeySummary {
         let new = new.unwrap_or_default();
-        KeySummary { live: whole.live - old.unwrap_or_default().live + new.live, newest: whole.newest.max(new.newest) }
+        KeySummary {
+            live: whole.live - old.unwrap_or_default().live + new.live,
+            newest: whole.newest.max(new.newest),
+            turned: whole.turned.max(new.turned),
+        }
     }
 }
 
@@ -335,8 +346,8 @@ impl Index {
         self.iter(range, at).map(|(key, meta)| KeyRef { key: Bytes::copy_from_slice(key), meta })
     }
 
-    /// How many keys of a range live at `at` (0 or less: now). O(log n) for the parts of the tree that have not changed
-    /// since.
+    /// How many keys of a range live at `at` (0 or less: now). O(log n) for the parts of the tree in which no key has
+    /// come or gone since, whatever else has changed there.
     pub fn count(&self, range: KeyRange<'_>, at: i64) -> u64 {
         if let KeyRange::One(key) = range {
             return u64::from(self.get(key, at).is_some());
@@ -351,7 +362,7 @@ impl Index {
             from,
             to,
             &mut |summary: KeySummary| {
-                if now || summary.newest <= at {
+                if now || summary.turned <= at {
                     whole += summary.live;
                     Step::Skip
                 } else {
@@ -359,7 +370,9 @@ impl Index {
                 }
             },
             &mut |_, value| {
-                single += u64::from(self.state_at(codec::key(value), at).is_some());
+                let (live, _, turned) = codec::key_summary(value);
+                let lived = if turned <= at { live } else { self.state_at(codec::key(value), at).is_some() };
+                single += u64::from(lived);
                 true
             },
         );
@@ -456,7 +469,7 @@ impl<'a> Iterator for RangeIter<'a> {
         loop {
             let now = self.index.is_now(self.at);
             // Stretches of deleted keys that compaction has not reached yet.
-            self.entries.skip_subtrees(|summary| summary.live == 0 && (now || summary.newest <= self.at));
+            self.entries.skip_subtrees(|summary| summary.live == 0 && (now || summary.turned <= self.at));
             let (key, value) = self.entries.next()?;
             let inside = match self.end {
                 End::Never => true,

@@ -34,6 +34,22 @@ impl Map {
         self.map.get(offset..offset.checked_add(len)?)
     }
 
+    /// Has the kernel begin to read these bytes, without waiting for them. For threads that may block: where the device's
+    /// queue is full this waits.
+    pub fn will_need(&self, offset: usize, len: usize) {
+        let len = len.min(self.map.len().saturating_sub(offset));
+        if len > 0 {
+            // Only advice: where the kernel does not take it, the reads themselves bring the bytes.
+            let _ = self.map.advise_range(memmap2::Advice::WillNeed, offset, len);
+        }
+    }
+
+    /// Takes the map's pages out of the process's memory; they stay in the kernel's.
+    pub fn release(&self) {
+        // SAFETY: a shared, read-only map of a file that does not change: who touches a page again finds the same bytes.
+        let _ = unsafe { self.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+    }
+
     /// Which pages of 4 KiB of window `window` (64 of them each) are resident, a bit each.
     pub fn resident(&self, window: usize) -> u64 {
         let from = window * RESIDENT_WINDOW_PAGES * PAGE;

@@ -128,8 +128,9 @@ impl Segment {
         let to = (last.min(base + (WINDOW_BYTES - 1)) - base) / LOG_BLOCK_BYTES;
         let wanted = (u64::MAX >> (63 - (to - from))) << from;
         let (life, at, bits) = seen.0.get();
-        if life == self.life && at == window as usize && bits & wanted == wanted {
-            return true;
+        if life == self.life && at == window as usize {
+            // What was not resident is not asked for again: where nothing is, that would cost more than reading it.
+            return bits & wanted == wanted;
         }
         let bits = map.resident(window as usize);
         seen.0.set((self.life, window as usize, bits));
@@ -153,6 +154,24 @@ impl Segment {
                 self.file()?.read_exact_at(&mut bytes, u64::from(offset))?;
                 Ok(bytes.into())
             }
+        }
+    }
+
+    /// Has the kernel begin to read bytes of the file. Blocks at times.
+    pub(super) fn will_need(&self, offset: u32, len: u32) {
+        if let Store::File { .. } = &self.bytes
+            && let Ok(map) = self.map()
+        {
+            map.will_need(offset as usize, len as usize);
+        }
+    }
+
+    /// Gives the pages back that reading from the file has brought into the process's memory.
+    pub(super) fn release(&self) {
+        if let Store::File { map, .. } = &self.bytes
+            && let Some(map) = map.get()
+        {
+            map.release();
         }
     }
 

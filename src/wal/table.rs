@@ -6,7 +6,15 @@ use std::{io, sync::Arc};
 use bytes::Bytes;
 
 use super::segment::{SeenResident, Segment};
-use crate::store::types::{Place, Values};
+use crate::{
+    limits::{READ_AHEAD_BYTES, READ_AHEAD_SHARE},
+    store::types::{Place, Values},
+};
+
+/// The window of a segment that a place begins in.
+fn window_of(place: Place) -> (u32, u32) {
+    (place.segment, place.offset / READ_AHEAD_BYTES)
+}
 
 /// All live segments in order of life. Cloning is O(1); holding one pins its segments.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +56,31 @@ impl SegmentTable {
     /// each answer, never keep it.
     pub fn reader(&self) -> Resident<'_> {
         Resident { table: self, seen: SeenResident::default() }
+    }
+
+    /// Has the kernel begin to read what these places lie in, in order of place, so that reading them one after another
+    /// waits for few of them. May block, waits for none.
+    pub fn will_need(&self, places: &[Place]) {
+        for in_window in places.chunk_by(|a, b| window_of(*a) == window_of(*b)) {
+            let (Some(segment), last) = (self.get(in_window[0].segment), in_window[in_window.len() - 1]) else {
+                continue;
+            };
+            let wanted: u64 = in_window.iter().map(|place| u64::from(place.len)).sum();
+            if wanted * READ_AHEAD_SHARE >= u64::from(READ_AHEAD_BYTES) {
+                let from = in_window[0].offset / READ_AHEAD_BYTES * READ_AHEAD_BYTES;
+                segment.will_need(from, (last.offset + last.len).next_multiple_of(READ_AHEAD_BYTES) - from);
+            } else {
+                in_window.iter().for_each(|place| segment.will_need(place.offset, place.len));
+            }
+        }
+    }
+
+    /// Gives back what reading a segment's values has taken of the process's memory. Those who still read from it find
+    /// the same bytes.
+    pub fn release(&self, life: u32) {
+        if let Some(segment) = self.get(life) {
+            segment.release();
+        }
     }
 
     /// Segments that lie in memory, by life in ascending order, for tests of what reads them.
