@@ -1,5 +1,5 @@
-//! What a connection is: its streams, windows, compression on both sides, and how it ends. Receiving is in `receive.rs`,
-//! sending in `send.rs`; here is what both of them share and what a stream's life consists of.
+//! What a connection is: its streams, windows, compression on both sides, and how it ends. Receiving is in
+//! `receive.rs`, sending in `send.rs`; here is what both of them share and what a stream's life consists of.
 
 use std::{
     cell::Cell,
@@ -454,3 +454,7 @@ pub enum BodyEnd {
     /// The stream was reset or the connection has ended.
     Reset,
 }
+
+#[cfg(test)]
+#[path = "connection_tests.rs"]
+mod tests;
