@@ -27,7 +27,7 @@ use crate::{limits, runtime};
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Buffers in one send: parts that are referenced are of 2 KiB at least, so that this holds all that is gathered.
-const SEND_BUFFERS: usize = 72;
+const SEND_BUFFERS: usize = 88;
 
 /// Serves the calls of one connection until it ends: closed by the client, broken, drained, or ended for what the
 /// client did. `io` is at the first byte of the HTTP/2 preface.

@@ -1,6 +1,6 @@
-//! gRPC by hand, on HTTP/2 by hand: message framing, metadata, deadlines, status trailers, streaming, limits, drain. Knows no
-//! service: what is called is told by a `Handler`.
-//! (gRPC over HTTP/2: the protocol document of the gRPC project.)
+//! gRPC by hand, on HTTP/2 by hand: message framing, metadata, deadlines, status trailers, streaming, limits, drain.
+//! Knows no service: what is called is told by a `Handler`. (gRPC over HTTP/2: the protocol document of the gRPC
+//! project.)
 
 mod call;
 mod connection;

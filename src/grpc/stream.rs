@@ -1,5 +1,5 @@
-//! The two halves of a streaming call as a handler sees them, and the task that serves it. The task ends the handler when
-//! its deadline has passed or its caller is gone; it never reads a message itself.
+//! The two halves of a streaming call as a handler sees them, and the task that serves it. The task ends the handler
+//! when its deadline has passed or its caller is gone; it never reads a message itself.
 
 use std::{
     cell::{Cell, RefCell},

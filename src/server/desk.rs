@@ -112,7 +112,8 @@ impl Desk {
                 let mut waiter = self.drain.waiter();
                 let drained = poll_fn(move |context| waiter.poll(context));
                 self.shard.metrics.connections.add(1);
-                http::serve(io, self.source.clone(), surface, drained).await;
+                // In a box: most connections are of gRPC, and each would be larger by it.
+                Box::pin(http::serve(io, self.source.clone(), surface, drained)).await;
                 self.shard.metrics.connections.add(-1);
             }
             // It speaks nothing that is spoken here, or nothing at all.

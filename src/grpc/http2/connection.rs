@@ -1,7 +1,8 @@
-//! What a connection is: its streams, windows, compression on both sides, and how it ends. Receiving is in `receive.rs`,
-//! sending in `send.rs`; here is what both of them share and what a stream's life consists of.
+//! What a connection is: its streams, windows, compression on both sides, and how it ends. Receiving is in
+//! `receive.rs`, sending in `send.rs`; here is what both of them share and what a stream's life consists of.
 
 use std::{
+    cell::Cell,
     collections::VecDeque,
     task::{Context, Poll},
     time::Duration,
@@ -69,6 +70,11 @@ pub(super) struct Block {
 pub(super) const DRAIN_PING: [u8; 8] = *b"draining";
 const ALIVE_PING: [u8; 8] = *b"are you?";
 
+thread_local! {
+    /// Where requests wait for the end of a turn's reading: each connection of an executor has it in its turn.
+    static FRESH: Cell<VecDeque<(Key, Head)>> = const { Cell::new(VecDeque::new()) };
+}
+
 pub struct Connection {
     pub(super) config: Config,
     pub(super) phase: Phase,
@@ -131,7 +137,8 @@ impl Connection {
             encoder: Encoder::new(),
             metadata: Vec::new(),
             metadata_last: Metadata::default(),
-            streams: Slab::new(),
+            // Many connections have one stream for all their life.
+            streams: Slab::with_capacity(1),
             listed: HashMap::new(),
             fresh: VecDeque::new(),
             newest: 0,
@@ -155,6 +162,9 @@ impl Connection {
     /// A new turn: what happens within one is counted from here.
     pub fn begin_turn(&mut self) {
         self.early_resets = 0;
+        if self.fresh.capacity() == 0 {
+            self.fresh = FRESH.take();
+        }
     }
 
     /// Whether client and server have exchanged what a connection begins with.
@@ -427,8 +437,8 @@ impl Connection {
         if self.carry.is_empty() && self.carry.capacity() > 0 {
             self.carry = Vec::new();
         }
-        if self.fresh.is_empty() && self.fresh.capacity() > 4 {
-            self.fresh = VecDeque::new();
+        if self.fresh.is_empty() {
+            FRESH.set(std::mem::take(&mut self.fresh));
         }
         if self.listed.is_empty() && self.streams.is_empty() && self.streams.capacity() > 64 {
             self.streams = Slab::new();
@@ -444,3 +454,7 @@ pub enum BodyEnd {
     /// The stream was reset or the connection has ended.
     Reset,
 }
+
+#[cfg(test)]
+#[path = "connection_tests.rs"]
+mod tests;

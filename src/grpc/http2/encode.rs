@@ -1,6 +1,6 @@
-//! Header blocks of responses. Nearly all of them say the same: these three fields are put into the client's table once,
-//! in a fixed order, so that from then on each is one known byte; everything else is spelt out and leaves the table
-//! alone. (RFC 7541, sections 6.1 and 6.2.)
+//! Header blocks of responses. Nearly all of them say the same: these three fields are put into the client's table
+//! once, in a fixed order, so that from then on each is one known byte; everything else is spelt out and leaves the
+//! table alone. (RFC 7541, sections 6.1 and 6.2.)
 
 use super::hpack::TABLE_BYTES;
 

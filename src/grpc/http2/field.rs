@@ -1,5 +1,5 @@
-//! A field of a header block: what kind it is, told once when it is read, so that a field that comes again by its number
-//! in the table costs a look at one byte. Texts are shared and never a slice of what was read from the network.
+//! A field of a header block: what kind it is, told once when it is read, so that a field that comes again by its
+//! number in the table costs a look at one byte. Texts are shared and never a slice of what was read from the network.
 
 use std::{fmt, ops::Deref, rc::Rc};
 
@@ -121,8 +121,8 @@ fn is_value(bytes: &[u8]) -> bool {
     bytes.iter().all(|&byte| (byte >= b' ' && byte != 0x7f) || byte == b'\t')
 }
 
-/// The metadata of a call: the fields of its head that are not the protocol's own, as they were sent, in order. Cheap to
-/// clone; a client that sends the same with every call costs one list for all of them.
+/// The metadata of a call: the fields of its head that are not the protocol's own, as they were sent, in order. Cheap
+/// to clone; a client that sends the same with every call costs one list for all of them.
 #[derive(Clone, Default)]
 pub struct Metadata(Option<Rc<[Field]>>);
 

@@ -1,5 +1,5 @@
-//! A connection driven by arbitrary bytes, for fuzzing: with calls that answer at once, in pieces, late or never, and the
-//! rules that must hold whatever the client says.
+//! A connection driven by arbitrary bytes, for fuzzing: with calls that answer at once, in pieces, late or never, and
+//! the rules that must hold whatever the client says.
 
 use std::{io::IoSlice, time::Duration};
 
@@ -8,9 +8,9 @@ use bytes::Bytes;
 use super::{Config, Connection, Encoder, Key, frame};
 use crate::{error::Status, grpc::response, limits, runtime};
 
-/// Lets a client say `bytes`: the first tells how they are cut, the rest comes after a preface, or instead of it. Panics
-/// where the connection breaks a rule of its own: more kept than its bounds allow, frames that are none, a stream left
-/// over at the end.
+/// Lets a client say `bytes`: the first tells how they are cut, the rest comes after a preface, or instead of it.
+/// Panics where the connection breaks a rule of its own: more kept than its bounds allow, frames that are none, a
+/// stream left over at the end.
 pub fn fuzz_connection(bytes: &[u8]) {
     let Some((&how, bytes)) = bytes.split_first() else { return };
     let config = Config { streams_max: 16, header_bytes_max: 4096, ping_time_min: Duration::from_secs(5) };

@@ -1,5 +1,6 @@
-//! The Huffman code of header strings, read only: what a server writes is short and written plain. The code is canonical
-//! (codes of one length ascend with their symbols), so the lengths are the whole of it. (RFC 7541, appendix B.)
+//! The Huffman code of header strings, read only: what a server writes is short and written plain. The code is
+//! canonical (codes of one length ascend with their symbols), so the lengths are the whole of it. (RFC 7541, appendix
+//! B.)
 
 /// Bits of each symbol's code; the last is the end of a string, which no string contains.
 const LENGTHS: [u8; 257] = [

@@ -1,5 +1,5 @@
-//! Bytes on their way to the socket, in order: small ones joined in one buffer, large ones referenced where they lie. It
-//! knows nothing of frames; what stands here is written whatever becomes of its stream.
+//! Bytes on their way to the socket, in order: small ones joined in one buffer, large ones referenced where they lie.
+//! It knows nothing of frames; what stands here is written whatever becomes of its stream.
 
 use std::{cell::Cell, collections::VecDeque, io::IoSlice};
 

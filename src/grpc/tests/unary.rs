@@ -203,6 +203,20 @@ fn heads_that_are_not_grpc_are_refused_as_grpc_go_does() {
     });
 }
 
+/// A status may be longer than a frame.
+#[test]
+fn a_long_refusal_is_told_to_its_end() {
+    run(async {
+        let server = Server::new();
+        let client = server.client().await;
+        let path = format!("/test.Echo/{}", "n".repeat(40_000));
+        let reply = call(&client, request(&path), &[prefixed(0, b"x")]).await;
+        let text = format!("unknown method {} for service test.Echo", &path[11..]);
+        assert_eq!(reply.status(), ("12", &text[..]));
+        assert_eq!(call(&client, request("/test.Echo/Echo"), &[prefixed(0, b"on")]).await.messages(), ["on"]);
+    });
+}
+
 #[test]
 fn an_unknown_compression_is_refused_with_those_that_are_known() {
     run(async {
