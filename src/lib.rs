@@ -13,7 +13,7 @@
 //! * [`store`] is the state and what a request does to it: a copy-on-write index of keys and events that points at values.
 //! * [`wal`] is where the values lie: segments of checksummed records, written once, and what a restart makes of them.
 //!
-//! Beneath all of them: [`runtime`] (the seam to glommio), [`observe`] (logs and metrics), [`limits`] (every bound and
+//! Beneath all of them: [`runtime`] (executors on io_uring), [`observe`] (logs and metrics), [`limits`] (every bound and
 //! its sum), [`error`] (every text a client can be given), [`version`].
 //!
 //! Arrows between rooms point down this list, never up. `docs/architecture.md` tells why it is built so,

@@ -324,3 +324,7 @@ impl Drop for Sleep {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "executor_tests.rs"]
+mod tests;

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use super::{
     background,
     blocks::Blocks,
-    executor::FileOperation,
+    executor::{self, FileOperation},
     now, os,
     ring::{Memory, Transfer},
 };
@@ -99,25 +99,29 @@ impl DirectFile {
     pub async fn write_durable(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         assert!(offset.is_multiple_of(DISK_BLOCK_BYTES as u64), "offset {offset} is not aligned");
         assert!(bytes.len().is_multiple_of(DISK_BLOCK_BYTES), "length {} is not aligned", bytes.len());
+        let syncs = self.durability == Durability::Fdatasync;
+        let linked = syncs && executor::here().ring.borrow().links_syncs();
         let mut done = 0;
         while done < bytes.len() {
-            let written = self.write(offset + done as u64, &bytes[done..]).await?;
-            // A short write goes on at the last whole block: what is past it is written again.
+            let at = offset + done as u64;
+            let transfer = match linked {
+                true => Transfer::WriteAndDataSync { offset: at },
+                false => Transfer::Write { offset: at },
+            };
+            let written = self.write(transfer, &bytes[done..]).await?;
+            // A short write goes on at the last whole block: what is past it is written again. Nor has it been synced.
             let whole = written - written % DISK_BLOCK_BYTES;
             if whole == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
             done += whole;
         }
-        match self.durability {
-            Durability::Dsync => Ok(()),
-            Durability::Fdatasync => self.sync().await,
-        }
+        if syncs && !linked { self.sync().await } else { Ok(()) }
     }
 
-    async fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<usize> {
+    async fn write(&self, transfer: Transfer, bytes: &[u8]) -> io::Result<usize> {
         let memory = Memory::Blocks(Blocks::of(bytes));
-        let (written, memory) = FileOperation::begin(Transfer::Write { offset }, &self.fd, memory).await;
+        let (written, memory) = FileOperation::begin(transfer, &self.fd, memory).await;
         if let Memory::Blocks(blocks) = memory {
             blocks.give_back();
         }

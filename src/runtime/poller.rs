@@ -149,6 +149,16 @@ impl Readiness {
     pub fn watch_for_writing_ended(&self) {
         self.writing.set(None);
     }
+
+    #[cfg(test)]
+    pub fn is_readable(&self) -> bool {
+        self.readable.get()
+    }
+
+    #[cfg(test)]
+    pub fn forget(&self) {
+        self.readable.set(false);
+    }
 }
 
 fn store(slot: &Cell<Option<Waker>>, context: &Context<'_>) {

@@ -41,6 +41,9 @@ pub enum Memory {
 pub enum Transfer {
     /// Writes all blocks at the offset.
     Write { offset: u64 },
+    /// The same, and then makes the file's data durable, in one go: the outcome is that of the second, unless the first
+    /// fails or falls short. Only where `links_syncs`.
+    WriteAndDataSync { offset: u64 },
     /// Reads so many bytes at most, from the offset on.
     Read { offset: u64, len: usize },
     /// Makes the data durable that has been written.
@@ -52,6 +55,8 @@ enum Operation {
         /// Not to be closed while an entry for it waits to be submitted.
         _file: Rc<OwnedFd>,
         memory: Memory,
+        /// Bytes that were written if the sync after it succeeds; it does not say.
+        all: usize,
         outcome: Option<i32>,
         waker: Option<Waker>,
         /// Nobody waits any more.
@@ -92,6 +97,9 @@ impl Side {
 /// What completions of a cancel carry: whether it found something is told by the operation's own completion.
 const OF_NOBODY: u64 = u64::MAX;
 
+/// Beside the key: the completion is of the first of two entries.
+const OF_THE_FIRST: u64 = 1 << 63;
+
 impl Ring {
     /// A ring for this thread: no other may use it. `entries` wait at most for their submission, `completions` for
     /// being taken; beyond either nothing is lost.
@@ -113,24 +121,51 @@ impl Ring {
     /// Begins an operation on a file. Its key is good until `outcome` has given the outcome, or `abandon`.
     pub fn begin(&mut self, transfer: Transfer, file: Rc<OwnedFd>, mut memory: Memory) -> usize {
         let fd = types::Fd(file.as_raw_fd());
-        let length = |bytes: usize| u32::try_from(bytes).expect("less than 4 GiB at once");
-        let entry = match (transfer, &mut memory) {
+        let length = |bytes: usize| i32::try_from(bytes).expect("less than 2 GiB at once") as u32;
+        let sync = || opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build();
+        let (entry, then) = match (transfer, &mut memory) {
             (Transfer::Write { offset }, Memory::Blocks(blocks)) => {
-                opcode::Write::new(fd, blocks.as_ptr(), length(blocks.len_bytes())).offset(offset).build()
+                (opcode::Write::new(fd, blocks.as_ptr(), length(blocks.len_bytes())).offset(offset).build(), None)
+            }
+            (Transfer::WriteAndDataSync { offset }, Memory::Blocks(blocks)) => {
+                // The second begins when the first is over, which is told only where it keeps the second from it: so
+                // there is one completion in either case.
+                let flags = squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS;
+                let write = opcode::Write::new(fd, blocks.as_ptr(), length(blocks.len_bytes())).offset(offset);
+                (write.build().flags(flags), Some(sync()))
             }
             (Transfer::Read { offset, len }, Memory::Bytes(bytes)) => {
                 // The allocator may have given more than was asked for.
                 let room = &mut bytes.spare_capacity_mut()[..len];
-                opcode::Read::new(fd, room.as_mut_ptr().cast(), length(len)).offset(offset).build()
+                (opcode::Read::new(fd, room.as_mut_ptr().cast(), length(len)).offset(offset).build(), None)
             }
-            (Transfer::DataSync, Memory::None) => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
+            (Transfer::DataSync, Memory::None) => (sync(), None),
             (transfer, _) => unreachable!("{transfer:?} does not go with this memory"),
         };
+        let all = match (transfer, &memory) {
+            (Transfer::WriteAndDataSync { .. }, Memory::Blocks(blocks)) => blocks.len_bytes(),
+            _ => 0,
+        };
         self.lent += 1;
-        let operation = Operation::Transfer { _file: file, memory, outcome: None, waker: None, abandoned: false };
+        let operation = Operation::Transfer { _file: file, memory, all, outcome: None, waker: None, abandoned: false };
         let key = self.operations.insert(operation);
-        self.push(entry.user_data(key as u64));
+        match then {
+            None => self.push(entry.user_data(key as u64)),
+            Some(then) => {
+                // A link does not reach from one submission into the next.
+                while self.room() < 2 {
+                    self.enter(0, EnterFlags::empty(), None);
+                }
+                self.push(entry.user_data(key as u64 | OF_THE_FIRST));
+                self.push(then.user_data(key as u64));
+            }
+        }
         key
+    }
+
+    /// Whether WriteAndDataSync is to be had (Linux 5.17).
+    pub fn links_syncs(&self) -> bool {
+        self.uring.params().is_feature_skip_cqe_on_success()
     }
 
     /// The outcome of an operation, with its memory, once it is over: the operation is gone then. Until then the waker
@@ -233,11 +268,13 @@ impl Ring {
         if completion.user_data() == OF_NOBODY {
             return;
         }
-        let key = completion.user_data() as usize;
+        let key = (completion.user_data() & !OF_THE_FIRST) as usize;
         let (result, more) = (completion.result(), cqueue::more(completion.flags()));
         match &mut self.operations[key] {
-            Operation::Transfer { memory, outcome, waker, abandoned, .. } => {
+            Operation::Transfer { memory, all, outcome, waker, abandoned, .. } => {
                 self.lent -= 1;
+                let synced = *all > 0 && completion.user_data() & OF_THE_FIRST == 0 && result >= 0;
+                let result = if synced { *all as i32 } else { result };
                 if let (Memory::Bytes(bytes), Ok(count)) = (memory, usize::try_from(result)) {
                     assert!(count <= bytes.capacity() - bytes.len(), "the kernel read no more than there was room");
                     // SAFETY: the kernel has written so many bytes to where the vector's own end, and there is room
@@ -295,6 +332,11 @@ impl Ring {
             }
             self.enter(0, EnterFlags::empty(), None);
         }
+    }
+
+    fn room(&mut self) -> usize {
+        let submission = self.uring.submission();
+        submission.capacity() - submission.len()
     }
 
     fn enter(&mut self, wanted: u32, flags: EnterFlags, limit: Option<Duration>) {
@@ -374,3 +416,7 @@ fn unknown(ring: &io::Result<IoUring>) -> bool {
 pub fn try_ring() -> io::Result<()> {
     Ring::new(limits::RING_ENTRIES, limits::RING_COMPLETIONS).map(drop)
 }
+
+#[cfg(test)]
+#[path = "ring_tests.rs"]
+mod tests;

@@ -51,6 +51,11 @@ impl Timers {
         }
     }
 
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.timers.len()
+    }
+
     pub fn next_due(&self) -> Option<Instant> {
         self.heap.first().map(|entry| entry.due)
     }
