@@ -1,7 +1,12 @@
 //! KV: reads are answered from an immutable view on the shard's own core, writes are proposed as the client spelled
 //! them and answered once applied. (etcd API, service KV; etcdserver/api/v3rpc/key.go for the order of the checks.)
 
-use std::{future::Future, rc::Rc, sync::Arc, time::{Duration, Instant}};
+use std::{
+    future::Future,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 

@@ -91,7 +91,9 @@ async fn fill_resident(view: &View, buffer: &mut BytesMut, holes: Vec<Hole>, pag
             // What was resident need not be any more.
             reader = view.segments.reader();
         }
-        if pages == Pages::Release && holes.get(holes.len() - left).is_none_or(|next| next.place.segment != slice[0].place.segment) {
+        if pages == Pages::Release
+            && holes.get(holes.len() - left).is_none_or(|next| next.place.segment != slice[0].place.segment)
+        {
             view.segments.release(slice[0].place.segment);
         }
     }

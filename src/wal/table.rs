@@ -62,7 +62,9 @@ impl SegmentTable {
     /// waits for few of them. May block, waits for none.
     pub fn will_need(&self, places: &[Place]) {
         for in_window in places.chunk_by(|a, b| window_of(*a) == window_of(*b)) {
-            let (Some(segment), last) = (self.get(in_window[0].segment), in_window[in_window.len() - 1]) else { continue };
+            let (Some(segment), last) = (self.get(in_window[0].segment), in_window[in_window.len() - 1]) else {
+                continue;
+            };
             let wanted: u64 = in_window.iter().map(|place| u64::from(place.len)).sum();
             if wanted * READ_AHEAD_SHARE >= u64::from(READ_AHEAD_BYTES) {
                 let from = in_window[0].offset / READ_AHEAD_BYTES * READ_AHEAD_BYTES;
