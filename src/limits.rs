@@ -68,12 +68,17 @@ pub const DEFRAGMENT_BELOW_PERCENT: u64 = 85;
 /// an eighth of a millisecond, about as long as a write of the log takes.
 pub const COMPACTION_SLICE_EVENTS: usize = 64;
 
-/// Between two steps of repacking that nobody waits for: 512 KiB every 5 ms are 100 MB/s of live values moved, at least
-/// as much given back, and leave the disk to the others more than half of the time.
+/// For each 512 KiB that repacking has moved, it rests so long where nobody waits for it: that makes 100 MB/s of live values
+/// moved, at least as much given back, and leaves the disk to the others more than half of the time.
 pub const REPACK_PAUSE_MS: u64 = 5;
 
 /// Bytes of live values that one step of repacking moves: a write of a few hundred microseconds.
 pub const REPACK_SLICE_BYTES: usize = 512 * 1024;
+
+/// Values that one step of repacking moves at most: each is looked up and put into both trees, some 4 µs, so that 128 hold
+/// the core up for half a millisecond.
+pub const REPACK_SLICE_VALUES: usize = 128;
+
 /// What a direct write is a multiple of: the largest logical block of usual devices, and a page.
 pub const LOG_BLOCK_BYTES: u32 = 4096;
 

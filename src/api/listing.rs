@@ -227,3 +227,6 @@ impl Drop for Share {
         self.0.set(self.0.get() - 1);
     }
 }
+
+#[cfg(test)]
+mod tests;

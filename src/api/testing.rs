@@ -214,12 +214,23 @@ impl Bench {
 
 /// Takes an answer in parts and puts them together.
 #[derive(Clone, Default)]
-pub struct Gathered(Rc<RefCell<Vec<Bytes>>>);
+pub struct Gathered {
+    pub parts: Rc<RefCell<Vec<Bytes>>>,
+    /// It wants the whole message at once.
+    pub whole: bool,
+    /// It is gone after so many parts.
+    pub gone_after: Option<usize>,
+}
 
 impl Gathered {
+    /// Bytes of each part.
+    pub fn sizes(&self) -> Vec<usize> {
+        self.parts.borrow().iter().map(Bytes::len).collect()
+    }
+
     /// The message that was sent.
     pub fn message(&self) -> Frame {
-        let bytes = self.0.borrow().concat();
+        let bytes = self.parts.borrow().concat();
         let mut frame = Frame::with_capacity(bytes.len());
         let len = u32::from_be_bytes(bytes[1..PREFIX_BYTES].try_into().unwrap());
         assert_eq!((bytes[0], len as usize), (0, bytes.len() - PREFIX_BYTES), "the prefix tells the length");
@@ -230,15 +241,16 @@ impl Gathered {
 
 impl Parts for Gathered {
     fn takes_parts(&self) -> bool {
-        true
+        !self.whole
     }
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Gone>> {
-        Poll::Ready(Ok(()))
+        let gone = self.gone_after.is_some_and(|after| after <= self.parts.borrow().len());
+        Poll::Ready(if gone { Err(Gone) } else { Ok(()) })
     }
 
     fn send_part(&mut self, part: Bytes) -> Result<(), Gone> {
-        self.0.borrow_mut().push(part);
+        self.parts.borrow_mut().push(part);
         Ok(())
     }
 }

@@ -235,17 +235,26 @@ impl Space {
                     return Ok(());
                 }
             };
-            self.driver.with_core(|core| core.relocate(slice.values));
-            while self.driver.core().relocating() {
-                self.driver.after_write().await;
+            let mut values = slice.values.into_iter();
+            while values.len() > 0 {
+                self.move_values(values.by_ref().take(limits::REPACK_SLICE_VALUES).collect()).await;
             }
             match slice.next {
                 Some(next) => from = next,
                 None => return Ok(()),
             }
-            if !self.driver.core().wants_space() {
-                runtime::sleep(Duration::from_millis(limits::REPACK_PAUSE_MS)).await;
-            }
+        }
+    }
+
+    /// Writes values anew and waits until their events point there.
+    async fn move_values(&self, values: Vec<MovedValue>) {
+        let (count, bytes) = (values.len(), values.iter().map(|it| it.value.len() + MOVED_ITEM_BYTES).sum());
+        self.driver.with_core(|core| core.relocate(values));
+        while self.driver.core().relocating() {
+            self.driver.after_write().await;
+        }
+        if !self.driver.core().wants_space() {
+            runtime::sleep(pause_after(bytes, count)).await;
         }
     }
 
@@ -312,6 +321,15 @@ impl Space {
         }
         self.driver.files.reclaim().await
     }
+}
+
+/// How long repacking rests after it has moved values: by what it has taken of the disk or of the core, whichever is more.
+fn pause_after(bytes: usize, values: usize) -> Duration {
+    let full = Duration::from_millis(limits::REPACK_PAUSE_MS);
+    let of_disk = full.mul_f64(bytes as f64 / limits::REPACK_SLICE_BYTES as f64);
+    // As long as the core was held up: half of it is the others'.
+    let of_core = Duration::from_micros(4 * values as u64);
+    of_disk.max(of_core)
 }
 
 /// Values that are moved in one write.
