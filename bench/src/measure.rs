@@ -26,6 +26,12 @@ impl Latency {
         self.0.saturating_record(nanoseconds);
     }
 
+    /// As many times as there were.
+    pub fn record_many(&mut self, latency: std::time::Duration, count: u64) {
+        let nanoseconds = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        self.0.saturating_record_n(nanoseconds, count);
+    }
+
     pub fn record(&mut self, latency: std::time::Duration) {
         self.record_ns(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
     }
@@ -103,7 +109,7 @@ pub struct Outcome {
     pub cpu_seconds: Option<f64>,
     /// The driver's share of its core; near 1 it may be what limits the rate.
     pub driver_cpu_share: f64,
-    /// At the moment of the largest resident set.
+    /// At the moment of the largest resident set that was seen; the peak is the kernel's own, of the whole measurement.
     pub memory: Option<Memory>,
     pub disk_bytes: Option<u64>,
     /// What only this workload has, by name, the unit last.
@@ -132,7 +138,7 @@ impl Outcome {
             "p50_ms" => self.latency.at_ms(0.5),
             "p99_ms" => self.latency.at_ms(0.99),
             "p99_9_ms" => self.latency.at_ms(0.999),
-            "rss_peak_mb" => self.memory.map(|memory| memory.resident as f64 / 1e6),
+            "rss_peak_mb" => self.memory.map(|memory| memory.peak as f64 / 1e6),
             "disk_mb" => self.disk_bytes.map(|bytes| bytes as f64 / 1e6),
             _ => self.figures.get(name).copied(),
         }

@@ -45,7 +45,8 @@ pub enum Workload {
     LeaseExpiry,
     /// The latency of puts (`--writes-per-second`) while a compaction of `--revisions` runs, and without one.
     Compaction,
-    /// Loads `--keys`, kills the server, and takes the time from its start to the first linearizable read.
+    /// Loads `--keys`, kills the server, and takes the time from its start to the first linearizable read: with a warm page
+    /// cache, and again, on a copy of the same data, with an empty one.
     Restart,
     /// One put after the other by etcd's Go client (tests/stock/one).
     PutGo,
@@ -133,9 +134,6 @@ pub struct Plan {
     /// Time between the load and the look at memory and disk.
     #[arg(long, default_value_t = 0.0)]
     pub settle_seconds: f64,
-    /// `restart`: with an empty page cache.
-    #[arg(long)]
-    pub drop_cache: bool,
 }
 
 impl Default for Plan {

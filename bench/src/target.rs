@@ -64,6 +64,10 @@ impl Dialer {
         Ok(Dialer { target, tls, next: Cell::new(0), token: RefCell::new(None) })
     }
 
+    pub fn endpoints(&self) -> &[String] {
+        &self.target.endpoints
+    }
+
     /// A connection to the next endpoint, authenticated if there is a user.
     pub async fn connect(&self) -> Result<Client, String> {
         self.connect_with(Options::default()).await
