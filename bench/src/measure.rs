@@ -59,7 +59,8 @@ impl Latency {
 
     /// The percentile distribution in HdrHistogram's text form, values in milliseconds.
     pub fn hgrm(&self) -> String {
-        let mut text = format!("{:>12} {:>14} {:>10} {:>14}\n\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)");
+        let mut text =
+            format!("{:>12} {:>14} {:>10} {:>14}\n\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)");
         let mut total = 0;
         for step in self.0.iter_quantiles(5) {
             total += step.count_since_last_iteration();
@@ -70,7 +71,8 @@ impl Latency {
                 false => format!("{value:>12.6} {quantile:>14.12} {total:>10} {:>14}\n", "inf"),
             };
         }
-        text += &format!("#[Mean    = {:>12.6}, StdDeviation   = {:>12.6}]\n", self.0.mean() / 1e6, self.0.stdev() / 1e6);
+        text +=
+            &format!("#[Mean    = {:>12.6}, StdDeviation   = {:>12.6}]\n", self.0.mean() / 1e6, self.0.stdev() / 1e6);
         text += &format!("#[Max     = {:>12.6}, Total count    = {:>12}]\n", self.max_ms(), self.count());
         text += &format!("#[Buckets = {:>12}, SubBuckets     = {:>12}]\n", self.0.buckets(), 2048);
         text

@@ -40,7 +40,7 @@ impl Alarm {
             }
             OwnedFd::from_raw_fd(fd)
         };
-        AsyncFd::new(fd).map(Alarm)
+        AsyncFd::register(fd).map(Alarm).map_err(io::Error::from)
     }
 
     /// Returns at once if the moment has passed.

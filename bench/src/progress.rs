@@ -19,7 +19,9 @@ impl Progress {
     /// From here on a share of `total` is done.
     pub fn begin(&self, total: u64) {
         const TEMPLATE: &str = "{msg} [{bar:30.cyan/dim}] {percent:>3}% {elapsed:.dim}";
-        self.0.set_style(ProgressStyle::with_template(TEMPLATE).expect("a template that can be read").progress_chars("━━╌"));
+        self.0.set_style(
+            ProgressStyle::with_template(TEMPLATE).expect("a template that can be read").progress_chars("━━╌"),
+        );
         self.0.set_length(total);
         self.0.set_position(0);
     }

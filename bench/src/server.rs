@@ -97,8 +97,10 @@ impl Server {
             self.cgroup.as_ref().map(|group| group.entrance()).transpose().map_err(text)?,
             self.limit.as_ref().map(|limit| limit.entrance()).transpose().map_err(text)?,
         ];
-        let (core, fds) = (self.recipe.core, entrances.each_ref().map(|one| one.as_ref().map(|entrance| entrance.fd())));
-        let (client, peer) = (format!("http://127.0.0.1:{}", self.ports.0), format!("http://127.0.0.1:{}", self.ports.1));
+        let (core, fds) =
+            (self.recipe.core, entrances.each_ref().map(|one| one.as_ref().map(|entrance| entrance.fd())));
+        let (client, peer) =
+            (format!("http://127.0.0.1:{}", self.ports.0), format!("http://127.0.0.1:{}", self.ports.1));
         let mut command = Command::new(&self.recipe.program);
         command
             .arg(format!("--data-dir={}", self.data_dir().display()))
@@ -130,7 +132,11 @@ impl Server {
         answered.map_err(|cause| {
             let log = fs::read_to_string(&log_path).unwrap_or_default();
             let end: Vec<&str> = log.lines().rev().take(5).collect();
-            format!("{}: {cause}\n{}", self.recipe.program.display(), end.into_iter().rev().collect::<Vec<_>>().join("\n"))
+            format!(
+                "{}: {cause}\n{}",
+                self.recipe.program.display(),
+                end.into_iter().rev().collect::<Vec<_>>().join("\n")
+            )
         })
     }
 
@@ -146,7 +152,9 @@ impl Server {
             }
             // A refused connection costs the server nothing; a client is built only where somebody listens.
             if TcpStream::connect(&address).is_ok() {
-                let read = async { dialer.connect().await.ok()?.unary_bytes(wire::RANGE, wire::get(b"ready", false)).await.ok() };
+                let read = async {
+                    dialer.connect().await.ok()?.unary_bytes(wire::RANGE, wire::get(b"ready", false)).await.ok()
+                };
                 if let Ok(Some(_)) = tokio::time::timeout(Duration::from_secs(10), read).await {
                     return Ok(begin.elapsed());
                 }
@@ -223,7 +231,8 @@ impl Program {
             let text = String::from_utf8_lossy(&output.stdout).trim().replace('\n', "; ");
             Ok(output.status.success().then_some(text))
         };
-        let version = said(Command::new(path).arg("--version")).map_err(|cause| format!("{}: {cause}", path.display()))?;
+        let version =
+            said(Command::new(path).arg("--version")).map_err(|cause| format!("{}: {cause}", path.display()))?;
         let absolute = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let folder = absolute.parent().unwrap_or(Path::new("/"));
         let git = |words: &[&str]| said(Command::new("git").arg("-C").arg(folder).args(words)).ok().flatten();

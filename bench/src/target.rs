@@ -76,7 +76,8 @@ impl Dialer {
     pub async fn connect_with(&self, options: Options) -> Result<Client, String> {
         let endpoints = &self.target.endpoints;
         let endpoint = &endpoints[self.next.replace(self.next.get() + 1) % endpoints.len()];
-        let address = endpoint.split_once("://").map_or(endpoint.as_str(), |(_, address)| address).trim_end_matches('/');
+        let address =
+            endpoint.split_once("://").map_or(endpoint.as_str(), |(_, address)| address).trim_end_matches('/');
         let failed = |cause: &dyn std::fmt::Display| format!("{endpoint}: {cause}");
         let client = match &self.tls {
             None => Client::connect_with(address, options).await.map_err(|cause| failed(&cause))?,
@@ -92,8 +93,7 @@ impl Dialer {
         let Some(user) = &self.target.user else { return Ok(client) };
         if self.token.borrow().is_none() {
             let (name, password) = user.split_once(':').ok_or("--user is name:password")?;
-            let request =
-                AuthenticateRequest { name: name.to_owned(), password: password.to_owned() };
+            let request = AuthenticateRequest { name: name.to_owned(), password: password.to_owned() };
             let token = client.call(&request).await.map_err(|cause| failed(&cause))?.token;
             *self.token.borrow_mut() = Some(token);
         }

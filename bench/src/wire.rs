@@ -247,7 +247,8 @@ mod tests {
     fn requests_are_what_prost_writes() {
         for (len, lease) in [(0, 0), (1, 1), (200, i64::MAX), (70_000, 127), (3, 128)] {
             let value = vec![b'v'; len];
-            let request = PutRequest { key: key(7).to_vec().into(), value: value.clone().into(), lease, ..Default::default() };
+            let request =
+                PutRequest { key: key(7).to_vec().into(), value: value.clone().into(), lease, ..Default::default() };
             assert_eq!(put(&key(7), &value, lease), frame(&request));
         }
         for serializable in [false, true] {
@@ -268,7 +269,11 @@ mod tests {
         RangeResponse {
             header: Some(ResponseHeader { cluster_id: u64::MAX, member_id: 3, revision: 300, raft_term: 2 }),
             kvs: (0..keys)
-                .map(|at| KeyValue { key: key(at).to_vec().into(), value: vec![b'v'; 300].into(), ..Default::default() })
+                .map(|at| KeyValue {
+                    key: key(at).to_vec().into(),
+                    value: vec![b'v'; 300].into(),
+                    ..Default::default()
+                })
                 .collect(),
             more: true,
             count: 1 << 40,

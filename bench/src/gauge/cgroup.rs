@@ -51,9 +51,14 @@ impl MemoryLimit {
     pub fn create(bytes: u64) -> Result<Self, String> {
         let mounts = fs::read_to_string("/proc/self/mounts").map_err(|cause| format!("/proc/self/mounts: {cause}"))?;
         let groups = own_groups().ok_or("/proc/self/cgroup cannot be read")?;
-        let kinds = [(Kind::V2, "memory.max", "memory.current"), (Kind::Memory, "memory.limit_in_bytes", "memory.usage_in_bytes")];
+        let kinds = [
+            (Kind::V2, "memory.max", "memory.current"),
+            (Kind::Memory, "memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ];
         for (kind, limit, usage) in kinds {
-            let Some(folder) = own_folder(&mounts, &groups, kind).and_then(|parent| make_beneath(&parent)) else { continue };
+            let Some(folder) = own_folder(&mounts, &groups, kind).and_then(|parent| make_beneath(&parent)) else {
+                continue;
+            };
             if fs::write(folder.0.join(limit), bytes.to_string()).is_ok() {
                 return Ok(MemoryLimit { folder, usage });
             }

@@ -11,7 +11,11 @@ const STAT_BLOCK_BYTES: u64 = 512;
 
 /// Bytes that the files beneath a folder take. What vanishes meanwhile is not counted.
 pub fn used_bytes(folder: &Path) -> u64 {
-    files_beneath(folder).iter().filter_map(|path| fs::metadata(path).ok()).map(|file| file.blocks() * STAT_BLOCK_BYTES).sum()
+    files_beneath(folder)
+        .iter()
+        .filter_map(|path| fs::metadata(path).ok())
+        .map(|file| file.blocks() * STAT_BLOCK_BYTES)
+        .sum()
 }
 
 fn files_beneath(folder: &Path) -> Vec<PathBuf> {

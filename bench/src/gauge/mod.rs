@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use cgroup::{Cgroup, MemoryLimit};
 pub use disk::{Device, drop_page_cache, used_bytes};
 pub use proc::{Memory, cpu_of, driver_cpu, memory_of, reset_peak};
-pub use sync::{Evidence, watch_syncs};
+pub use sync::watch_syncs;
 
 /// Where CPU figures come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

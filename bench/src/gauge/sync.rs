@@ -105,7 +105,8 @@ pub fn watch_syncs(
         puts,
         sync_calls,
         has_ring: files.iter().any(|file| file.target.as_os_str() == "anon_inode:[io_uring]"),
-        synchronous_files: files.iter().filter(|file| file.is_synchronous && file.target.starts_with(data_dir)).count() as u64,
+        synchronous_files: files.iter().filter(|file| file.is_synchronous && file.target.starts_with(data_dir)).count()
+            as u64,
         written_bytes: between(written_before, written_after),
         flushes: between(flushes_before, flushes_after),
         flushes_at_rest,

@@ -151,9 +151,8 @@ impl Tracees {
     fn at_call(&mut self, thread: libc::pid_t, syncs: &AtomicU64) {
         let mut info = SyscallInfo::default();
         // SAFETY: the kernel writes at most the size that it is told, which is that of `info`.
-        let got = unsafe {
-            libc::ptrace(libc::PTRACE_GET_SYSCALL_INFO, thread, size_of::<SyscallInfo>(), &raw mut info)
-        };
+        let got =
+            unsafe { libc::ptrace(libc::PTRACE_GET_SYSCALL_INFO, thread, size_of::<SyscallInfo>(), &raw mut info) };
         if got < mem::offset_of!(SyscallInfo, arguments) as i64 {
             return;
         }
@@ -181,7 +180,9 @@ fn is_sync(number: i64, arguments: &[u64; 6]) -> bool {
 
 fn ptrace(request: libc::c_uint, thread: libc::pid_t, address: usize, data: usize) -> io::Result<()> {
     // SAFETY: these requests take numbers only, no memory of ours.
-    match unsafe { libc::ptrace(request, thread, ptr::without_provenance::<u8>(address), ptr::without_provenance::<u8>(data)) } {
+    match unsafe {
+        libc::ptrace(request, thread, ptr::without_provenance::<u8>(address), ptr::without_provenance::<u8>(data))
+    } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }

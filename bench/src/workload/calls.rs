@@ -96,9 +96,11 @@ impl Mix {
             Workload::Range => self.range(),
             Workload::Txn => self.txn(),
             Workload::Mixed if self.dice.next_number() < self.read_percent => self.get(false),
-            Workload::LeaseGrant => {
-                Request { path: "/etcdserverpb.Lease/LeaseGrant", body: frame(&LeaseGrantRequest { id: 0, ttl: 600 }), answer_bytes_min: 0 }
-            }
+            Workload::LeaseGrant => Request {
+                path: "/etcdserverpb.Lease/LeaseGrant",
+                body: frame(&LeaseGrantRequest { id: 0, ttl: 600 }),
+                answer_bytes_min: 0,
+            },
             _ => {
                 let number = self.keys.next_number();
                 self.put(number)

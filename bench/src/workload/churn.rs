@@ -22,8 +22,9 @@ pub async fn compaction(site: &Site, plan: &Plan) -> Result<Outcome, String> {
     let client = site.dialer.connect().await?;
     let (_, revision) = count_keys(&client).await?;
     let mut mix = Mix::of_puts(plan, 2);
-    let writes =
-        OpenLoop::start(site.connections(plan.connections).await?, plan.writes_per_second, move |number| mix.next_request(number))?;
+    let writes = OpenLoop::start(site.connections(plan.connections).await?, plan.writes_per_second, move |number| {
+        mix.next_request(number)
+    })?;
     tokio::time::sleep(Duration::from_secs_f64(plan.warm_up_seconds)).await;
     writes.measure_from_now();
     site.progress.wait(Duration::from_secs_f64(plan.seconds)).await;

@@ -13,7 +13,7 @@ use urd_client::{
 
 use super::{Site, count_keys};
 use crate::{
-    gauge::{Gauge, Stopwatch},
+    gauge::Stopwatch,
     measure::Outcome,
     plan::{Plan, Workload},
     wire::{self, Fields},
@@ -120,10 +120,17 @@ pub async fn expiry(site: &Site, plan: &Plan) -> Result<Outcome, String> {
     site.progress.begin(plan.leases);
     while gone.borrow().len() < ends.len() {
         if listener.is_finished() {
-            return listener.await.map_err(|cause| cause.to_string())?.map(|()| unreachable!("it only ends by a failure"));
+            return listener
+                .await
+                .map_err(|cause| cause.to_string())?
+                .map(|()| unreachable!("it only ends by a failure"));
         }
         if Instant::now() > last + LATE_PATIENCE {
-            return Err(format!("{} keys of {} are gone {LATE_PATIENCE:?} after the last lease's end", gone.borrow().len(), ends.len()));
+            return Err(format!(
+                "{} keys of {} are gone {LATE_PATIENCE:?} after the last lease's end",
+                gone.borrow().len(),
+                ends.len()
+            ));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
         site.progress.at(gone.borrow().len() as u64);

@@ -25,7 +25,7 @@ use crate::{
     wire,
 };
 
-pub use calls::{Keys, Mix};
+pub use calls::Mix;
 pub use load::fill;
 pub use open::OpenLoop;
 

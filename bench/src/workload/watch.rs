@@ -8,11 +8,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use urd_client::{Client, Receiver, Watcher, etcdserverpb::{WatchCreateRequest, WatchResponse}};
+use urd_client::{
+    Client, Receiver, Watcher,
+    etcdserverpb::{WatchCreateRequest, WatchResponse},
+};
 
 use super::{OpenLoop, Site, calls::Request};
 use crate::{
-    gauge::{Gauge, Stopwatch},
+    gauge::Stopwatch,
     measure::{Latency, Outcome},
     plan::Plan,
     wire::{self, Field, Fields},
@@ -72,11 +75,8 @@ pub async fn fan_out(site: &Site, plan: &Plan) -> Result<Outcome, String> {
         return Err("events come from puts: --writes-per-second must be more than 0".to_owned());
     }
     let connections = site.connections(plan.connections.min(plan.streams as usize).max(1)).await?;
-    let request = |_| WatchCreateRequest {
-        key: wire::PREFIX.into(),
-        range_end: wire::PREFIX_END.into(),
-        ..Default::default()
-    };
+    let request =
+        |_| WatchCreateRequest { key: wire::PREFIX.into(), range_end: wire::PREFIX_END.into(), ..Default::default() };
     let watchers = open_watches(&connections, plan, request).await?;
     let heard = Rc::new(Heard::default());
     let epoch = Instant::now();
@@ -130,7 +130,8 @@ const STAMP_BYTES: usize = 8;
 
 async fn listen(mut receiver: Receiver<WatchResponse>, epoch: Instant, heard: &Heard) -> Result<(), String> {
     loop {
-        let message = receiver.next_bytes().await.map_err(|cause| cause.to_string())?.ok_or("a watch stream has ended")?;
+        let message =
+            receiver.next_bytes().await.map_err(|cause| cause.to_string())?.ok_or("a watch stream has ended")?;
         let (events, stamp) = events_of(&message);
         heard.events.set(heard.events.get() + events);
         if let (true, Some(stamp)) = (heard.is_measuring.get(), stamp) {

@@ -42,8 +42,8 @@ func run(endpoint string, duration time.Duration, keys, valueBytes int, prefix s
 	ctx, cancel := context.WithTimeout(context.Background(), duration+time.Minute)
 	defer cancel()
 	value := strings.Repeat("v", valueBytes)
-	// The first carries the connection with it.
-	if _, err := client.Put(ctx, prefix+"connected", value); err != nil {
+	// The first carries the connection with it, and is none of the keys.
+	if _, err := client.Put(ctx, "ready", value); err != nil {
 		return nil, err
 	}
 	var latencies []int64
