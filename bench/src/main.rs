@@ -52,6 +52,9 @@ enum Action {
         /// The server's process, to tell its CPU and memory.
         #[arg(long)]
         pid: Option<u32>,
+        /// The server's data folder, to tell its disk space.
+        #[arg(long)]
+        data_dir: Option<PathBuf>,
         /// What to do; may be given several times.
         #[arg(long, value_enum, required = true)]
         workload: Vec<Workload>,
@@ -88,9 +91,9 @@ enum Action {
 
 fn main() {
     let result = match Options::parse().command {
-        Action::Run { target, pid, workload, plan, out } => {
+        Action::Run { target, pid, data_dir, workload, plan, out } => {
             let plans = workload.into_iter().map(|workload| Plan { workload, ..plan.clone() }).collect();
-            run(target, pid, plans, out.as_deref())
+            run(target, pid, data_dir, plans, out.as_deref())
         }
         Action::Compare(options) => compare::compare(&options),
         Action::Again { results, etcd, urd, user, out } => again(&results, etcd, urd, user, out),
@@ -110,10 +113,16 @@ fn local<T>(future: impl Future<Output = T>) -> T {
     runtime.block_on(tokio::task::LocalSet::new().run_until(future))
 }
 
-fn run(target: Target, pid: Option<u32>, plans: Vec<Plan>, out: Option<&Path>) -> Result<(), String> {
-    let machine = Machine::look(&std::env::temp_dir());
+fn run(
+    target: Target,
+    pid: Option<u32>,
+    data_dir: Option<PathBuf>,
+    plans: Vec<Plan>,
+    out: Option<&Path>,
+) -> Result<(), String> {
+    let machine = Machine::look(data_dir.as_deref().unwrap_or(&std::env::temp_dir()));
     let server = target.endpoints.join(",");
-    let gauge = pid.map(|pid| Gauge { pid, cgroup: None, data_dir: None });
+    let gauge = pid.map(|pid| Gauge { pid, cgroup: None, data_dir: data_dir.clone() });
     let mut rows = Vec::new();
     println!("{}", report::line_head());
     for plan in &plans {
@@ -131,7 +140,7 @@ fn run(target: Target, pid: Option<u32>, plans: Vec<Plan>, out: Option<&Path>) -
         let sides = vec![Side { server: server.clone(), outcome: Some(outcome), failure: None }];
         rows.push(RowResult { stage: "run".to_owned(), row, sides });
     }
-    let results = Results::new(machine, Vec::new(), Command::Run { target, pid, plans }, rows);
+    let results = Results::new(machine, Vec::new(), Command::Run { target, pid, data_dir, plans }, rows);
     out.map_or(Ok(()), |out| report::write(&results, out))
 }
 
@@ -148,6 +157,8 @@ fn again(
                 CompareOptions { etcd: etcd.unwrap_or(options.etcd), urd: urd.unwrap_or(options.urd), out, ..options };
             compare::compare_stages(&options, stages)
         }
-        Command::Run { target, pid, plans } => run(Target { user, ..target }, pid, plans, out.as_deref()),
+        Command::Run { target, pid, data_dir, plans } => {
+            run(Target { user, ..target }, pid, data_dir, plans, out.as_deref())
+        }
     }
 }

@@ -40,7 +40,8 @@ impl Alarm {
             }
             OwnedFd::from_raw_fd(fd)
         };
-        AsyncFd::register(fd).map(Alarm).map_err(io::Error::from)
+        // SAFETY: an owned descriptor gives the same number as long as it lives, and stays open as long.
+        unsafe { AsyncFd::register(fd) }.map(Alarm).map_err(io::Error::from)
     }
 
     /// Returns at once if the moment has passed.

@@ -1,6 +1,9 @@
 //! What a run leaves behind: everything needed to judge its figures and to take them again. Written as one JSON file.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +43,7 @@ pub struct Results {
 #[expect(clippy::large_enum_variant, reason = "there is one of it")]
 pub enum Command {
     Compare { options: CompareOptions, cores: Cores, stages: Vec<Stage> },
-    Run { target: Target, pid: Option<u32>, plans: Vec<Plan> },
+    Run { target: Target, pid: Option<u32>, data_dir: Option<PathBuf>, plans: Vec<Plan> },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

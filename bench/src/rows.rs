@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     measure::Outcome,
     plan::{Plan, Workload},
+    report,
 };
 
 /// Rows that share one fresh server, in this order.
@@ -197,6 +198,9 @@ fn stages(scale: Scale) -> Vec<Stage> {
     let cpu = |limit| [("cpu_us_per_op", AtMost(limit))];
     let watches = |workload, watches, streams, connections| Plan { watches, streams, connections, ..plan(workload) };
 
+    let number = |count: f64| if count == 1e6 { "1 M".to_owned() } else { report::number(count) };
+    let million_keys = format!("{} keys", number(scale.million as f64));
+
     let calls = vec![
         row("put", "put", plan(Put), &cpu(10.0)),
         row("put-100c", "put, 100 connections", on_100(Put), &cpu(10.0)),
@@ -226,7 +230,7 @@ fn stages(scale: Scale) -> Vec<Stage> {
     );
     let fan_out = row(
         "fan-out",
-        "1,000 watchers of one prefix",
+        &format!("{} watchers of one prefix", number(scale.fan_out as f64)),
         Plan { writes_per_second: 100.0, ..watches(WatchFanOut, scale.fan_out, 10, 10) },
         &cpu(0.6),
     );
@@ -252,7 +256,7 @@ fn stages(scale: Scale) -> Vec<Stage> {
     );
     let lease_expiry = row(
         "lease-expiry",
-        "leases of 20 s: the last key gone",
+        &format!("{} leases of {} s: the last key gone", number(scale.leases_expiry as f64), scale.ttl_seconds),
         Plan { leases: scale.leases_expiry, ttl_seconds: scale.ttl_seconds, value_bytes: 16, ..plan(LeaseExpiry) },
         &[("late_seconds", AtMost(1.5))],
     );
@@ -260,14 +264,14 @@ fn stages(scale: Scale) -> Vec<Stage> {
         is_ground: true,
         ..row(
             "load",
-            "1 M keys loaded",
+            &format!("{million_keys} loaded"),
             Plan { settle_seconds: scale.settle_seconds, ..million(Load) },
             &[("rss_peak_mb", AtMost(250.0)), ("disk_mb", AtMost(450.0))],
         )
     };
     let one_client_puts = row(
         "put-one-disk",
-        "then 100,000 puts by one client",
+        &format!("then {} puts by one client", number(scale.one_client_puts as f64)),
         Plan {
             callers: 1,
             connections: 1,
@@ -278,28 +282,28 @@ fn stages(scale: Scale) -> Vec<Stage> {
         &[("disk_per_live", AtMost(2.0))],
     );
     let listing = Plan { seconds: scale.list_seconds, ..million(ListPaged) };
-    let list_paged = row("list-paged", "1 M keys in pages of 500, quiet", listing.clone(), &[]);
+    let list_paged = row("list-paged", &format!("{million_keys} in pages of 500, quiet"), listing.clone(), &[]);
     let list_paged_writes = row(
         "list-paged-writes",
-        "1 M keys in pages of 500, 1,000 puts/s beside",
+        &format!("{million_keys} in pages of 500, 1,000 puts/s beside"),
         Plan { writes_per_second: 1_000.0, ..listing },
         &[("rate", AtLeast(500_000.0))],
     );
     let list_whole = row(
         "list-whole",
-        "1 M keys in one answer",
+        &format!("{million_keys} in one answer"),
         million(ListWhole),
         &[("cpu_us_per_op", AtMost(1.0)), ("rss_growth_mb", AtMost(128.0))],
     );
     let compaction = row(
         "compaction",
-        "put while 1 M revisions are compacted",
+        &format!("put while {} revisions are compacted", number(scale.million as f64)),
         Plan { revisions: scale.million, writes_per_second: 1_000.0, ..million(Compaction) },
         &[("p99_ratio", AtMost(1.5))],
     );
     let restart = row(
         "restart",
-        "restart with 1 M keys, killed after the load",
+        &format!("restart with {million_keys}, killed after the load"),
         million(Restart),
         &[("warm_seconds", AtMost(0.5)), ("cold_seconds", AtMost(0.5))],
     );

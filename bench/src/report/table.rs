@@ -47,11 +47,11 @@ impl Table {
         line(safe(&self.head)) + &line(rule) + &self.rows.iter().map(|row| line(safe(row))).collect::<String>()
     }
 
-    /// Whether most of a column's cells begin with a digit.
+    /// Whether most of a column's cells are figures.
     fn is_figures(&self, at: usize) -> bool {
         let told = self.rows.iter().map(|row| row[at].as_str()).filter(|cell| !cell.is_empty() && *cell != "–");
-        let (figures, words): (Vec<&str>, Vec<&str>) =
-            told.partition(|cell| cell.starts_with(|c: char| c.is_ascii_digit()));
-        figures.len() > words.len() && self.head[at] != "row"
+        let is_figure = |cell: &&str| cell.chars().all(|c| c.is_ascii_digit() || " .,+-()×*".contains(c));
+        let (figures, words): (Vec<&str>, Vec<&str>) = told.partition(is_figure);
+        figures.len() > words.len()
     }
 }

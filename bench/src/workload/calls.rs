@@ -21,6 +21,7 @@ use urd_client::{
 use super::{OpenLoop, Site};
 use crate::{
     gauge::Stopwatch,
+    machine,
     measure::{Latency, Outcome},
     plan::{Plan, Workload},
     wire,
@@ -175,7 +176,7 @@ pub async fn run(site: &Site, plan: &Plan) -> Result<Outcome, String> {
         Some(_) if plan.workload == Workload::KeepAlive => Err("keep-alive has a closed loop only".to_owned()),
         Some(rate) => open(site, plan, rate).await,
     }?;
-    if plan.callers == 1 && plan.workload == Workload::Put {
+    if plan.callers == 1 && plan.workload == Workload::Put && plan.operations.is_none() {
         note_sync(site, &mut outcome);
     }
     Ok(outcome)
@@ -184,7 +185,7 @@ pub async fn run(site: &Site, plan: &Plan) -> Result<Outcome, String> {
 /// What the disk itself takes for a durable write, in the same place at the same time: the floor of a single put.
 pub fn note_sync(site: &Site, outcome: &mut Outcome) {
     let folder = site.gauge.as_ref().and_then(|gauge| gauge.data_dir.as_deref()?.parent().map(ToOwned::to_owned));
-    if let Some(ms) = folder.and_then(|folder| crate::machine::sync_ms(&folder, 500).ok()) {
+    if let Some(ms) = folder.and_then(|folder| machine::sync_ms(&folder, machine::SYNC_PROBES).ok()) {
         outcome.set("device_sync_ms", ms);
     }
 }
