@@ -185,13 +185,15 @@ mod tests {
                 .arg(format!("of={}", dir.path().join("file").display()))
                 .arg(format!("conv={conversion}"))
                 .stdin(std::process::Stdio::piped())
-                .stderr(std::process::Stdio::null())
+                .stderr(std::process::Stdio::piped())
                 .spawn()
                 .unwrap();
             let trace = Trace::start(dd.id()).unwrap();
             drop(dd.stdin.take());
-            assert!(dd.wait().unwrap().success());
+            // Its end, which it is not waited for while it is traced: a wait would see the trace's stops.
+            io::copy(&mut dd.stderr.take().unwrap(), &mut io::sink()).unwrap();
             assert_eq!(trace.finish(), expected, "{conversion}");
+            assert!(dd.wait().unwrap().success());
         }
     }
 }

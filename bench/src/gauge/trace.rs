@@ -31,7 +31,9 @@ impl Trace {
         let thread = thread::spawn(move || match Tracees::seize(pid) {
             Ok(mut tracees) => {
                 let _ = ready.send(Ok(()));
-                while !stop_seen.load(Ordering::Relaxed) && tracees.turn(&syncs_seen) {}
+                while !stop_seen.load(Ordering::Relaxed) {
+                    tracees.turn(&syncs_seen);
+                }
             }
             Err(cause) => drop(ready.send(Err(cause))),
         });
@@ -120,32 +122,31 @@ impl Tracees {
         }
     }
 
-    /// Handles what has stopped; false once nobody is left.
-    fn turn(&mut self, syncs: &AtomicU64) -> bool {
-        let mut status = 0;
-        // SAFETY: `status` outlives the call. Only this thread's tracees are waited for, no child of others.
-        let thread = unsafe { libc::waitpid(-1, &mut status, libc::__WALL | libc::__WNOTHREAD | libc::WNOHANG) };
-        if thread < 0 {
-            return false;
-        }
-        if thread == 0 {
+    /// Handles what has stopped.
+    fn turn(&mut self, syncs: &AtomicU64) {
+        let flags = libc::WSTOPPED | libc::__WALL | libc::__WNOTHREAD | libc::WNOHANG;
+        // SAFETY: siginfo_t is plain data for which all zeros is a valid value, and outlives the call; its fields are
+        // those of SIGCHLD, which is what waitid fills in. Only stops of this thread's tracees are taken: how a child ends
+        // is for who has started it.
+        let (failed, thread, stop) = unsafe {
+            let mut info: libc::siginfo_t = mem::zeroed();
+            let failed = libc::waitid(libc::P_ALL, 0, &mut info, flags) < 0;
+            (failed, info.si_pid(), info.si_status())
+        };
+        if failed || thread == 0 {
             thread::sleep(Duration::from_micros(20));
-            return true;
+            return;
         }
-        if !libc::WIFSTOPPED(status) {
-            self.threads.remove(&thread);
-            return true;
-        }
-        let mut signal = 0;
-        match (libc::WSTOPSIG(status), status >> 16) {
-            (SYSCALL_STOP, _) => self.at_call(thread, syncs),
-            // One of ptrace's own events: a new thread, an interrupt.
-            (_, event) if event != 0 => {}
-            // A signal for the process, which is to get it.
-            (number, _) => signal = number,
-        }
+        // The low byte is a signal's number, the next one tells ptrace's own events: a new thread, an interrupt.
+        let signal = match (stop & 0xff, stop >> 8) {
+            (SYSCALL_STOP, _) => {
+                self.at_call(thread, syncs);
+                0
+            }
+            (number, 0) => number,
+            _ => 0,
+        };
         let _ = ptrace(libc::PTRACE_SYSCALL, thread, 0, signal as usize);
-        true
     }
 
     fn at_call(&mut self, thread: libc::pid_t, syncs: &AtomicU64) {

@@ -7,12 +7,12 @@ use super::{
 };
 use crate::{
     measure::Latency,
-    results::{ETCD, Results, RowResult},
+    results::{ETCD, Results, RowResult, ServerSeen},
 };
 
 const COLUMNS: usize = 3;
 const PLOT: (f64, f64) = (320.0, 190.0);
-const CELL: (f64, f64) = (410.0, 300.0);
+const CELL: (f64, f64) = (410.0, 310.0);
 const HEAD: f64 = 110.0;
 /// Percentiles with a line and a name.
 const MARKS: [(f64, &str); 5] = [(0.5, "50"), (0.9, "90"), (0.99, "99"), (0.999, "99.9"), (0.9999, "99.99")];
@@ -29,21 +29,21 @@ pub fn page(results: &Results) -> String {
     svg.words(width - 30.0, 38.0, 12.0, Anchor::End, PALE_INK, "milliseconds, logarithmic; lower is better");
     let mut x = 30.0;
     for name in names(results) {
-        let version =
-            results.servers.iter().find(|server| server.name == name).map(|server| first_of(&server.program.version));
-        let text = version.map_or(name.clone(), |version| format!("{name}  ({version})"));
+        let version = results.servers.iter().find(|server| server.name == name).map(version_of);
+        let text = version.unwrap_or(name.clone());
         x = svg.legend(x, 88.0, color(&name), &text);
     }
     for (at, row) in rows.iter().enumerate() {
-        let origin = (60.0 + CELL.0 * (at % COLUMNS) as f64, HEAD + 50.0 + CELL.1 * (at / COLUMNS) as f64);
+        let origin = (60.0 + CELL.0 * (at % COLUMNS) as f64, HEAD + 60.0 + CELL.1 * (at / COLUMNS) as f64);
         plot(&mut svg, origin, row);
     }
     svg.finish()
 }
 
-/// `etcd Version: 3.7.3; Git SHA: …` is told by its first part.
-fn first_of(version: &str) -> String {
-    version.split(';').next().unwrap_or_default().trim().to_owned()
+/// What a program says of itself: the part of its version that begins with its name, `urd Version: 0.1.0`.
+fn version_of(server: &ServerSeen) -> String {
+    let parts = || server.program.version.split(';').map(str::trim);
+    parts().find(|part| part.starts_with(&server.name)).or_else(|| parts().next()).unwrap_or_default().to_owned()
 }
 
 fn names(results: &Results) -> Vec<String> {
@@ -91,8 +91,8 @@ fn plot(svg: &mut Svg, (left, top): (f64, f64), row: &RowResult) {
     let x = |nines: f64| left + PLOT.0 * nines / NINES_MAX;
     let y = |ms: f64| top + PLOT.1 * (1.0 - (ms.log10() - low) / (high - low).max(1e-9));
 
-    svg.bold(left - 30.0, top - 28.0, 14.0, Anchor::Start, INK, &row.row.title);
-    svg.words(left - 30.0, top - 11.0, 11.0, Anchor::Start, PALE_INK, &row.row.plan.callers_text());
+    svg.bold(left - 30.0, top - 44.0, 14.0, Anchor::Start, INK, &row.row.title);
+    svg.words(left - 30.0, top - 28.0, 11.0, Anchor::Start, PALE_INK, &row.row.plan.callers_text());
     for tick in ticks {
         svg.grid_line((left, y(tick)), (left + PLOT.0, y(tick)));
         svg.words(left - 6.0, y(tick) + 4.0, 11.0, Anchor::End, PALE_INK, &tick_text(tick));
@@ -106,10 +106,11 @@ fn plot(svg: &mut Svg, (left, top): (f64, f64), row: &RowResult) {
         let points: Vec<(f64, f64)> = points.iter().map(|(nines, ms)| (x(*nines), y(*ms))).collect();
         svg.curve(&points, color(server));
         let (Some(p50), Some(p99)) = (latency.at_ms(0.5), latency.at_ms(0.99)) else { continue };
-        svg.dot(x(nines(0.99)), y(p99.max(0.001)), color(server));
-        let told = format!("{server}: p50 {}, p99 {}", number(p50), number(p99));
-        let place = (left + PLOT.0, top - 28.0 + 15.0 * at as f64);
-        svg.words(place.0, place.1, 11.0, Anchor::End, color(server), &told);
+        if latency.count() >= 100 {
+            svg.dot(x(nines(0.99)), y(p99.max(0.001)), color(server));
+        }
+        let told = format!("{server}: p50 {}, p99 {} ms", number(p50), number(p99));
+        svg.words(left - 30.0 + 175.0 * at as f64, top - 12.0, 11.0, Anchor::Start, color(server), &told);
     }
 }
 

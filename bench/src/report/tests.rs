@@ -137,7 +137,8 @@ fn the_page_of_curves_is_well_formed_and_has_every_curve() {
     assert_eq!((count("polyline"), count("circle")), (5, 3));
     assert!(!text.contains("NaN") && !text.contains("inf"));
     let texts: Vec<&str> = document.descendants().filter_map(|node| node.text()).collect();
-    for expected in ["99.99", "put | title", "milliseconds, logarithmic; lower is better", "urd: p50 2.50, p99 4.95"] {
+    for expected in ["99.99", "put | title", "milliseconds, logarithmic; lower is better", "urd: p50 2.50, p99 4.95 ms"]
+    {
         assert!(texts.contains(&expected), "{expected} in {texts:?}");
     }
 }
