@@ -4,6 +4,7 @@
 
 mod compare;
 mod gauge;
+mod interrupt;
 mod machine;
 mod measure;
 mod pace;
@@ -90,7 +91,9 @@ enum Action {
 }
 
 fn main() {
-    let result = match Options::parse().command {
+    let options = Options::parse();
+    interrupt::clean_up_when_asked_to_end();
+    let result = match options.command {
         Action::Run { target, pid, data_dir, workload, plan, out } => {
             let plans = workload.into_iter().map(|workload| Plan { workload, ..plan.clone() }).collect();
             run(target, pid, data_dir, plans, out.as_deref())

@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     gauge::{Cgroup, Gauge, MemoryLimit},
-    machine,
+    interrupt, machine,
     target::{Dialer, Target},
     wire,
 };
@@ -55,6 +55,7 @@ impl Server {
         let text = |cause: io::Error| format!("{}: {cause}", recipe.program.display());
         let dir = tempfile::Builder::new().prefix("urd-bench-").tempdir_in(&recipe.parent).map_err(text)?;
         let ports = free_ports().map_err(text)?;
+        interrupt::keep(dir.path());
         let mut server = Server { recipe, child: None, cgroup: Cgroup::create(), limit, dir, ports };
         server.launch().await?;
         Ok(server)
@@ -122,6 +123,10 @@ impl Server {
                     if libc::write(fd, c"0".as_ptr().cast(), 1) < 0 {
                         return Err(io::Error::last_os_error());
                     }
+                }
+                // An interrupted driver leaves no server behind; the thread that starts it lives as long as the driver.
+                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) < 0 {
+                    return Err(io::Error::last_os_error());
                 }
                 machine::pin(core)
             });

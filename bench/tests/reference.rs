@@ -187,8 +187,7 @@ fn a_user_with_a_password() {
         let _: AuthRoleAddResponse = client.unary("/etcdserverpb.Auth/RoleAdd", &role).await.unwrap();
         let grant = AuthUserGrantRoleRequest { user: text("root"), role: text("root") };
         let _: AuthUserGrantRoleResponse = client.unary("/etcdserverpb.Auth/UserGrantRole", &grant).await.unwrap();
-        let _: AuthEnableResponse =
-            client.unary("/etcdserverpb.Auth/AuthEnable", &AuthEnableRequest {}).await.unwrap();
+        let _: AuthEnableResponse = client.unary("/etcdserverpb.Auth/AuthEnable", &AuthEnableRequest {}).await.unwrap();
     });
     let out = reference.file("out");
     let run = |more: &[&str]| {
