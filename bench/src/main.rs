@@ -44,7 +44,6 @@ struct Options {
 }
 
 #[derive(Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 enum Action {
     /// Drives a server, or a cluster, that is running already.
     Run {

@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn the_text_form_ends_with_everything_counted() {
         let text = latency((1..=1_000).map(|at| at * 1_000)).hgrm();
-        let last = text.lines().filter(|line| !line.starts_with('#')).next_back().unwrap();
+        let last = text.lines().rfind(|line| !line.starts_with('#')).unwrap();
         assert_eq!(last.split_whitespace().collect::<Vec<_>>(), ["1.000447", "1.000000000000", "1000", "inf"]);
         assert!(text.contains("Total count    =         1000"));
     }

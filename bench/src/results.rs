@@ -40,7 +40,6 @@ pub struct Results {
 /// What was asked for, in full.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 pub enum Command {
     Compare { options: CompareOptions, cores: Cores, stages: Vec<Stage> },
     Run { target: Target, pid: Option<u32>, data_dir: Option<PathBuf>, plans: Vec<Plan> },

@@ -40,10 +40,9 @@ impl Evidence {
         if let Some(calls) = self.sync_calls.filter(|calls| *calls >= puts) {
             return Ok(format!("{calls} sync calls for {puts} puts"));
         }
-        if self.synchronous_files > 0 {
-            if let Some(written) = self.written_bytes.filter(|written| *written >= puts * SECTOR_BYTES) {
-                return Ok(format!("log open with O_DSYNC, {written} bytes written to the device for {puts} puts"));
-            }
+        let written = self.written_bytes.filter(|written| *written >= puts * SECTOR_BYTES);
+        if let Some(written) = written.filter(|_| self.synchronous_files > 0) {
+            return Ok(format!("log open with O_DSYNC, {written} bytes written to the device for {puts} puts"));
         }
         // A process that has no ring has no way to sync but by a call, and those were counted.
         let may_sync_unseen = self.has_ring || self.sync_calls.is_none();

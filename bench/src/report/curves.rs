@@ -77,15 +77,22 @@ fn points(latency: &Latency) -> Vec<(f64, f64)> {
         .collect()
 }
 
+struct Curve<'a> {
+    server: &'a str,
+    latency: &'a Latency,
+    /// Nines and milliseconds.
+    points: Vec<(f64, f64)>,
+}
+
 fn plot(svg: &mut Svg, (left, top): (f64, f64), row: &RowResult) {
-    let sides: Vec<(&str, &Latency, Vec<(f64, f64)>)> = row
+    let sides: Vec<Curve> = row
         .sides
         .iter()
         .filter_map(|side| Some((side.server.as_str(), &side.outcome.as_ref()?.latency)))
         .filter(|(_, latency)| latency.count() > 1)
-        .map(|(server, latency)| (server, latency, points(latency)))
+        .map(|(server, latency)| Curve { server, latency, points: points(latency) })
         .collect();
-    let all = || sides.iter().flat_map(|(_, _, points)| points.iter().map(|(_, ms)| *ms));
+    let all = || sides.iter().flat_map(|curve| curve.points.iter().map(|(_, ms)| *ms));
     let ticks = log_ticks(all().fold(f64::INFINITY, f64::min), all().fold(0.001, f64::max) * 1.02);
     let (low, high) = (ticks[0].log10(), ticks[ticks.len() - 1].log10());
     let x = |nines: f64| left + PLOT.0 * nines / NINES_MAX;
@@ -102,7 +109,7 @@ fn plot(svg: &mut Svg, (left, top): (f64, f64), row: &RowResult) {
         svg.words(x(nines(quantile)), top + PLOT.1 + 16.0, 11.0, Anchor::Middle, PALE_INK, name);
     }
     svg.words(left + PLOT.0 / 2.0, top + PLOT.1 + 33.0, 11.0, Anchor::Middle, PALE_INK, "percentile");
-    for (at, (server, latency, points)) in sides.iter().enumerate() {
+    for (at, Curve { server, latency, points }) in sides.iter().enumerate() {
         let points: Vec<(f64, f64)> = points.iter().map(|(nines, ms)| (x(*nines), y(*ms))).collect();
         svg.curve(&points, color(server));
         let (Some(p50), Some(p99)) = (latency.at_ms(0.5), latency.at_ms(0.99)) else { continue };

@@ -22,8 +22,8 @@ pub use timeline::{Series, timeline};
 /// The head of the lines below.
 pub fn line_head() -> String {
     format!(
-        "{:<6} {:<24} {:>11} {:>9} {:>9} {:>9} {:>10} {:>8}  {}",
-        "server", "row", "rate/s", "p50 ms", "p99 ms", "p99.9 ms", "CPU µs/op", "RSS MB", "more"
+        "{:<6} {:<24} {:>11} {:>9} {:>9} {:>9} {:>10} {:>8} {:>6}  {}",
+        "server", "row", "rate/s", "p50 ms", "p99 ms", "p99.9 ms", "CPU µs/op", "RSS MB", "driver", "more"
     )
 }
 
@@ -31,7 +31,7 @@ pub fn line_head() -> String {
 pub fn line(server: &str, row: &Row, outcome: &Outcome) -> String {
     let figure = |name: &str| outcome.figure(name).map_or("–".to_owned(), number);
     format!(
-        "{:<6} {:<24} {:>11} {:>9} {:>9} {:>9} {:>10} {:>8}  {}",
+        "{:<6} {:<24} {:>11} {:>9} {:>9} {:>9} {:>10} {:>8} {:>6}  {}",
         server,
         row.name,
         rate(row, outcome),
@@ -40,6 +40,7 @@ pub fn line(server: &str, row: &Row, outcome: &Outcome) -> String {
         figure("p99_9_ms"),
         cpu(row, outcome),
         figure("rss_peak_mb"),
+        format!("{:.0} %", 100.0 * outcome.driver_cpu_share),
         more(outcome)
     )
     .trim_end()
@@ -107,9 +108,11 @@ pub fn markdown(results: &Results) -> String {
 fn footnotes(results: &Results) -> String {
     let outcomes = results.rows.iter().flat_map(|row| row.sides.iter().filter_map(|side| side.outcome.as_ref()));
     let is_bound = outcomes.into_iter().any(Outcome::is_driver_bound);
-    let mut text = "\nRSS is the peak, own pages and pages of files beside it; MB are 10⁶ bytes.\n".to_owned();
+    let mut text =
+        "\nRSS is the peak, own pages and pages of files beside it; MB are 10⁶ bytes; driver: of its core.\n"
+            .to_owned();
     if is_bound {
-        text += "* the driver's core was more than 95 % busy (its HTTP/2 takes most of that): the rate may be the driver's.\n";
+        text += "A rate with a star may be the driver's: its core was more than 95 % busy, most of that with its own HTTP/2.\n";
     }
     text
 }
@@ -185,6 +188,7 @@ fn measured(results: &Results) -> Table {
         "CPU µs/op",
         "RSS MB",
         "disk MB",
+        "driver",
         "ratio",
         "more",
     ];
@@ -196,21 +200,9 @@ fn measured(results: &Results) -> Table {
             let (title, callers) = (first(row.title.clone()), first(row.plan.callers_text()));
             let Some(outcome) = &side.outcome else {
                 let cause = side.failure.clone().unwrap_or_default();
-                let none = || "–".to_owned();
-                table.row([
-                    title,
-                    callers,
-                    side.server.clone(),
-                    none(),
-                    none(),
-                    none(),
-                    none(),
-                    none(),
-                    none(),
-                    none(),
-                    none(),
-                    cause,
-                ]);
+                let mut cells: [String; 13] = std::array::from_fn(|_| "–".to_owned());
+                [cells[0], cells[1], cells[2], cells[12]] = [title, callers, side.server.clone(), cause];
+                table.row(cells);
                 continue;
             };
             let figure = |name: &str| outcome.figure(name).map_or("–".to_owned(), number);
@@ -228,6 +220,7 @@ fn measured(results: &Results) -> Table {
                     format!("{} ({} + {})", mb(memory.peak), mb(memory.anonymous), mb(memory.file))
                 }),
                 figure("disk_mb"),
+                format!("{:.0} %", 100.0 * outcome.driver_cpu_share),
                 if side.server == URD { ratio(result) } else { String::new() },
                 more_but_disk(outcome),
             ]);

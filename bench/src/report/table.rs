@@ -50,7 +50,7 @@ impl Table {
     /// Whether most of a column's cells are figures.
     fn is_figures(&self, at: usize) -> bool {
         let told = self.rows.iter().map(|row| row[at].as_str()).filter(|cell| !cell.is_empty() && *cell != "–");
-        let is_figure = |cell: &&str| cell.chars().all(|c| c.is_ascii_digit() || " .,+-()×*".contains(c));
+        let is_figure = |cell: &&str| cell.chars().all(|c| c.is_ascii_digit() || " .,+-()×*%".contains(c));
         let (figures, words): (Vec<&str>, Vec<&str>) = told.partition(is_figure);
         figures.len() > words.len()
     }

@@ -156,7 +156,8 @@ fn events_of(message: &[u8]) -> (u64, Option<u64>) {
     (events, stamp)
 }
 
-/// From before the first connection to when all watches are there and the server has had time to settle.
+/// From before the first connection to when all watches are there and the server has had time to settle. A figure a watch
+/// if there are several on a stream, else a figure a stream.
 pub async fn memory(site: &Site, plan: &Plan) -> Result<Outcome, String> {
     let gauge = site.gauge()?;
     let resident = || gauge.memory().map(|memory| memory.resident).ok_or("the server has ended");
@@ -170,8 +171,10 @@ pub async fn memory(site: &Site, plan: &Plan) -> Result<Outcome, String> {
     site.progress.wait(Duration::from_secs_f64(plan.seconds)).await;
     let grown = resident()?.saturating_sub(before) as f64;
     drop(watchers);
-    outcome.set("bytes_per_watch", grown / plan.watches as f64);
-    outcome.set("bytes_per_stream", grown / plan.streams as f64);
+    match plan.watches > plan.streams {
+        true => outcome.set("bytes_per_watch", grown / plan.watches as f64),
+        false => outcome.set("bytes_per_stream", grown / plan.streams as f64),
+    }
     Ok(outcome)
 }
 
