@@ -1,84 +1,107 @@
 //! urd-bench: drives urd, etcd or anything that speaks their API over its own gRPC client, and tells what an operation
-//! costs the server: rate, latency, CPU and memory. `compare` starts urd and etcd itself, one after the other, each
+//! costs the server: rate, latency, CPU, memory and disk. `compare` starts urd and etcd itself, one after the other, each
 //! pinned to one core with the driver on another, and runs the same load against both.
 
-mod load;
-mod process;
+mod compare;
+mod gauge;
+mod interrupt;
+mod machine;
+mod measure;
+mod pace;
+mod plan;
+mod pressure;
+mod progress;
+mod report;
+mod results;
+mod rows;
+mod server;
+mod soak;
+mod target;
+mod wire;
+mod workload;
 
-use std::{path::PathBuf, time::Duration};
+use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
 use crate::{
-    load::{Outcome, Workload},
-    process::Server,
+    compare::CompareOptions,
+    gauge::Gauge,
+    machine::Machine,
+    plan::{Plan, Workload},
+    progress::Progress,
+    results::{Command, Results, RowResult, Side},
+    rows::Row,
+    target::{Dialer, Target},
+    workload::Site,
 };
 
 #[derive(Parser)]
 #[command(version, about = "Load-tests urd, etcd or any server of their API")]
 struct Options {
     #[command(subcommand)]
-    command: Command,
+    command: Action,
 }
 
 #[derive(Subcommand)]
-enum Command {
-    /// Drives a server that is running already.
+enum Action {
+    /// Drives a server, or a cluster, that is running already.
     Run {
-        #[arg(long, default_value = "127.0.0.1:2379")]
-        endpoint: String,
+        #[command(flatten)]
+        target: Target,
         /// The server's process, to tell its CPU and memory.
         #[arg(long)]
         pid: Option<u32>,
-        #[command(flatten)]
-        load: Load,
-    },
-    /// Starts urd and etcd in turn and drives both.
-    Compare {
+        /// The server's data folder, to tell its disk space.
         #[arg(long)]
-        etcd: PathBuf,
-        #[arg(long, default_value = "target/release/urd")]
-        urd: PathBuf,
+        data_dir: Option<PathBuf>,
+        /// What to do; may be given several times.
+        #[arg(long, value_enum, required = true)]
+        workload: Vec<Workload>,
         #[command(flatten)]
-        load: Load,
+        plan: Plan,
+        /// Where the report, the results and the curves go.
+        #[arg(long)]
+        out: Option<PathBuf>,
     },
-}
-
-#[derive(clap::Args)]
-struct Load {
-    /// What to do; may be given several times. All of them if not given.
-    #[arg(long, value_enum)]
-    workload: Vec<Workload>,
-    /// Calls in flight.
-    #[arg(long, default_value_t = 100)]
-    clients: usize,
-    #[arg(long, default_value_t = 10)]
-    connections: usize,
-    #[arg(long, default_value_t = 10.0)]
-    seconds: f64,
-    /// Bytes of a value; keys take 32.
-    #[arg(long, default_value_t = 256)]
-    value_bytes: usize,
-    /// Keys that puts and gets are spread over.
-    #[arg(long, default_value_t = 10_000)]
-    keys: u64,
-}
-
-impl Load {
-    fn workloads(&self) -> Vec<Workload> {
-        if self.workload.is_empty() {
-            <Workload as clap::ValueEnum>::value_variants().to_vec()
-        } else {
-            self.workload.clone()
-        }
-    }
+    /// Starts urd and etcd in turn, drives both, and puts the figures side by side.
+    Compare(CompareOptions),
+    /// Repeats what a results file says, with all its parameters.
+    Again {
+        results: PathBuf,
+        /// Another reference server than the file's.
+        #[arg(long)]
+        etcd: Option<PathBuf>,
+        /// Another urd than the file's.
+        #[arg(long)]
+        urd: Option<PathBuf>,
+        /// `name:password`, which files do not keep.
+        #[arg(long)]
+        user: Option<String>,
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+    /// Writes the report of a results file again.
+    Report { results: PathBuf, out: PathBuf },
+    /// Overwrites keys for a long time with auto-compaction on, and plots disk, memory and latency.
+    Soak(soak::SoakOptions),
+    /// Reads a data set larger than the server's memory, and tells what the readers of a few hot keys feel of it.
+    LargerThanMemory(pressure::PressureOptions),
 }
 
 fn main() {
     let options = Options::parse();
+    interrupt::clean_up_when_asked_to_end();
     let result = match options.command {
-        Command::Run { endpoint, pid, load } => run(&endpoint, pid, &load),
-        Command::Compare { etcd, urd, load } => compare(&etcd, &urd, &load),
+        Action::Run { target, pid, data_dir, workload, plan, out } => {
+            let plans = workload.into_iter().map(|workload| Plan { workload, ..plan.clone() }).collect();
+            run(target, pid, data_dir, plans, out.as_deref())
+        }
+        Action::Compare(options) => compare::compare(&options),
+        Action::Again { results, etcd, urd, user, out } => again(&results, etcd, urd, user, out),
+        Action::Report { results, out } => Results::load(&results).and_then(|results| report::write(&results, &out)),
+        Action::Soak(options) => soak::soak(&options),
+        Action::LargerThanMemory(options) => pressure::pressure(&options),
     };
     if let Err(cause) = result {
         eprintln!("urd-bench: {cause}");
@@ -86,75 +109,58 @@ fn main() {
     }
 }
 
-fn run(endpoint: &str, pid: Option<u32>, load: &Load) -> Result<(), String> {
-    print_head();
-    for workload in load.workloads() {
-        let outcome = drive(endpoint, pid, workload, load)?;
-        print_row("", workload, &outcome);
-    }
-    Ok(())
+/// Runs a future to its end on this thread; what it spawns ends with it.
+fn local<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime on this thread");
+    runtime.block_on(tokio::task::LocalSet::new().run_until(future))
 }
 
-fn compare(etcd: &std::path::Path, urd: &std::path::Path, load: &Load) -> Result<(), String> {
-    // Told before the driver is pinned: afterwards there is one core to be seen.
-    let driver_core = process::driver_core();
-    println!("server on core {}, driver on core {driver_core}", process::server_core());
-    process::pin_self(driver_core);
-    print_head();
-    let mut table = Vec::new();
-    for (name, program) in [("etcd", etcd), ("urd", urd)] {
-        let server = Server::start(program, process::server_core())?;
-        let idle = server.idle_cpu(Duration::from_secs(3));
-        let mut rows = Vec::new();
-        for workload in load.workloads() {
-            let outcome = drive(&server.endpoint, Some(server.pid()), workload, load)?;
-            print_row(name, workload, &outcome);
-            rows.push(outcome);
+fn run(
+    target: Target,
+    pid: Option<u32>,
+    data_dir: Option<PathBuf>,
+    plans: Vec<Plan>,
+    out: Option<&Path>,
+) -> Result<(), String> {
+    let machine = Machine::look(data_dir.as_deref().unwrap_or(&std::env::temp_dir()));
+    let server = target.endpoints.join(",");
+    let gauge = pid.map(|pid| Gauge { pid, cgroup: None, data_dir: data_dir.clone() });
+    let mut rows = Vec::new();
+    println!("{}", report::line_head());
+    for plan in &plans {
+        let name = plan.workload.name();
+        let row =
+            Row { name: name.clone(), title: name.clone(), plan: plan.clone(), goals: Vec::new(), is_ground: false };
+        let measured = local(async {
+            let dialer = Dialer::new(target.clone())?;
+            let progress = Progress::new(&name);
+            let mut site = Site { dialer, gauge: gauge.clone(), server: None, go_client: None, progress };
+            workload::run(&mut site, plan).await
+        });
+        let outcome = measured.map_err(|cause| format!("{name}: {cause}"))?;
+        println!("{}", report::line("", &row, &outcome));
+        let sides = vec![Side { server: server.clone(), outcome: Some(outcome), failure: None }];
+        rows.push(RowResult { stage: "run".to_owned(), row, sides });
+    }
+    let results = Results::new(machine, Vec::new(), Command::Run { target, pid, data_dir, plans }, rows);
+    out.map_or(Ok(()), |out| report::write(&results, out))
+}
+
+fn again(
+    path: &Path,
+    etcd: Option<PathBuf>,
+    urd: Option<PathBuf>,
+    user: Option<String>,
+    out: Option<PathBuf>,
+) -> Result<(), String> {
+    match Results::load(path)?.command {
+        Command::Compare { options, stages, .. } => {
+            let options =
+                CompareOptions { etcd: etcd.unwrap_or(options.etcd), urd: urd.unwrap_or(options.urd), out, ..options };
+            compare::compare_stages(&options, stages)
         }
-        table.push((idle, rows));
+        Command::Run { target, pid, data_dir, plans } => {
+            run(Target { user, ..target }, pid, data_dir, plans, out.as_deref())
+        }
     }
-    println!();
-    println!("{:<18} {:>12} {:>12} {:>8}", "CPU per operation", "etcd", "urd", "ratio");
-    for (at, workload) in load.workloads().into_iter().enumerate() {
-        let (theirs, ours) = (table[0].1[at].cpu_us_per_op(), table[1].1[at].cpu_us_per_op());
-        println!("{:<18} {:>9.1} µs {:>9.1} µs {:>7.1}x", workload.name(), theirs, ours, theirs / ours);
-    }
-    println!("{:<18} {:>10.2} % {:>10.2} %", "idle, of a core", table[0].0 * 100.0, table[1].0 * 100.0);
-    Ok(())
-}
-
-fn drive(endpoint: &str, pid: Option<u32>, workload: Workload, load: &Load) -> Result<Outcome, String> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|cause| cause.to_string())?;
-    let plan = load::Plan {
-        clients: if workload.is_single() { 1 } else { load.clients },
-        connections: if workload.is_single() { 1 } else { load.connections },
-        duration: Duration::from_secs_f64(load.seconds),
-        value_bytes: load.value_bytes,
-        keys: load.keys,
-        pid,
-    };
-    runtime.block_on(tokio::task::LocalSet::new().run_until(load::drive(endpoint, workload, plan)))
-}
-
-fn print_head() {
-    println!(
-        "{:<6} {:<18} {:>10} {:>9} {:>9} {:>9} {:>10} {:>9}",
-        "server", "workload", "ops/s", "p50 µs", "p99 µs", "p99.9 µs", "CPU µs/op", "RSS MiB"
-    );
-}
-
-fn print_row(server: &str, workload: Workload, outcome: &Outcome) {
-    let at = |quantile| outcome.latency_us.value_at_quantile(quantile);
-    println!(
-        "{:<6} {:<18} {:>10.0} {:>9} {:>9} {:>9} {:>10.1} {:>9.1}",
-        server,
-        workload.name(),
-        outcome.rate(),
-        at(0.5),
-        at(0.99),
-        at(0.999),
-        outcome.cpu_us_per_op(),
-        outcome.rss_bytes as f64 / 1048576.0
-    );
 }

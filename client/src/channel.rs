@@ -7,14 +7,21 @@ use h2::{
     RecvStream, SendStream,
     client::{ResponseFuture, SendRequest},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    header::{CONTENT_TYPE, TE},
+    uri::{Authority, PathAndQuery, Scheme},
+};
 use prost::Message;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 use urd::error::Code;
 
 use crate::{
     error::{Error, code_of},
-    frames::{Frames, frame},
+    frames::{Frames, frame, whole_message},
     methods::{Streaming, Unary},
 };
 
@@ -38,8 +45,9 @@ impl Default for Options {
 #[derive(Clone)]
 pub struct Client {
     requests: SendRequest<Bytes>,
-    /// `http://host:port`, before each path.
-    origin: String,
+    /// What stands before each path: kept in parts, so that a call parses nothing but its path.
+    scheme: Scheme,
+    authority: Authority,
     metadata: HeaderMap,
 }
 
@@ -56,16 +64,28 @@ impl Client {
             .map_err(Error::transport)?;
         let socket = TcpStream::connect(resolved).await.map_err(Error::transport)?;
         socket.set_nodelay(true).map_err(Error::transport)?;
+        Self::over(socket, Scheme::HTTP, address, options).await
+    }
+
+    /// Speaks over a connection that is made already, one inside TLS for example. `authority` is `host:port`.
+    ///
+    /// # Errors
+    /// If the authority cannot be read as one, or the peer does not speak HTTP/2.
+    pub async fn over<S>(stream: S, scheme: Scheme, authority: &str, options: Options) -> Result<Self, Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let authority = authority.parse().map_err(Error::transport)?;
         let (requests, connection) = h2::client::Builder::new()
             .initial_window_size(options.stream_window)
             .initial_connection_window_size(options.connection_window)
             // A watch whose small answers wait unread is what some tests are about.
             .data_frame_budget(usize::MAX / 2)
-            .handshake(socket)
+            .handshake(stream)
             .await?;
         // How it ends is told to every call on it.
         tokio::spawn(async move { drop(connection.await) });
-        Ok(Client { requests, origin: format!("http://{address}"), metadata: HeaderMap::new() })
+        Ok(Client { requests, scheme, authority, metadata: HeaderMap::new() })
     }
 
     /// The same connection; calls on it carry this beside those before.
@@ -89,18 +109,32 @@ impl Client {
 
     /// The same with a body of any bytes, prefix included; gives the answer's message.
     pub async fn unary_bytes(&self, path: &str, body: Bytes) -> Result<Bytes, Error> {
-        let (response, mut sender) = self.open(path).await?;
-        sender.send_data(body, true)?;
-        let mut body = Body::Waiting(response);
+        let mut body = self.chunks(path, body).await?;
+        let first = body.next().await?.unwrap_or_default();
+        // Nearly always the whole answer, which then is not copied.
+        let whole = whole_message(&first);
         let mut frames = Frames::default();
-        while let Some(chunk) = body.chunk().await? {
+        if whole.is_none() {
+            frames.push(&first);
+        }
+        while let Some(chunk) = body.next().await? {
             frames.push(&chunk);
         }
-        let message = frames.take()?.ok_or_else(|| Error::transport("OK without an answer"))?;
+        let message = match whole {
+            Some(message) => message,
+            None => frames.take()?.ok_or_else(|| Error::transport("OK without an answer"))?,
+        };
         if !frames.is_empty() {
             return Err(Error::transport("more than one answer to a unary call"));
         }
         Ok(message)
+    }
+
+    /// The same, its answer by the piece as it arrives, prefixes included: for who reads a large one without keeping it.
+    pub async fn chunks(&self, path: &str, body: Bytes) -> Result<Chunks, Error> {
+        let (response, mut sender) = self.open(path).await?;
+        sender.send_data(body, true)?;
+        Ok(Chunks(Body::Waiting(response)))
     }
 
     /// Opens a streaming method, told by the type of its requests.
@@ -119,16 +153,32 @@ impl Client {
     }
 
     async fn open(&self, path: &str) -> Result<(ResponseFuture, SendStream<Bytes>), Error> {
-        let mut request = Request::builder()
-            .method(Method::POST)
-            .uri(format!("{}{path}", self.origin))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(())
+        let uri = Uri::builder()
+            .scheme(self.scheme.clone())
+            .authority(self.authority.clone())
+            .path_and_query(PathAndQuery::try_from(path).map_err(Error::transport)?)
+            .build()
             .map_err(Error::transport)?;
-        request.headers_mut().extend(self.metadata.clone());
+        let mut headers = HeaderMap::with_capacity(2 + self.metadata.len());
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.extend(self.metadata.iter().map(|(name, value)| (name.clone(), value.clone())));
+        let mut request = Request::new(());
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
         let mut requests = self.requests.clone().ready().await?;
         Ok(requests.send_request(request, false)?)
+    }
+}
+
+/// An answer by the piece.
+pub struct Chunks(Body);
+
+impl Chunks {
+    /// The next bytes, as the network cut them; None once the server has ended the call with OK.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        self.0.chunk().await
     }
 }
 
@@ -167,18 +217,28 @@ pub struct Receiver<A> {
     kind: PhantomData<fn() -> A>,
 }
 
-impl<A: Message + Default> Receiver<A> {
-    /// The next answer; None once the server has ended the call with OK. May be given up while it waits.
-    pub async fn next(&mut self) -> Result<Option<A>, Error> {
+impl<A> Receiver<A> {
+    /// The next answer as it is on the wire, without its prefix; None once the server has ended the call with OK.
+    pub async fn next_bytes(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
             if let Some(message) = self.frames.take()? {
-                return A::decode(message).map(Some).map_err(Error::transport);
+                return Ok(Some(message));
             }
             match self.body.chunk().await? {
                 Some(chunk) => self.frames.push(&chunk),
                 None if self.frames.is_empty() => return Ok(None),
                 None => return Err(Error::transport("the stream ends inside a message")),
             }
+        }
+    }
+}
+
+impl<A: Message + Default> Receiver<A> {
+    /// The next answer; None once the server has ended the call with OK. May be given up while it waits.
+    pub async fn next(&mut self) -> Result<Option<A>, Error> {
+        match self.next_bytes().await? {
+            Some(message) => A::decode(message).map(Some).map_err(Error::transport),
+            None => Ok(None),
         }
     }
 

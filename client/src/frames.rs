@@ -17,6 +17,13 @@ pub fn frame(message: &impl Message) -> Bytes {
     out.freeze()
 }
 
+/// The message of a chunk that holds exactly one, uncompressed.
+pub(crate) fn whole_message(chunk: &Bytes) -> Option<Bytes> {
+    let prefix = chunk.first_chunk::<PREFIX_BYTES>()?;
+    let len = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
+    (prefix[0] == 0 && chunk.len() == PREFIX_BYTES + len).then(|| chunk.slice(PREFIX_BYTES..))
+}
+
 /// Cuts what arrives into messages.
 #[derive(Debug, Default)]
 pub struct Frames(BytesMut);
@@ -68,5 +75,15 @@ mod tests {
             assert_eq!(found, ["one", "", "three"]);
             assert!(frames.is_empty());
         }
+    }
+
+    #[test]
+    fn a_whole_message_is_one_and_nothing_else() {
+        let one = frame(&"one".to_owned());
+        assert_eq!(String::decode(whole_message(&one).unwrap()).unwrap(), "one");
+        assert_eq!(whole_message(&one.slice(..one.len() - 1)), None);
+        assert_eq!(whole_message(&[&one[..], &one[..]].concat().into()), None);
+        assert_eq!(whole_message(&Bytes::from_static(&[1, 0, 0, 0, 0])), None, "a compressed one");
+        assert_eq!(whole_message(&Bytes::new()), None);
     }
 }

@@ -9,9 +9,10 @@ mod methods;
 pub mod raw;
 mod watch;
 
-pub use channel::{Client, Options, Receiver, Sender};
+pub use channel::{Chunks, Client, Options, Receiver, Sender};
 pub use error::Error;
 pub use frames::{Frames, frame};
+pub use http::uri::Scheme;
 pub use methods::{Streaming, Unary, op};
 pub use urd::{
     error::Code,

@@ -61,6 +61,9 @@ methods! { Unary:
         "MemberList": MemberListRequest -> MemberListResponse;
         "MemberPromote": MemberPromoteRequest -> MemberPromoteResponse;
     }
+    "Auth" {
+        "Authenticate": AuthenticateRequest -> AuthenticateResponse;
+    }
 }
 
 methods! { Streaming:
