@@ -6,7 +6,7 @@ mod call;
 mod connection;
 pub mod drain;
 mod encoding;
-pub mod http2;
+mod http2;
 mod inbound;
 mod link;
 mod ping;

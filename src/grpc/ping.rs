@@ -1,5 +1,5 @@
-//! Who pings too often is sent away. The rule is grpc-go's keepalive enforcement, without a clock of its own: the wire
-//! tells it of each ping.
+//! Who pings too often is sent away. The rule is grpc-go's keepalive enforcement, without a clock of its own: the
+//! connection tells it of each ping.
 //! (grpc-go: internal/transport/http2_server.go, handlePing; gRPC proposal A8.)
 
 use std::time::{Duration, Instant};

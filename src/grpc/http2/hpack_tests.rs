@@ -13,8 +13,11 @@ fn hex(text: &str) -> Vec<u8> {
     digits.chunks(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect()
 }
 
-/// Decodes blocks one after another and compares fields, and the size of the table after each.
-fn check(decoder: &mut Decoder, blocks: &[(&str, &[(&str, &str)], usize)]) {
+/// A block in hexadecimal, its fields, and the size of the table after it.
+type Sample<'a> = (&'a str, &'a [(&'a str, &'a str)], usize);
+
+/// Decodes blocks one after another.
+fn check(decoder: &mut Decoder, blocks: &[Sample<'_>]) {
     for (block, fields, size) in blocks {
         let decoded = decode(decoder, &hex(block)).unwrap();
         let expected: Vec<(String, String)> =
