@@ -92,10 +92,14 @@ impl Registered {
     pub async fn wait_until_writable(&self) -> io::Result<()> {
         self.readiness.writable.set(false);
         self.watch_for_writing();
-        std::future::poll_fn(|context| self.poll_write(context, |_| Ok(()))).await
+        let waited = std::future::poll_fn(|context| self.poll_write(context, |_| Ok(()))).await;
+        if let Some(key) = self.readiness.writing.take() {
+            self.executor.ring.borrow_mut().end_watch(key);
+        }
+        waited
     }
 
-    /// Room is watched for only when there was none: most sockets never fill their buffer.
+    /// Most sockets never fill their buffer; those that do are watched for room from then on.
     fn watch_for_writing(&self) {
         if self.readiness.writing.get().is_none() {
             let mut ring = self.executor.ring.borrow_mut();
@@ -122,7 +126,7 @@ pub struct Readiness {
     writable: Cell<bool>,
     /// The other side has ended, or the socket has failed: it never blocks a read again.
     ended: Cell<bool>,
-    /// The watch for writing, while there is one.
+    /// The watch for writing, if there is one.
     writing: Cell<Option<usize>>,
     reader: Cell<Option<Waker>>,
     writer: Cell<Option<Waker>>,
@@ -144,10 +148,6 @@ impl Readiness {
             self.writable.set(true);
             woken.extend(self.writer.take());
         }
-    }
-
-    pub fn watch_for_writing_ended(&self) {
-        self.writing.set(None);
     }
 
     #[cfg(test)]

@@ -74,23 +74,24 @@ enum Operation {
     Bell { fd: Rc<OwnedFd> },
 }
 
-/// What a descriptor is watched for.
+/// What a descriptor is watched for. Either way it is told once when the watch begins, if it is so, and each time there
+/// is news. Not once only: whatever is asked for, the kernel also tells that the other side has ended sending, and a
+/// watch for room that ended with that would begin and end without end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// Bytes, connections, or the end: told each time there is news.
+    /// Bytes, connections, or the end.
     Reading,
-    /// Room to write: told once.
+    /// Room to write.
     Writing,
 }
 
 impl Side {
     fn entry(self, fd: &OwnedFd) -> squeue::Entry {
-        let fd = types::Fd(fd.as_raw_fd());
-        let (mask, multi) = match self {
-            Side::Reading => (libc::POLLIN | libc::POLLRDHUP, true),
-            Side::Writing => (libc::POLLOUT, false),
+        let mask = match self {
+            Side::Reading => libc::POLLIN | libc::POLLRDHUP,
+            Side::Writing => libc::POLLOUT,
         };
-        opcode::PollAdd::new(fd, mask as u32).multi(multi).build()
+        opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), mask as u32).multi(true).build()
     }
 }
 
@@ -199,7 +200,7 @@ impl Ring {
         }
     }
 
-    /// Watches a descriptor. Its key is good until `end_watch`; one for writing, until it has told.
+    /// Watches a descriptor. Its key is good until `end_watch`.
     pub fn watch(&mut self, fd: Rc<OwnedFd>, side: Side, readiness: Rc<Readiness>) -> usize {
         let entry = side.entry(&fd);
         let key = self.operations.insert(Operation::Poll { readiness, side, fd: Some(fd), armed: true });
@@ -297,18 +298,12 @@ impl Ring {
                 let failed = result < 0;
                 let mask = if failed { i32::from(libc::POLLERR) } else { result };
                 readiness.tell(mask, woken);
-                match side {
-                    Side::Writing => {
-                        readiness.watch_for_writing_ended();
-                        self.operations.remove(key);
-                    }
-                    Side::Reading if more => {}
-                    Side::Reading if failed => *armed = false,
-                    Side::Reading => {
-                        // The kernel ends a poll where its queue of completions is full.
-                        let entry = side.entry(fd);
-                        self.push(entry.user_data(key as u64));
-                    }
+                if failed {
+                    *armed = false;
+                } else if !more {
+                    // The kernel ends a poll where its queue of completions is full.
+                    let entry = side.entry(fd);
+                    self.push(entry.user_data(key as u64));
                 }
             }
             Operation::Bell { fd } => {

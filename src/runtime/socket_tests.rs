@@ -168,6 +168,27 @@ fn a_full_socket_waits_for_room() {
     });
 }
 
+/// The other side has ended sending, which the kernel tells whoever waits for room: that is not room.
+#[test]
+fn a_full_socket_waits_for_room_beyond_the_other_sides_end() {
+    on_each_kind(|mut server, mut client| async move {
+        const LEN: usize = 16 << 20;
+        client.shutdown().await.unwrap();
+        let writer = spawn_with_handle(async move {
+            server.write_all(&pattern(0, LEN)).await.unwrap();
+            server
+        });
+        // The writer has filled the socket and waits.
+        for _ in 0..100 {
+            yield_now().await;
+        }
+        let mut received = vec![0; LEN];
+        client.read_exact(&mut received).await.unwrap();
+        assert!(received == pattern(0, LEN));
+        drop(writer.await);
+    });
+}
+
 #[test]
 fn nobody_listening_is_an_error() {
     run_one(|| async {
