@@ -38,7 +38,7 @@ pub(super) fn separator(left: &[u8], right: &[u8]) -> Vec<u8> {
 }
 
 /// How many bytes two keys begin with alike.
-fn common(left: &[u8], right: &[u8]) -> usize {
+pub(in crate::store) fn common(left: &[u8], right: &[u8]) -> usize {
     let (left_words, _) = left.as_chunks::<8>();
     let (right_words, _) = right.as_chunks::<8>();
     let words = left_words.iter().zip(right_words).take_while(|(a, b)| a == b).count() * 8;

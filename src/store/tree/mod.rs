@@ -19,6 +19,8 @@ use self::{
     leaf::{Filling, Leaf},
 };
 
+pub(super) use self::leaf::common;
+
 pub use self::iter::Iter;
 
 /// What an inner node knows of each child without descending.
