@@ -13,7 +13,7 @@ use super::{
     lease::LeaseBook,
     membership::{Member, Membership},
     state::{Alarms, Downgrade, State},
-    tree::{Builder, Measure, Plain, Tree},
+    tree::{self, Builder, Measure, Plain, Tree},
     types::Revision,
     usage::{SegmentUse, Usage},
 };
@@ -214,22 +214,22 @@ impl Blocks<'_> {
         }
         self.begin();
         let (mut main, mut before): (i64, &[u8]) = (0, &[]);
-        let mut bare = Vec::new();
-        for event in events.iter() {
-            bare.clear();
-            codec::put_bare_event(&mut bare, &event);
+        let mut all = events.iter();
+        while let Some((revision, event)) = all.next_spelled() {
             // 35: a revision as varints of up to 20 bytes, three lengths of up to 5.
-            if self.make_room(Section::Events, event.key.len() + bare.len() + 35)? {
+            if self.make_room(Section::Events, event.len() + 35)? {
                 (main, before) = (0, &[]);
             }
-            let revision = event.meta.revision;
             put_varint(&mut self.block, ((revision.main - main) as u64) << 1 | u64::from(revision.sub != 0));
             if revision.sub != 0 {
                 put_varint(&mut self.block, revision.sub as u64);
             }
-            put_shortened(&mut self.block, before, event.key);
-            put_bytes(&mut self.block, &bare);
-            (main, before) = (revision.main, event.key);
+            let (key, [flags, tail]) = codec::key_apart(event);
+            put_shortened(&mut self.block, before, key);
+            put_varint(&mut self.block, (flags.len() + tail.len()) as u64);
+            self.block.extend_from_slice(flags);
+            self.block.extend_from_slice(tail);
+            (main, before) = (revision.main, key);
         }
         self.close(Section::Events)
     }
@@ -237,7 +237,7 @@ impl Blocks<'_> {
 
 /// A key by what it shares with the one before in its block.
 fn put_shortened(out: &mut Vec<u8>, before: &[u8], key: &[u8]) {
-    let shared = before.iter().zip(key).take_while(|(a, b)| a == b).count();
+    let shared = tree::common(before, key);
     put_varint(out, shared as u64);
     put_bytes(out, &key[shared..]);
 }
@@ -506,24 +506,27 @@ fn push_keys(payload: &[u8], tree: &mut Builder<KeyMeasure>) -> Option<u64> {
 fn push_events(payload: &[u8], version: u32, events: &mut Events) -> Option<u64> {
     let mut fields = Fields(payload);
     let (mut last, mut main, mut key, mut count) = (events.last(), 0i64, Vec::new(), 0);
+    let mut add = |revision: Revision, key: &[u8], rest: [&[u8]; 2]| {
+        if last.is_some_and(|last| revision <= last) {
+            return None;
+        }
+        events.push_spelled(revision, key, rest);
+        last = Some(revision);
+        Some(())
+    };
     while !fields.0.is_empty() {
-        let (revision, event);
         if version == 1 {
-            revision = codec::revision_of(fields.bytes()?)?;
-            event = codec::event(revision, fields.bytes()?);
+            let revision = codec::revision_of(fields.bytes()?)?;
+            let (key, rest) = codec::key_apart(fields.bytes()?);
+            add(revision, key, rest)?;
         } else {
             let head = fields.varint()?;
             main = main.checked_add((head >> 1) as i64)?;
             let sub = if head & 1 != 0 { i64::try_from(fields.varint()?).ok()? } else { 0 };
-            revision = Revision { main, sub };
             fields.lengthen(&mut key)?;
-            event = codec::bare_event(revision, &key, fields.bytes()?);
+            let (flags, tail) = fields.bytes()?.split_at_checked(1)?;
+            add(Revision { main, sub }, &key, [flags, tail])?;
         }
-        if last.is_some_and(|last| revision <= last) {
-            return None;
-        }
-        events.push(&event);
-        last = Some(revision);
         count += 1;
     }
     Some(count)

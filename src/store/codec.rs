@@ -180,7 +180,12 @@ fn event_flags(event: &EventRef<'_>) -> u8 {
     flags
 }
 
-fn put_event_tail(out: &mut Vec<u8>, event: &EventRef<'_>, flags: u8) {
+/// An event as the index holds it in memory, its revision aside.
+pub fn put_event(out: &mut Vec<u8>, event: &EventRef<'_>) {
+    let flags = event_flags(event);
+    out.push(flags);
+    put_varint(out, event.key.len() as u64);
+    out.extend_from_slice(event.key);
     put_meta_tail(out, &event.meta, flags);
     if let Some(link) = &event.link {
         let main = event.meta.revision.main;
@@ -194,39 +199,12 @@ fn put_event_tail(out: &mut Vec<u8>, event: &EventRef<'_>, flags: u8) {
     }
 }
 
-/// An event as the index holds it in memory, its revision aside.
-pub fn put_event(out: &mut Vec<u8>, event: &EventRef<'_>) {
-    let flags = event_flags(event);
-    out.push(flags);
-    put_varint(out, event.key.len() as u64);
-    out.extend_from_slice(event.key);
-    put_event_tail(out, event, flags);
-}
-
 #[inline]
 pub fn event<'a>(revision: Revision, value: &'a [u8]) -> EventRef<'a> {
     let mut reader = Reader(value);
     let flags = reader.byte();
     let len = reader.varint() as usize;
     let key = reader.take(len);
-    event_tail(reader, flags, revision, key)
-}
-
-/// An event as a checkpoint holds it, its revision and key aside.
-pub fn put_bare_event(out: &mut Vec<u8>, event: &EventRef<'_>) {
-    let flags = event_flags(event);
-    out.push(flags);
-    put_event_tail(out, event, flags);
-}
-
-pub fn bare_event<'a>(revision: Revision, key: &'a [u8], bare: &[u8]) -> EventRef<'a> {
-    let mut reader = Reader(bare);
-    let flags = reader.byte();
-    event_tail(reader, flags, revision, key)
-}
-
-#[inline]
-fn event_tail<'a>(mut reader: Reader<'_>, flags: u8, revision: Revision, key: &'a [u8]) -> EventRef<'a> {
     let meta = meta_tail(&mut reader, flags, revision);
     let link = (flags & PREV != 0).then(|| {
         let depth = reader.varint();
@@ -236,6 +214,22 @@ fn event_tail<'a>(mut reader: Reader<'_>, flags: u8, revision: Revision, key: &'
         Link { prev, jump, depth }
     });
     EventRef { key, meta, link }
+}
+
+/// An event's key, and the rest of its spelling in two parts: a checkpoint holds those without the key between them.
+#[inline]
+pub fn key_apart(event: &[u8]) -> (&[u8], [&[u8]; 2]) {
+    let (flags, mut reader) = (&event[..1], Reader(&event[1..]));
+    let len = reader.varint() as usize;
+    (reader.take(len), [flags, reader.0])
+}
+
+/// The event again of its key and the rest of its spelling.
+pub fn put_with_key(out: &mut Vec<u8>, key: &[u8], [flags, tail]: [&[u8]; 2]) {
+    out.extend_from_slice(flags);
+    put_varint(out, key.len() as u64);
+    out.extend_from_slice(key);
+    out.extend_from_slice(tail);
 }
 
 #[cfg(test)]
@@ -281,9 +275,11 @@ mod tests {
             let mut out = Vec::new();
             put_event(&mut out, &wanted);
             prop_assert_eq!(event(meta.revision, &out), wanted);
-            let mut out = Vec::new();
-            put_bare_event(&mut out, &wanted);
-            prop_assert_eq!(bare_event(meta.revision, &name, &out), wanted);
+            let (key, rest) = key_apart(&out);
+            prop_assert_eq!(key, &name[..]);
+            let mut again = Vec::new();
+            put_with_key(&mut again, key, rest);
+            prop_assert_eq!(again, out);
         }
     }
 }

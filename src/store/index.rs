@@ -164,54 +164,40 @@ impl Index {
 
     /// Records a put and gives the key's state before it, if it lived. `create` and `version` follow from that.
     pub fn put(&mut self, revision: Revision, key: &[u8], lease: i64, place: Place) -> Option<KeyMeta> {
-        let before = self.keys.get(key).map(codec::key);
-        let live = before.filter(|meta| !meta.is_tombstone());
-        let meta = KeyMeta {
-            revision,
-            create: live.map_or(revision.main, |meta| meta.create),
-            version: live.map_or(1, |meta| meta.version + 1),
-            lease,
-            place,
-        };
-        self.record(key, meta, before);
+        let mut live = None;
+        self.record(key, &mut |before| {
+            live = before.filter(|meta| !meta.is_tombstone());
+            KeyMeta {
+                revision,
+                create: live.map_or(revision.main, |meta| meta.create),
+                version: live.map_or(1, |meta| meta.version + 1),
+                lease,
+                place,
+            }
+        });
+        if place.len > 0 {
+            Arc::make_mut(&mut self.usage).add(place, revision.main);
+        }
         live
     }
 
     /// Records a delete and gives the state it ended. None, and nothing recorded, if the key does not live.
     pub fn delete(&mut self, revision: Revision, key: &[u8]) -> Option<KeyMeta> {
-        let before = self.keys.get(key).map(codec::key);
-        let live = before.filter(|meta| !meta.is_tombstone())?;
-        self.record(key, KeyMeta { revision, ..KeyMeta::default() }, before);
+        let live = self.keys.get(key).map(codec::key).filter(|meta| !meta.is_tombstone())?;
+        self.record(key, &mut |_| KeyMeta { revision, ..KeyMeta::default() });
         Some(live)
     }
 
-    fn record(&mut self, key: &[u8], meta: KeyMeta, before: Option<KeyMeta>) {
-        let link = before.map(|before| self.link_to(before.revision));
-        self.events.push(&EventRef { key, meta, link });
-        let mut bytes = Vec::with_capacity(64);
-        codec::put_key(&mut bytes, &meta);
-        self.keys.insert(key, &bytes);
-        if meta.place.len > 0 {
-            Arc::make_mut(&mut self.usage).add(meta.place, meta.revision.main);
-        }
-    }
-
-    /// How an event after `prev` hangs on the chain. How far a jump goes follows from the depth alone, so one look-up is
-    /// enough, or two. Where compaction has removed what the jump is read from, the chain begins anew.
-    fn link_to(&self, prev: Revision) -> Link {
-        let link_of = |revision: Revision| self.event_ref(revision).and_then(|event| event.link);
-        let first = Link { prev, jump: prev, depth: 1 };
-        let Some(near) = link_of(prev) else { return first };
-        let depth = near.depth + 1;
-        let len = jump_len(near.depth);
-        if jump_len(near.depth - len) != len {
-            return Link { prev, jump: prev, depth };
-        }
-        // Two jumps of one length: this one takes both.
-        match link_of(near.jump) {
-            Some(far) => Link { prev, jump: far.jump, depth },
-            None => first,
-        }
+    /// Makes a new state of a key's newest one, and an event of that.
+    fn record(&mut self, key: &[u8], change: &mut dyn FnMut(Option<KeyMeta>) -> KeyMeta) {
+        let Index { keys, events, .. } = self;
+        keys.update(key, STATE_BYTES, &mut |before, out| {
+            let before = before.map(codec::key);
+            let meta = change(before);
+            let link = before.map(|before| link_to(events, before.revision));
+            events.push(&EventRef { key, meta, link });
+            codec::put_key(out, &meta);
+        });
     }
 
     /// Moves the value of one event. False if the event is gone or its value lies elsewhere by now.
@@ -221,7 +207,7 @@ impl Index {
         let meta = KeyMeta { place: to, ..event.meta };
         let (key, link) = (event.key.to_vec(), event.link);
         if self.keys.get(&key).map(codec::key).is_some_and(|newest| newest.revision == revision) {
-            let mut state = Vec::with_capacity(64);
+            let mut state = Vec::with_capacity(STATE_BYTES);
             codec::put_key(&mut state, &meta);
             self.keys.insert(&key, &state);
         }
@@ -418,6 +404,27 @@ impl Index {
             before = self.event_ref(before.link?.prev)?;
         }
         (!before.meta.is_tombstone()).then_some(before.meta)
+    }
+}
+
+/// What a key's state takes in the key tree: usual ones half of this.
+const STATE_BYTES: usize = 48;
+
+/// How an event after `prev` hangs on the chain. How far a jump goes follows from the depth alone, so one look-up is
+/// enough, or two. Where compaction has removed what the jump is read from, the chain begins anew.
+fn link_to(events: &Events, prev: Revision) -> Link {
+    let link_of = |revision: Revision| events.get(revision).and_then(|event| event.link);
+    let first = Link { prev, jump: prev, depth: 1 };
+    let Some(near) = link_of(prev) else { return first };
+    let depth = near.depth + 1;
+    let len = jump_len(near.depth);
+    if jump_len(near.depth - len) != len {
+        return Link { prev, jump: prev, depth };
+    }
+    // Two jumps of one length: this one takes both.
+    match link_of(near.jump) {
+        Some(far) => Link { prev, jump: far.jump, depth },
+        None => first,
     }
 }
 

@@ -10,7 +10,10 @@ mod page;
 use std::sync::Arc;
 
 use self::page::{PAGE_BYTES, Page};
-use super::{codec::EventRef, types::Revision};
+use super::{
+    codec::{self, EventRef},
+    types::Revision,
+};
 
 /// Children of an inner node: a million events are three levels.
 const CHILDREN_MAX: usize = 32;
@@ -83,14 +86,22 @@ impl Events {
     /// Adds an event; its revision must be above all others'.
     pub fn push(&mut self, event: &EventRef<'_>) {
         debug_assert!(self.last().is_none_or(|last| last < event.meta.revision), "events come in order of revision");
-        if !self.newest.has_room_for(event.key.len() + EVENT_BYTES_BESIDE_KEY) {
+        self.page_for(event.key.len() + EVENT_BYTES_BESIDE_KEY).push(event);
+    }
+
+    /// Adds an event by its spelling (`codec::key_apart`); its revision must be above all others'.
+    pub fn push_spelled(&mut self, revision: Revision, key: &[u8], rest: [&[u8]; 2]) {
+        debug_assert!(self.last().is_none_or(|last| last < revision), "events come in order of revision");
+        self.page_for(key.len() + EVENT_BYTES_BESIDE_KEY).push_spelled(revision, key, rest);
+    }
+
+    /// The newest page, for one more event of so many bytes.
+    fn page_for(&mut self, bytes: usize) -> &mut Page {
+        if !self.newest.has_room_for(bytes) {
             self.close_newest();
         }
-        if Arc::get_mut(&mut self.newest).is_none() {
-            self.newest = Arc::new(self.newest.growing());
-        }
-        Arc::get_mut(&mut self.newest).expect("just made unique").push(event);
         self.len += 1;
+        own_growing(&mut self.newest)
     }
 
     fn close_newest(&mut self) {
@@ -114,10 +125,7 @@ impl Events {
             return false;
         }
         if self.newest.len() > 0 && revision >= self.newest.revision(0) {
-            if Arc::get_mut(&mut self.newest).is_none() {
-                self.newest = Arc::new(self.newest.growing());
-            }
-            let page = Arc::get_mut(&mut self.newest).expect("just made unique");
+            let page = own_growing(&mut self.newest);
             page.replace(page.find(revision).expect("just seen"), event);
             return true;
         }
@@ -171,6 +179,14 @@ impl Events {
 /// What an event takes at most beside its key: the numbers of its revision, place and links at their longest, which only
 /// a store near the end of its revisions has, so that this errs by some bytes of a page and no more.
 const EVENT_BYTES_BESIDE_KEY: usize = 24;
+
+/// The page to change: itself if nobody else holds it, else a copy with room to grow.
+fn own_growing(page: &mut Arc<Page>) -> &mut Page {
+    if Arc::get_mut(page).is_none() {
+        *page = Arc::new(page.growing());
+    }
+    Arc::get_mut(page).expect("just made unique")
+}
 
 /// A page without events of these revisions. None if it has none of them.
 fn page_without(page: &Page, revisions: &[Revision], gone: &mut dyn FnMut(EventRef<'_>)) -> Option<Page> {
@@ -334,16 +350,24 @@ impl<'a> Iter<'a> {
     }
 }
 
+impl<'a> Iter<'a> {
+    /// The next event by its spelling.
+    #[inline]
+    pub fn next_spelled(&mut self) -> Option<(Revision, &'a [u8])> {
+        while self.at == self.page.len() {
+            (self.page, self.at) = (self.next_page()?, 0);
+        }
+        self.at += 1;
+        Some(self.page.entry(self.at - 1))
+    }
+}
+
 impl<'a> Iterator for Iter<'a> {
     type Item = EventRef<'a>;
 
     #[inline]
     fn next(&mut self) -> Option<EventRef<'a>> {
-        while self.at == self.page.len() {
-            (self.page, self.at) = (self.next_page()?, 0);
-        }
-        self.at += 1;
-        Some(self.page.event(self.at - 1))
+        self.next_spelled().map(|(revision, event)| codec::event(revision, event))
     }
 }
 

@@ -49,7 +49,8 @@ impl Page {
     }
 
     /// An event's revision, and the event as the codec spells it.
-    fn entry(&self, at: usize) -> (Revision, &[u8]) {
+    #[inline]
+    pub fn entry(&self, at: usize) -> (Revision, &[u8]) {
         let (from, to) = self.span(at);
         let mut reader = Reader(&self.bytes[from..to]);
         let revision = self.revision_in(&mut reader);
@@ -112,6 +113,12 @@ impl Page {
     pub fn push(&mut self, event: &EventRef<'_>) {
         self.begin(event.meta.revision);
         codec::put_event(&mut self.bytes, event);
+    }
+
+    /// Adds an event by its spelling.
+    pub fn push_spelled(&mut self, revision: Revision, key: &[u8], rest: [&[u8]; 2]) {
+        self.begin(revision);
+        codec::put_with_key(&mut self.bytes, key, rest);
     }
 
     /// Puts another event of the same revision in an event's place.

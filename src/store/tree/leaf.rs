@@ -1,94 +1,140 @@
-//! A leaf: its entries one after another in one blob, and where each begins.
-//! An entry is the key's length as a varint, the key, the value to the entry's end.
+//! A run of entries in order of key, in one block of memory that is shared by who holds it: a leaf, or the separators of
+//! an inner node. Changing one makes a new block, unless only a value of the same length changes and nobody else holds
+//! it: a block is about a kilobyte, so making it anew costs what moving half of it would.
+//!
+//! The block: how many entries there are; how many bytes all keys begin with alike; of each entry, where it begins and the
+//! four bytes of its key behind those, by which a search mostly finds its way without looking at the keys; the entries. An
+//! entry is the key's length as a varint, the key, the value to the entry's end.
 
-use std::sync::Arc;
+use std::{cmp::Ordering, sync::Arc};
 
 use super::Measure;
 
 /// A leaf splits when its entries take more bytes than this (unless it holds one entry only).
-pub(super) const LEAF_BYTES_MAX: usize = 3072;
+pub(super) const LEAF_BYTES_MAX: usize = 1536;
 
 /// A leaf with fewer bytes looks for a neighbour to join.
 pub(super) const LEAF_BYTES_MIN: usize = LEAF_BYTES_MAX / 4;
 
-/// Room kept for further entries when a leaf grows: enough for two usual ones, little beside the leaf.
-const SLACK_BYTES: usize = 192;
+/// Count, and length of the common beginning: 4 bytes each.
+const HEAD_BYTES: usize = 8;
 
-#[derive(Default)]
-pub(super) struct Leaf {
-    starts: Vec<u32>,
-    bytes: Vec<u8>,
-}
+/// A slot: 4 bytes where an entry begins behind the slots, 4 bytes of its key.
+const SLOT_BYTES: usize = 8;
 
-/// The leaf to change: itself if nobody else holds it, else a copy with room for `more` bytes.
-pub(super) fn own(leaf: &mut Arc<Leaf>, more: usize) -> &mut Leaf {
-    if Arc::get_mut(leaf).is_none() {
-        *leaf = Arc::new(leaf.copy(more));
+#[derive(Clone)]
+pub(super) struct Leaf(Arc<[u8]>);
+
+impl Default for Leaf {
+    fn default() -> Self {
+        Leaf([0; HEAD_BYTES].into())
     }
-    Arc::get_mut(leaf).expect("just made unique")
 }
 
 /// The shortest key above `left` and not above `right`.
 pub(super) fn separator(left: &[u8], right: &[u8]) -> Vec<u8> {
     debug_assert!(left < right);
-    let common = left.iter().zip(right).take_while(|(a, b)| a == b).count();
-    right[..common + 1].to_vec()
+    right[..common(left, right) + 1].to_vec()
 }
 
-fn put_varint(out: &mut [u8; 5], mut value: u32) -> usize {
+/// How many bytes two keys begin with alike.
+pub(in crate::store) fn common(left: &[u8], right: &[u8]) -> usize {
+    let (left_words, _) = left.as_chunks::<8>();
+    let (right_words, _) = right.as_chunks::<8>();
+    let words = left_words.iter().zip(right_words).take_while(|(a, b)| a == b).count() * 8;
+    words + left[words..].iter().zip(&right[words..]).take_while(|(a, b)| a == b).count()
+}
+
+/// The first four bytes as a number: of two that differ, the smaller one's bytes are less.
+#[inline]
+fn head(bytes: &[u8]) -> u32 {
+    match bytes.first_chunk() {
+        Some(head) => u32::from_be_bytes(*head),
+        None => {
+            let mut head = [0; 4];
+            head[..bytes.len()].copy_from_slice(bytes);
+            u32::from_be_bytes(head)
+        }
+    }
+}
+
+#[inline]
+fn u32_at(bytes: &[u8], at: usize) -> usize {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes")) as usize
+}
+
+/// Reads a length; gives it and the bytes it takes.
+#[inline]
+fn read_len(bytes: &[u8]) -> (usize, usize) {
+    let (mut len, mut at) = (0usize, 0);
+    loop {
+        let byte = bytes[at];
+        len |= ((byte & 0x7f) as usize) << (7 * at);
+        at += 1;
+        if byte < 0x80 {
+            return (len, at);
+        }
+    }
+}
+
+/// Writes a length; gives the bytes it takes.
+fn put_len(out: &mut [u8; 5], mut len: usize) -> usize {
     let mut at = 0;
-    while value >= 0x80 {
-        out[at] = value as u8 | 0x80;
-        value >>= 7;
+    while len >= 0x80 {
+        out[at] = len as u8 | 0x80;
+        len >>= 7;
         at += 1;
     }
-    out[at] = value as u8;
+    out[at] = len as u8;
     at + 1
 }
 
 impl Leaf {
-    fn copy(&self, more: usize) -> Leaf {
-        let mut bytes = Vec::with_capacity(self.bytes.len() + if more == 0 { 0 } else { more + 8 });
-        bytes.extend_from_slice(&self.bytes);
-        let mut starts = Vec::with_capacity(self.starts.len() + 2);
-        starts.extend_from_slice(&self.starts);
-        Leaf { starts, bytes }
-    }
-
+    #[inline]
     pub(super) fn len(&self) -> usize {
-        self.starts.len()
+        u32_at(&self.0, 0)
     }
 
+    /// Bytes of the entries.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes.len()
+        self.0.len() - HEAD_BYTES - SLOT_BYTES * self.len()
     }
 
+    #[inline]
+    fn parts(&self) -> (&[[u8; SLOT_BYTES]], &[u8]) {
+        let (slots, entries) = self.0[HEAD_BYTES..].split_at(SLOT_BYTES * self.len());
+        (slots.as_chunks().0, entries)
+    }
+
+    fn entries(&self) -> &[u8] {
+        self.parts().1
+    }
+
+    #[inline]
+    fn start(&self, at: usize) -> usize {
+        u32_at(&self.0, HEAD_BYTES + SLOT_BYTES * at)
+    }
+
+    /// Where the entry at `at` ends, or what is before it.
     fn end(&self, at: usize) -> usize {
-        self.starts.get(at + 1).map_or(self.bytes.len(), |start| *start as usize)
+        if at + 1 < self.len() { self.start(at + 1) } else { self.bytes() }
     }
 
-    fn key_span(&self, at: usize) -> (usize, usize) {
-        let mut from = self.starts[at] as usize;
-        let (mut len, mut shift) = (0usize, 0);
-        loop {
-            let byte = self.bytes[from];
-            from += 1;
-            len |= ((byte & 0x7f) as usize) << shift;
-            if byte < 0x80 {
-                return (from, from + len);
-            }
-            shift += 7;
-        }
-    }
-
+    #[inline]
     pub(super) fn key(&self, at: usize) -> &[u8] {
-        let (from, to) = self.key_span(at);
-        &self.bytes[from..to]
+        let (slots, entries) = self.parts();
+        let entry = &entries[u32_at(&slots[at], 0)..];
+        let (len, from) = read_len(entry);
+        &entry[from..from + len]
     }
 
+    #[inline]
     pub(super) fn entry(&self, at: usize) -> (&[u8], &[u8]) {
-        let (from, to) = self.key_span(at);
-        (&self.bytes[from..to], &self.bytes[to..self.end(at)])
+        let (slots, entries) = self.parts();
+        let end = slots.get(at + 1).map_or(entries.len(), |slot| u32_at(slot, 0));
+        let entry = &entries[u32_at(&slots[at], 0)..end];
+        let (len, from) = read_len(entry);
+        entry[from..].split_at(len)
     }
 
     pub(super) fn first_key(&self) -> &[u8] {
@@ -99,128 +145,163 @@ impl Leaf {
         self.key(self.len() - 1)
     }
 
+    /// How many bytes all keys begin with alike.
+    fn alike(&self) -> usize {
+        u32_at(&self.0, 4)
+    }
+
     /// Where the key is, or where it would go.
     pub(super) fn find(&self, key: &[u8]) -> Result<usize, usize> {
-        let (mut low, mut high) = (0, self.len());
+        let (slots, _) = self.parts();
+        let (mut low, mut high) = (0, slots.len());
+        if high == 0 {
+            return Err(0);
+        }
+        let alike = self.alike();
+        if alike > 0 {
+            let shown = key.len().min(alike);
+            match key[..shown].cmp(&self.key(0)[..shown]) {
+                Ordering::Equal if shown == alike => {}
+                Ordering::Greater => return Err(high),
+                _ => return Err(0),
+            }
+        }
+        let rest = &key[alike..];
+        let rest_head = head(rest);
         while low < high {
             let middle = (low + high) / 2;
-            match self.key(middle).cmp(key) {
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Equal => return Ok(middle),
-                std::cmp::Ordering::Greater => high = middle,
+            let mut order = (u32_at(&slots[middle], 4) as u32).cmp(&rest_head);
+            if order == Ordering::Equal {
+                order = self.key(middle)[alike..].cmp(rest);
+            }
+            match order {
+                Ordering::Less => low = middle + 1,
+                Ordering::Equal => return Ok(middle),
+                Ordering::Greater => high = middle,
             }
         }
         Err(low)
     }
 
-    fn reserve(&mut self, more: usize) {
-        if self.bytes.capacity() - self.bytes.len() < more {
-            self.bytes.reserve_exact(more + SLACK_BYTES);
+    /// A block of entries out of others; `starts` are where each begins in what `parts` are together. `heads` are those of
+    /// the slots, if keys begin with `alike` bytes in common as they did.
+    fn build(count: usize, slots: impl Iterator<Item = (usize, u32)>, alike: usize, parts: &[&[u8]]) -> Leaf {
+        let len = HEAD_BYTES + SLOT_BYTES * count + parts.iter().map(|part| part.len()).sum::<usize>();
+        let mut block: Arc<[u8]> = std::iter::repeat_n(0, len).collect();
+        let bytes = Arc::get_mut(&mut block).expect("just made");
+        bytes[..4].copy_from_slice(&(count as u32).to_le_bytes());
+        bytes[4..8].copy_from_slice(&(alike as u32).to_le_bytes());
+        let (table, mut entries) = bytes[HEAD_BYTES..].split_at_mut(SLOT_BYTES * count);
+        for (slot, (start, head)) in table.as_chunks_mut::<SLOT_BYTES>().0.iter_mut().zip(slots) {
+            *slot = (u64::from(head) << 32 | start as u64).to_le_bytes();
         }
-    }
-
-    /// Replaces `bytes[from..to]` by `new` and moves what lies behind.
-    fn splice(&mut self, from: usize, to: usize, parts: [&[u8]; 3]) {
-        let new_len: usize = parts.iter().map(|part| part.len()).sum();
-        let old_len = to - from;
-        let tail = self.bytes.len();
-        if new_len > old_len {
-            self.reserve(new_len - old_len);
-            self.bytes.resize(tail + new_len - old_len, 0);
-        }
-        self.bytes.copy_within(to..tail, from + new_len);
-        self.bytes.truncate(tail - old_len + new_len);
-        let mut at = from;
         for part in parts {
-            self.bytes[at..at + part.len()].copy_from_slice(part);
-            at += part.len();
+            let (to, rest) = entries.split_at_mut(part.len());
+            to.copy_from_slice(part);
+            entries = rest;
         }
+        let leaf = Leaf(block);
+        if count == 0 {
+            return leaf;
+        }
+        let now_alike = common(leaf.first_key(), leaf.last_key());
+        if now_alike == alike { leaf } else { leaf.with_alike(now_alike) }
     }
 
-    fn shift_starts(&mut self, from: usize, delta: isize) {
-        for start in &mut self.starts[from..] {
-            *start = (*start as isize + delta) as u32;
+    /// The same entries, with slots for keys that have so many bytes in common.
+    fn with_alike(mut self, alike: usize) -> Leaf {
+        let heads: Vec<u32> = (0..self.len()).map(|at| head(&self.key(at)[alike..])).collect();
+        let bytes = Arc::get_mut(&mut self.0).expect("just made");
+        bytes[4..8].copy_from_slice(&(alike as u32).to_le_bytes());
+        for (slot, head) in bytes[HEAD_BYTES..].as_chunks_mut::<SLOT_BYTES>().0.iter_mut().zip(heads) {
+            slot[4..].copy_from_slice(&head.to_le_bytes());
         }
+        self
+    }
+
+    fn slot(&self, at: usize) -> (usize, u32) {
+        let at = HEAD_BYTES + SLOT_BYTES * at;
+        (u32_at(&self.0, at), u32_at(&self.0, at + 4) as u32)
+    }
+
+    /// Puts an entry in the place of `gone` entries from `at` on.
+    fn splice(&mut self, at: usize, gone: usize, entry: Option<(&[u8], &[u8])>) {
+        let (count, entries) = (self.len(), self.entries());
+        let from = if at < count { self.start(at) } else { entries.len() };
+        let to = if gone > 0 { self.end(at + gone - 1) } else { from };
+        let mut len = [0; 5];
+        let (mut new_len, mut new_head, mut parts) = (0, None, [&[][..]; 3]);
+        if let Some((key, value)) = entry {
+            let len_len = put_len(&mut len, key.len());
+            new_len = len_len + key.len() + value.len();
+            // Where it is shorter than what the others have in common, that will be found to have changed.
+            new_head = Some(head(key.get(self.alike()..).unwrap_or_default()));
+            parts = [&len[..len_len], key, value];
+        }
+        let slots = (0..at).map(|at| self.slot(at)).chain(new_head.map(|head| (from, head))).chain(
+            (at + gone..count).map(|at| self.slot(at)).map(|(start, head)| (start + new_len - (to - from), head)),
+        );
+        let [len, key, value] = parts;
+        let count = count - gone + usize::from(entry.is_some());
+        *self = Leaf::build(count, slots, self.alike(), &[&entries[..from], len, key, value, &entries[to..]]);
     }
 
     pub(super) fn insert(&mut self, at: usize, key: &[u8], value: &[u8]) {
-        let mut head = [0; 5];
-        let head_len = put_varint(&mut head, key.len() as u32);
-        let from = self.starts.get(at).map_or(self.bytes.len(), |start| *start as usize);
-        self.splice(from, from, [&head[..head_len], key, value]);
-        self.starts.insert(at, from as u32);
-        self.shift_starts(at + 1, (head_len + key.len() + value.len()) as isize);
+        self.splice(at, 0, Some((key, value)));
     }
 
-    /// Adds an entry at the end. For leaves that are built whole and then copied out by `take_copy`: takes room for all.
-    pub(super) fn push(&mut self, key: &[u8], value: &[u8]) {
-        let mut head = [0; 5];
-        let head_len = put_varint(&mut head, key.len() as u32);
-        self.starts.push(self.bytes.len() as u32);
-        self.bytes.extend_from_slice(&head[..head_len]);
-        self.bytes.extend_from_slice(key);
-        self.bytes.extend_from_slice(value);
-    }
-
-    /// The entries in memory of just their size; this is empty then and keeps its room.
-    pub(super) fn take_copy(&mut self) -> Leaf {
-        let copy = Leaf { starts: self.starts.as_slice().into(), bytes: self.bytes.as_slice().into() };
-        self.starts.clear();
-        self.bytes.clear();
-        copy
-    }
-
-    pub(super) fn replace(&mut self, at: usize, value: &[u8]) {
-        let (_, from) = self.key_span(at);
+    pub(super) fn replace(&mut self, at: usize, key: &[u8], value: &[u8]) {
         let to = self.end(at);
-        self.splice(from, to, [value, &[], &[]]);
-        self.shift_starts(at + 1, value.len() as isize - (to - from) as isize);
+        let from = to - self.entry(at).1.len();
+        if to - from != value.len() {
+            return self.splice(at, 1, Some((key, value)));
+        }
+        if Arc::get_mut(&mut self.0).is_none() {
+            self.0 = (&*self.0).into();
+        }
+        let base = self.0.len() - self.bytes();
+        let block = Arc::get_mut(&mut self.0).expect("just made unique");
+        block[base + from..base + to].copy_from_slice(value);
     }
 
     pub(super) fn remove(&mut self, at: usize) {
-        let (from, to) = (self.starts[at] as usize, self.end(at));
-        self.splice(from, to, [&[], &[], &[]]);
-        self.starts.remove(at);
-        self.shift_starts(at, from as isize - to as isize);
+        self.splice(at, 1, None);
     }
 
-    pub(super) fn would_be_large(&self, key: &[u8], value: &[u8]) -> bool {
-        self.bytes.len() + key.len() + value.len() + 2 > LEAF_BYTES_MAX
+    /// The entries from `from` to before `to`.
+    pub(super) fn part(&self, from: usize, to: usize) -> Leaf {
+        if from == to {
+            return Leaf::default();
+        }
+        let (base, end) = (self.start(from), self.end(to - 1));
+        let slots = (from..to).map(|at| self.slot(at)).map(|(start, head)| (start - base, head));
+        Leaf::build(to - from, slots, self.alike(), &[&self.entries()[base..end]])
     }
 
     /// Splits in two halves by bytes, or, where the last entry made it too large, leaves the left part full: keys that
     /// ascend then fill their leaves.
     pub(super) fn split_if_large(&mut self) -> Option<Leaf> {
-        if self.bytes.len() <= LEAF_BYTES_MAX || self.len() < 2 {
+        if self.bytes() <= LEAF_BYTES_MAX || self.len() < 2 {
             return None;
         }
         let last = self.len() - 1;
-        let at = if (self.starts[last] as usize) > LEAF_BYTES_MAX * 7 / 8 {
+        let at = if self.start(last) > LEAF_BYTES_MAX * 7 / 8 {
             last
         } else {
-            let half = self.bytes.len() / 2;
-            self.starts.partition_point(|start| (*start as usize) < half).clamp(1, last)
+            let half = self.bytes() / 2;
+            (1..last).find(|at| self.start(*at) >= half).unwrap_or(last)
         };
-        let cut = self.starts[at] as usize;
-        let mut right = Leaf { starts: self.starts[at..].to_vec(), bytes: self.bytes[cut..].to_vec() };
-        right.shift_starts(0, -(cut as isize));
-        self.bytes.truncate(cut);
-        self.starts.truncate(at);
-        self.shrink();
+        let right = self.part(at, self.len());
+        *self = self.part(0, at);
         Some(right)
     }
 
     /// Takes over all entries of its right neighbour.
     pub(super) fn join(&mut self, right: &Leaf) {
-        let base = self.bytes.len() as u32;
-        self.bytes.reserve_exact(right.bytes.len());
-        self.bytes.extend_from_slice(&right.bytes);
-        self.starts.extend(right.starts.iter().map(|start| start + base));
-    }
-
-    pub(super) fn shrink(&mut self) {
-        self.bytes.shrink_to_fit();
-        self.starts.shrink_to_fit();
+        let base = self.bytes();
+        let left = (0..self.len()).map(|at| self.start(at));
+        let slots = left.chain((0..right.len()).map(|at| right.start(at) + base)).map(|start| (start, 0));
+        *self = Leaf::build(self.len() + right.len(), slots, UNKNOWN, &[self.entries(), right.entries()]);
     }
 
     pub(super) fn summarize<M: Measure>(&self) -> M::Summary {
@@ -230,5 +311,49 @@ impl Leaf {
             summary = M::merge(summary, M::of(key, value));
         }
         summary
+    }
+}
+
+/// In place of how many bytes are alike: the slots have no bytes of keys yet.
+const UNKNOWN: usize = u32::MAX as usize;
+
+/// A leaf under construction from entries in ascending order.
+#[derive(Default)]
+pub(super) struct Filling {
+    starts: Vec<usize>,
+    entries: Vec<u8>,
+    last_key: (usize, usize),
+}
+
+impl Filling {
+    pub(super) fn is_empty(&self) -> bool {
+        self.starts.is_empty()
+    }
+
+    pub(super) fn last_key(&self) -> &[u8] {
+        &self.entries[self.last_key.0..self.last_key.1]
+    }
+
+    pub(super) fn would_be_large(&self, key: &[u8], value: &[u8]) -> bool {
+        self.entries.len() + key.len() + value.len() + 2 > LEAF_BYTES_MAX
+    }
+
+    pub(super) fn push(&mut self, key: &[u8], value: &[u8]) {
+        self.starts.push(self.entries.len());
+        let mut len = [0; 5];
+        let len_len = put_len(&mut len, key.len());
+        self.entries.extend_from_slice(&len[..len_len]);
+        self.entries.extend_from_slice(key);
+        self.last_key = (self.entries.len() - key.len(), self.entries.len());
+        self.entries.extend_from_slice(value);
+    }
+
+    /// What was gathered, and begins anew.
+    pub(super) fn take(&mut self) -> Leaf {
+        let slots = self.starts.iter().map(|start| (*start, 0));
+        let leaf = Leaf::build(self.starts.len(), slots, UNKNOWN, &[&self.entries]);
+        self.starts.clear();
+        self.entries.clear();
+        leaf
     }
 }

@@ -1,11 +1,12 @@
 //! A copy-on-write B+tree of bytes: keys in memcmp order to values, with a summary of what lies beneath each node.
 //!
-//! Cloning a tree is O(1) and gives an immutable snapshot that any core may read. The one writer changes nodes that
-//! it alone holds in place and copies those that a snapshot shares, so a batch of changes copies each touched node
-//! once. Holds no locks and knows nothing of what its bytes mean: that is `Measure` and the index above.
+//! Cloning a tree is O(1) and gives an immutable snapshot that any core may read. The one writer changes inner nodes
+//! that it alone holds in place and copies those that a snapshot shares. Holds no locks and knows nothing of what its bytes mean: that is `Measure` and the index above.
 //!
-//! Sizes: a leaf is a blob of about 3 KiB, so copying one costs a memcpy; an inner node has at most 32 children, so
-//! copying one costs 32 reference counts. A million keys of 32 bytes make a tree of four levels.
+//! Sizes: a leaf is one block of about 1.5 KiB, so copying one costs a memcpy; an inner node has at most 16 children, so
+//! copying one costs 16 reference counts. What a random put into a large tree costs is what it touches of memory that is
+//! not in the processor's caches; both sizes are the best of those tried for that. A million keys of 32 bytes make a tree
+//! of five levels.
 
 mod inner;
 mod iter;
@@ -13,7 +14,12 @@ mod leaf;
 
 use std::sync::Arc;
 
-use self::{inner::Inner, leaf::Leaf};
+use self::{
+    inner::Inner,
+    leaf::{Filling, Leaf},
+};
+
+pub(super) use self::leaf::common;
 
 pub use self::iter::Iter;
 
@@ -53,7 +59,7 @@ pub enum Step {
 }
 
 enum Node<M: Measure> {
-    Leaf(Arc<Leaf>),
+    Leaf(Leaf),
     Inner(Arc<Inner<M>>),
 }
 
@@ -64,6 +70,14 @@ impl<M: Measure> Clone for Node<M> {
             Node::Inner(inner) => Node::Inner(inner.clone()),
         }
     }
+}
+
+/// A value on its way to its key.
+struct Change<'a> {
+    key: &'a [u8],
+    make: &'a mut dyn FnMut(Option<&[u8]>, &mut Vec<u8>),
+    /// Known once `make` was called.
+    value: Vec<u8>,
 }
 
 /// A node that has split off to the right of the one it grew in: its separator, itself, its summary.
@@ -87,7 +101,7 @@ impl<M: Measure> Clone for Tree<M> {
 
 impl<M: Measure> Default for Tree<M> {
     fn default() -> Self {
-        Tree { root: Node::Leaf(Arc::new(Leaf::default())), summary: M::Summary::default(), len: 0 }
+        Tree { root: Node::Leaf(Leaf::default()), summary: M::Summary::default(), len: 0 }
     }
 }
 
@@ -126,10 +140,17 @@ impl<M: Measure> Tree<M> {
 
     /// Puts a value, replacing the one that was there. True if there was one.
     pub fn insert(&mut self, key: &[u8], value: &[u8]) -> bool {
-        let (old, split) = self.root.insert(key, value);
-        self.summary = M::replace(self.summary, old, Some(M::of(key, value)));
+        self.update(key, value.len(), &mut |_, new| new.extend_from_slice(value))
+    }
+
+    /// Puts what `change` makes of the value that is there, if there is one: it writes the new one, of about `room` bytes,
+    /// behind what is in the buffer that it is given, which is nothing. It is called once. True if there was a value.
+    pub fn update(&mut self, key: &[u8], room: usize, change: &mut dyn FnMut(Option<&[u8]>, &mut Vec<u8>)) -> bool {
+        let mut change = Change { key, make: change, value: Vec::with_capacity(room) };
+        let (old, split) = self.root.update(&mut change);
+        self.summary = M::replace(self.summary, old, Some(M::of(key, &change.value)));
         if let Some(split) = split {
-            let left = std::mem::replace(&mut self.root, Node::Leaf(Arc::default()));
+            let left = std::mem::replace(&mut self.root, Node::Leaf(Leaf::default()));
             let left_summary = left.summarize();
             let mut inner = Inner::default();
             inner.push(&[], left, left_summary);
@@ -151,7 +172,7 @@ impl<M: Measure> Tree<M> {
         self.len -= 1;
         while let Node::Inner(inner) = &self.root {
             match inner.len() {
-                0 => self.root = Node::Leaf(Arc::default()),
+                0 => self.root = Node::Leaf(Leaf::default()),
                 1 => self.root = inner.child(0).clone(),
                 _ => break,
             }
@@ -211,36 +232,37 @@ impl<M: Measure> Node<M> {
         }
     }
 
-    fn insert(&mut self, key: &[u8], value: &[u8]) -> (Option<M::Summary>, Option<Split<M>>) {
+    fn update(&mut self, change: &mut Change<'_>) -> (Option<M::Summary>, Option<Split<M>>) {
         match self {
             Node::Leaf(leaf) => {
-                let leaf = leaf::own(leaf, key.len() + value.len());
-                let old = match leaf.find(key) {
+                let old = match leaf.find(change.key) {
                     Ok(at) => {
                         let old = leaf.entry(at).1;
-                        let old = M::of(key, old);
-                        leaf.replace(at, value);
+                        (change.make)(Some(old), &mut change.value);
+                        let old = M::of(change.key, old);
+                        leaf.replace(at, change.key, &change.value);
                         Some(old)
                     }
                     Err(at) => {
-                        leaf.insert(at, key, value);
+                        (change.make)(None, &mut change.value);
+                        leaf.insert(at, change.key, &change.value);
                         None
                     }
                 };
                 let split = leaf.split_if_large().map(|right| {
                     let separator = leaf::separator(leaf.last_key(), right.first_key());
                     let summary = right.summarize::<M>();
-                    Split { separator, node: Node::Leaf(Arc::new(right)), summary }
+                    Split { separator, node: Node::Leaf(right), summary }
                 });
                 (old, split)
             }
             Node::Inner(inner) => {
                 let inner = Arc::make_mut(inner);
-                let at = inner.route(key);
-                let (old, split) = inner.child_mut(at).insert(key, value);
+                let at = inner.route(change.key);
+                let (old, split) = inner.child_mut(at).update(change);
                 match split {
                     None => {
-                        let summary = M::replace(inner.summary(at), old, Some(M::of(key, value)));
+                        let summary = M::replace(inner.summary(at), old, Some(M::of(change.key, &change.value)));
                         inner.set_summary(at, summary);
                     }
                     Some(split) => {
@@ -262,7 +284,6 @@ impl<M: Measure> Node<M> {
     fn remove(&mut self, key: &[u8]) -> M::Summary {
         match self {
             Node::Leaf(leaf) => {
-                let leaf = leaf::own(leaf, 0);
                 let at = leaf.find(key).expect("the key was just seen");
                 let old = M::of(key, leaf.entry(at).1);
                 leaf.remove(at);
@@ -325,7 +346,7 @@ impl<M: Measure> Node<M> {
 
 /// Builds a tree of full nodes from ascending entries, level by level at the right edge.
 pub struct Builder<M: Measure> {
-    leaf: Leaf,
+    leaf: Filling,
     /// The separator of the leaf under construction.
     separator: Vec<u8>,
     levels: Vec<(Vec<u8>, Inner<M>)>,
@@ -340,18 +361,18 @@ impl<M: Measure> Default for Builder<M> {
 
 impl<M: Measure> Builder<M> {
     pub fn new() -> Self {
-        Builder { leaf: Leaf::default(), separator: Vec::new(), levels: Vec::new(), len: 0 }
+        Builder { leaf: Filling::default(), separator: Vec::new(), levels: Vec::new(), len: 0 }
     }
 
     /// Whether `key` may be pushed next: whether it is above the one before.
     pub fn ascends_to(&self, key: &[u8]) -> bool {
-        self.leaf.len() == 0 || self.leaf.last_key() < key
+        self.leaf.is_empty() || self.leaf.last_key() < key
     }
 
     /// # Panics
     /// If `key` is not above the one before.
     pub fn push(&mut self, key: &[u8], value: &[u8]) {
-        if self.leaf.len() > 0 {
+        if !self.leaf.is_empty() {
             assert!(self.leaf.last_key() < key, "a tree is built from ascending keys");
             if self.leaf.would_be_large(key, value) {
                 let next = leaf::separator(self.leaf.last_key(), key);
@@ -364,10 +385,10 @@ impl<M: Measure> Builder<M> {
     }
 
     fn close_leaf(&mut self) {
-        let leaf = self.leaf.take_copy();
+        let leaf = self.leaf.take();
         let summary = leaf.summarize::<M>();
         let separator = std::mem::take(&mut self.separator);
-        self.attach(0, separator, Node::Leaf(Arc::new(leaf)), summary);
+        self.attach(0, separator, Node::Leaf(leaf), summary);
     }
 
     fn attach(&mut self, level: usize, separator: Vec<u8>, node: Node<M>, summary: M::Summary) {
