@@ -131,7 +131,7 @@ pub async fn in_parts(
         let ready = select(ready, &mut too_old).await;
         *waited += runtime::recent() - since;
         match ready {
-            Either::Left((Ok(()), _)) => shard.check_running()?,
+            Either::Left((Ok(()), _)) => {}
             Either::Left((Err(_gone), _)) => return Err(error::CONTEXT_CANCELED),
             Either::Right(_) => return Err(error::STREAM_PIN_TOO_OLD),
         }
