@@ -84,7 +84,7 @@ pub fn pressure(options: &PressureOptions) -> Result<(), String> {
     line("hot keys, meanwhile", &found.hot_meanwhile);
     line("all keys at random", &found.cold);
     println!(
-        "memory of the cgroup {} MB; server's CPU {:.1} % of a core meanwhile, {:.1} % alone; {:.0} reads/s reached the disk or its cache",
+        "memory of the cgroup {} MB; server's CPU {:.1} % of a core meanwhile, {:.1} % alone; {:.0} reads/s of all keys",
         number(found.limited_bytes as f64 / 1e6),
         found.cpu_percent.1,
         found.cpu_percent.0,
