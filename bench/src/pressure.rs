@@ -84,7 +84,7 @@ pub fn pressure(options: &PressureOptions) -> Result<(), String> {
     line("hot keys, meanwhile", &found.hot_meanwhile);
     line("all keys at random", &found.cold);
     println!(
-        "memory of the cgroup {} MB; server's CPU {:.1} % of a core meanwhile, {:.1} % alone; {:.0} reads/s reached the disk or its cache",
+        "memory of the cgroup {} MB; server's CPU {:.1} % of a core meanwhile, {:.1} % alone; {:.0} reads/s of all keys",
         number(found.limited_bytes as f64 / 1e6),
         found.cpu_percent.1,
         found.cpu_percent.0,
@@ -123,11 +123,18 @@ async fn measure(options: &PressureOptions, cores: Cores, limit: MemoryLimit) ->
     let flags = vec!["--quota-backend-bytes=17179869184".to_owned()];
     let recipe = Recipe { program: options.urd.clone(), flags, core: cores.server, parent: options.data.clone() };
     let server = Server::start_within(recipe, Some(limit)).await?;
-    let gauge = server.gauge();
-    let dialer = Dialer::new(server.target())?;
+    let (gauge, dialer) = (server.gauge(), Dialer::new(server.target())?);
     let progress = Progress::new("loading");
-    let site = Site { dialer, gauge: Some(gauge.clone()), server: Some(server), go_client: None, progress };
-    fill(&site, options.keys, options.value_bytes).await?;
+    let mut site = Site { dialer, gauge: Some(gauge), server: Some(server), go_client: None, progress };
+    let found = measure_site(options, &site).await;
+    let Some(server) = site.server.as_mut() else { return found };
+    // A server that needs more than it was given is killed by the kernel: that, not a broken connection, is the cause.
+    found.map_err(|cause| server.ended().map_or(cause.clone(), |ended| format!("{cause}: {ended}")))
+}
+
+async fn measure_site(options: &PressureOptions, site: &Site) -> Result<Found, String> {
+    let gauge = site.gauge.as_ref().ok_or("the server's process is not known")?;
+    fill(site, options.keys, options.value_bytes).await?;
     // What the load has left in the cache would be read from there.
     if let Some(folder) = &gauge.data_dir {
         drop_page_cache(folder).map_err(|cause| cause.to_string())?;
@@ -143,7 +150,7 @@ async fn measure(options: &PressureOptions, cores: Cores, limit: MemoryLimit) ->
     // Each hot key is read once at least, so that it is in memory.
     tokio::time::sleep(Duration::from_secs_f64(3.0 * options.hot_keys as f64 / options.hot_rate)).await;
     hot.measure_from_now();
-    let stopwatch = Stopwatch::start(Some(&gauge));
+    let stopwatch = Stopwatch::start(Some(gauge));
     let progress = Progress::new("hot keys alone");
     progress.wait(part).await;
     drop(progress);
@@ -154,7 +161,7 @@ async fn measure(options: &PressureOptions, cores: Cores, limit: MemoryLimit) ->
     let (hot_alone, alone) = (hot.lap(), percent(&stopwatch));
     let cold = start(site.connections(8).await?, options.keys, options.cold_rate, 2)?;
     cold.measure_from_now();
-    let stopwatch = Stopwatch::start(Some(&gauge));
+    let stopwatch = Stopwatch::start(Some(gauge));
     let progress = Progress::new("hot keys, and all keys");
     progress.wait(part).await;
     drop(progress);

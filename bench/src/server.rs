@@ -79,6 +79,13 @@ impl Server {
         Gauge { pid, cgroup: self.cgroup.clone(), data_dir: Some(self.data_dir()) }
     }
 
+    /// How it has ended by itself, if it has.
+    pub fn ended(&mut self) -> Option<String> {
+        let status = self.child.as_mut()?.try_wait().ok()??;
+        let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+        Some(format!("the server has ended, {status}; the end of its log: {}", log.lines().last().unwrap_or("nothing")))
+    }
+
     /// SIGKILL, and waits for its end.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

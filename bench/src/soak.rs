@@ -247,6 +247,7 @@ fn levelling(samples: &[Sample]) -> String {
     }
     let median = |samples: &[Sample], value: fn(&Sample) -> f64| {
         let mut values: Vec<f64> = samples.iter().map(value).collect();
+        // A sample in which nothing was answered has no percentile, and sorts last.
         values.sort_by(f64::total_cmp);
         values[values.len() / 2]
     };

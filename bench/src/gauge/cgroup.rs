@@ -105,10 +105,24 @@ fn own_groups() -> Option<String> {
     fs::read_to_string("/proc/self/cgroup").ok()
 }
 
+const NAME: &str = "urd-bench-";
+
 fn make_beneath(parent: &Path) -> Option<Folder> {
+    remove_left_behind(parent);
     let number = MADE.fetch_add(1, Ordering::Relaxed);
-    let path = parent.join(format!("urd-bench-{}-{number}", process::id()));
+    let path = parent.join(format!("{NAME}{}-{number}", process::id()));
     fs::create_dir(&path).ok().map(|()| Folder(path))
+}
+
+/// Groups of runs that were interrupted: their driver is gone, and one that is not empty cannot be removed.
+fn remove_left_behind(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let driver = name.to_str().and_then(|name| name.strip_prefix(NAME)?.split('-').next()?.parse::<u32>().ok());
+        if driver.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
 }
 
 /// This process's folder in a hierarchy, from `/proc/self/mounts` and `/proc/self/cgroup` (cgroups(7)).

@@ -3,7 +3,7 @@
 
 use super::{
     number,
-    svg::{Anchor, INK, OURS, PALE_INK, REFERENCE, Svg, log_ticks},
+    svg::{Anchor, INK, OURS, PALE_INK, REFERENCE, Svg, log_ticks, tick_text},
 };
 use crate::{
     measure::Latency,
@@ -119,9 +119,4 @@ fn plot(svg: &mut Svg, (left, top): (f64, f64), row: &RowResult) {
         let told = format!("{server}: p50 {}, p99 {} ms", number(p50), number(p99));
         svg.words(left - 30.0 + 175.0 * at as f64, top - 12.0, 11.0, Anchor::Start, color(server), &told);
     }
-}
-
-fn tick_text(tick: f64) -> String {
-    let text = format!("{tick:.3}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }

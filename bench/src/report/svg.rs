@@ -92,6 +92,12 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
+/// A tick in as few digits as it has: `0.2`, `10`.
+pub fn tick_text(tick: f64) -> String {
+    let text = format!("{tick:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 /// Round values (1, 2 or 5 times a power of ten) from `low` to `high`, about as many as asked for; both ends are within.
 pub fn round_ticks(low: f64, high: f64, count: usize) -> Vec<f64> {
     let rough = ((high - low) / count as f64).max(f64::MIN_POSITIVE);

@@ -1,9 +1,6 @@
 //! Figures over time, one plot beneath the other on one axis of minutes: whether something levels off is seen at once.
 
-use super::{
-    number,
-    svg::{Anchor, INK, OURS, PALE_INK, REFERENCE, Svg, round_ticks},
-};
+use super::svg::{Anchor, INK, OURS, PALE_INK, REFERENCE, Svg, round_ticks, tick_text};
 
 pub struct Series {
     pub title: String,
@@ -35,11 +32,11 @@ pub fn timeline(title: &str, subtitle: &str, seconds: &[f64], series: &[Series])
         svg.words(left + PLOT.0, top - 14.0, 11.0, Anchor::End, PALE_INK, &one.unit);
         for tick in ticks {
             svg.grid_line((left, y(tick)), (left + PLOT.0, y(tick)));
-            svg.words(left - 6.0, y(tick) + 4.0, 11.0, Anchor::End, PALE_INK, &number(tick));
+            svg.words(left - 6.0, y(tick) + 4.0, 11.0, Anchor::End, PALE_INK, &tick_text(tick));
         }
         for minute in round_ticks(0.0, end, 6).into_iter().filter(|minute| *minute <= end) {
             svg.grid_line((x(minute), top), (x(minute), top + PLOT.1));
-            svg.words(x(minute), top + PLOT.1 + 16.0, 11.0, Anchor::Middle, PALE_INK, &number(minute));
+            svg.words(x(minute), top + PLOT.1 + 16.0, 11.0, Anchor::Middle, PALE_INK, &tick_text(minute));
         }
         let mut legend = left + 130.0;
         for (at, (name, values)) in one.lines.iter().enumerate() {

@@ -60,6 +60,7 @@ pub async fn paged(site: &Site, plan: &Plan) -> Result<Outcome, String> {
     outcome.take(stopwatch.lap());
     if let Some(writes) = writes {
         let latency = writes.finish().await?;
+        outcome.notes.push("CPU with that of the puts".to_owned());
         outcome.set("puts_beside", latency.count() as f64);
         if let Some(p99) = latency.at_ms(0.99) {
             outcome.set("puts_beside_p99_ms", p99);

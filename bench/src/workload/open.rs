@@ -93,9 +93,9 @@ impl OpenLoop {
         self.state.measured_from.set(Some(Instant::now()));
     }
 
-    /// What was measured since the last `measure_from_now`, and measures anew from now on.
+    /// What was answered since the last lap. Those still under way count in the next one: they were due before, but the
+    /// slowest are among them, and none may be lost.
     pub fn lap(&self) -> Latency {
-        self.state.measured_from.set(Some(Instant::now()));
         self.state.latency.take()
     }
 
@@ -135,5 +135,46 @@ impl State {
     fn fail(&self, cause: String) {
         self.is_over.set(true);
         self.failure.borrow_mut().get_or_insert(cause);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> State {
+        State {
+            is_over: Cell::new(false),
+            measured_from: Cell::new(None),
+            sent: Cell::new(0),
+            latency: RefCell::default(),
+            failure: RefCell::default(),
+            permits: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    #[test]
+    fn a_call_counts_from_when_it_was_due_and_in_the_lap_in_which_it_is_answered() {
+        let now = Instant::now();
+        let state = state();
+        state.done(now - Duration::from_secs(3));
+        assert_eq!(state.latency.borrow().count(), 0, "warming up");
+        state.measured_from.set(Some(now - Duration::from_secs(2)));
+        state.done(now - Duration::from_secs(3));
+        assert_eq!(state.latency.borrow().count(), 0, "it was due while warming up");
+        state.done(now - Duration::from_secs(1));
+        assert!(state.latency.borrow().max_ms() >= 1_000.0);
+        state.latency.take();
+        state.done(now - Duration::from_secs(1));
+        assert_eq!(state.latency.borrow().count(), 1, "due in the lap before, answered in this one");
+    }
+
+    #[test]
+    fn the_first_failure_is_told_and_ends_the_loop() {
+        let state = state();
+        state.fail("one".to_owned());
+        state.fail("two".to_owned());
+        assert!(state.is_over.get());
+        assert_eq!(state.failure.borrow().as_deref(), Some("one"));
     }
 }
