@@ -240,6 +240,16 @@ pub fn shutdown_write(fd: BorrowedFd<'_>) -> io::Result<()> {
     checked(unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_WR) }).map(drop)
 }
 
+/// A descriptor that can be read when the other one can. It does not keep that one open.
+pub fn stand_in(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: epoll_create1 touches no memory; the descriptor is new and ours.
+    let epoll = unsafe { OwnedFd::from_raw_fd(checked(libc::epoll_create1(libc::EPOLL_CLOEXEC))?) };
+    let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
+    // SAFETY: the kernel reads one epoll_event.
+    checked(unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &mut event) })?;
+    Ok(epoll)
+}
+
 /// A counter that can be waited for; reading it never blocks.
 pub fn event_counter() -> io::Result<OwnedFd> {
     // SAFETY: eventfd touches no memory; the descriptor is new and ours.

@@ -12,6 +12,7 @@ use std::{
 
 use super::{
     executor::{self, Executor},
+    os,
     ring::Side,
 };
 
@@ -27,11 +28,23 @@ pub struct Registered {
 impl Registered {
     /// Takes over a descriptor that does not block. It counts as ready in both directions until a call says otherwise.
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
-        let (executor, fd, readiness) = (executor::here(), Rc::new(fd), Rc::new(Readiness::default()));
+        let fd = Rc::new(fd);
+        Ok(Self::watching(fd.clone(), fd))
+    }
+
+    /// The same for a listening socket, which the ring must not hold: the kernel takes a ring down some time after its
+    /// process has ended, and until then nobody else could listen at the address.
+    pub fn listening(fd: OwnedFd) -> io::Result<Self> {
+        let watched = os::stand_in(fd.as_fd())?;
+        Ok(Self::watching(Rc::new(fd), Rc::new(watched)))
+    }
+
+    fn watching(fd: Rc<OwnedFd>, watched: Rc<OwnedFd>) -> Self {
+        let (executor, readiness) = (executor::here(), Rc::new(Readiness::default()));
         readiness.readable.set(true);
         readiness.writable.set(true);
-        let key = executor.ring.borrow_mut().watch(fd.clone(), Side::Reading, readiness.clone());
-        Ok(Registered { executor, key, readiness, fd })
+        let key = executor.ring.borrow_mut().watch(watched, Side::Reading, readiness.clone());
+        Registered { executor, key, readiness, fd }
     }
 
     pub fn fd(&self) -> BorrowedFd<'_> {

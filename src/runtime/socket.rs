@@ -109,7 +109,7 @@ impl Bound {
 
     /// Gives it to this executor, to accept on.
     pub fn adopt(self) -> io::Result<Listening> {
-        Ok(Listening { registered: Registered::new(self.fd)?, local: self.local })
+        Ok(Listening { registered: Registered::listening(self.fd)?, local: self.local })
     }
 }
 

@@ -199,6 +199,21 @@ fn nobody_listening_is_an_error() {
     .unwrap();
 }
 
+/// Without the executor having its turn: nothing in the kernel may hold what listens.
+#[test]
+fn an_address_is_free_as_soon_as_nobody_listens() {
+    run_one(|| async {
+        let listening = loopback().adopt().unwrap();
+        let Address::Inet(address) = listening.local().clone() else { unreachable!() };
+        for _ in 0..3 {
+            yield_now().await;
+        }
+        drop(listening);
+        drop(Bound::inet(address, 16).unwrap());
+    })
+    .unwrap();
+}
+
 #[test]
 fn many_connections_are_served_at_once() {
     const CONNECTIONS: usize = 600;
