@@ -9,7 +9,9 @@ use super::encode::{Encoded, Hole};
 use crate::{
     error::{self, Status},
     grpc::Frame,
-    limits, runtime,
+    limits, log,
+    observe::log::shown,
+    runtime,
     shard::view::View,
     store::types::{Place, Values},
     wal::table::SegmentTable,
@@ -28,7 +30,7 @@ pub async fn fill_holes(view: &Arc<View>, mut encoded: Encoded) -> Result<Frame,
             places.into_iter().map(|place| view.segments.read(place)).collect::<io::Result<Vec<Bytes>>>()
         })
         .await
-        .map_err(|cause| error::unreadable(&cause))?;
+        .map_err(|cause| unreadable(&cause))?;
         for (hole, value) in batch.iter().zip(values) {
             encoded.fill(*hole, &value);
         }
@@ -40,10 +42,28 @@ pub async fn fill_holes(view: &Arc<View>, mut encoded: Encoded) -> Result<Frame,
 pub fn fill_holes_blocking(view: &View, mut encoded: Encoded) -> Result<Frame, Status> {
     encoded.check_size()?;
     for hole in std::mem::take(&mut encoded.holes) {
-        let value = view.segments.read(hole.place).map_err(|cause| error::unreadable(&cause))?;
+        let value = view.segments.read(hole.place).map_err(|cause| unreadable(&cause))?;
         encoded.fill(hole, &value);
     }
     Ok(encoded.frame)
+}
+
+/// Tells the client that a value cannot be had, and the operator which, why, and what to do. The other values are as good
+/// as before, so the member goes on serving them.
+pub fn unreadable(cause: &io::Error) -> Status {
+    let cure = match cause.kind() {
+        io::ErrorKind::InvalidData => {
+            "check the disk, and replace the member or restore a snapshot: urd-wal verify names all that is damaged"
+        }
+        _ => "check the disk",
+    };
+    log!(
+        Error,
+        "a stored value cannot be read; it is refused to who asks for it",
+        "error" = shown(cause),
+        "cure" = cure
+    );
+    error::unreadable(cause)
 }
 
 /// Cuts a list of holes where their bytes come to a batch.
