@@ -222,6 +222,9 @@ impl Space {
                     return Ok(());
                 }
             };
+            // As in `give_back_all`: what moves must not be what fills the disk.
+            let active = self.driver.core().writer().active_life();
+            self.driver.files.prepare(active + 1).await?;
             self.driver.with_core(|core| core.relocate(slice.values));
             while self.driver.core().relocating() {
                 self.driver.after_write().await;
@@ -287,6 +290,10 @@ impl Space {
 
     /// Defragment: everything that compaction has freed goes back. (etcd API, Maintenance.Defragment.)
     async fn give_back_all(&mut self) -> io::Result<()> {
+        // The log goes on in a new segment, which must be there first: where there is no room for it this job fails, and not
+        // the next write of the log, which would end the member.
+        let active = self.driver.core().writer().active_life();
+        self.driver.files.prepare(active + 1).await?;
         // So that all that was written so far lies before the checkpoint and may be repacked.
         self.checkpoint(Roll::Over).await?;
         let mut repacked = false;
