@@ -16,7 +16,11 @@ use glommio::{
     io::{BufferedFile, DmaFile, OpenOptions as RingOptions},
 };
 
-use super::{background, now, os};
+use super::{
+    background,
+    faults::{self, Step},
+    now, os,
+};
 use crate::limits::{DISK_BLOCK_BYTES, PROBE_WRITES};
 
 /// How a write becomes durable.
@@ -98,6 +102,7 @@ impl DirectFile {
     pub async fn write_durable(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         assert!(offset.is_multiple_of(DISK_BLOCK_BYTES as u64), "offset {offset} is not aligned");
         assert!(bytes.len().is_multiple_of(DISK_BLOCK_BYTES), "length {} is not aligned", bytes.len());
+        faults::check(Step::Write)?;
         let mut done = 0;
         while done < bytes.len() {
             let written = self.write(offset + done as u64, &bytes[done..]).await?;
@@ -108,6 +113,7 @@ impl DirectFile {
             }
             done += whole;
         }
+        faults::check(Step::Sync)?;
         match self.durability {
             Durability::Dsync => Ok(()),
             Durability::Fdatasync => self.sync().await,

@@ -3,6 +3,7 @@
 //! folder. It knows nothing of what is done with it.
 
 pub mod executors;
+mod faults;
 pub mod file;
 pub mod mesh;
 mod os;
