@@ -204,7 +204,11 @@ pub fn method_unimplemented(method: &str) -> Status {
     Status::unimplemented(format!("method {method} not implemented"))
 }
 
-/// A stored value could not be read.
+/// A stored value could not be read: of kind InvalidData, because what is there is not what was written.
 pub fn unreadable(cause: &std::io::Error) -> Status {
-    Status::internal(format!("a stored value could not be read: {cause}"))
+    let code = match cause.kind() {
+        std::io::ErrorKind::InvalidData => Code::DataLoss,
+        _ => Code::Internal,
+    };
+    Status::new(code, format!("a stored value could not be read: {cause}"))
 }

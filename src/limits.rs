@@ -60,7 +60,7 @@ pub const COMPACTION_HASHES: usize = 10;
 /// A segment is repacked in the background when its live values, moved, would take less than this share of its file.
 pub const REPACK_BELOW_PERCENT: u64 = 50;
 
-/// The same when a client asks to defragment. A segment of moved values is full but for one record, 1 MiB or one value
+/// The same when a client asks to defragment. A segment of moved values is full but for one record, at most one value
 /// of 1.5 MiB, in 16 MiB: above nine tenths; so what was moved is not moved again.
 pub const DEFRAGMENT_BELOW_PERCENT: u64 = 85;
 
@@ -94,9 +94,14 @@ pub const SEGMENT_REQUESTS_MIN: u32 = 4;
 /// cache.
 pub const LOG_RECENT_BYTES: u64 = 32 * 1024 * 1024;
 
-/// A record of relocated values is closed when it has grown to this, so that repacking never holds up a batch for long.
-/// One value that is larger makes a record of its own.
-pub const MOVED_RECORD_BYTES: usize = 1024 * 1024;
+/// A record of relocated values is closed when it has grown to this. Who reads one of them from a file proves the whole
+/// record: 8 KiB are 1 µs of checksum, and the header of 48 bytes is half a percent of them. One value that is larger makes
+/// a record of its own.
+pub const MOVED_RECORD_BYTES: usize = 8 * 1024;
+
+/// On a shard's own core a value from a segment's file is proven if its record is no larger than this, or twice the
+/// value: 64 KiB are about 5 µs of checksum. Larger ones (transactions of many values) are read by a background thread.
+pub const PROOF_INLINE_BYTES: u32 = 64 * 1024;
 
 /// One question to the kernel about resident pages covers 64 pages (256 KiB), a bit of one word each.
 pub const RESIDENT_WINDOW_PAGES: usize = 64;

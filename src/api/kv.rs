@@ -19,7 +19,7 @@ use super::{
     values::{self, Resident},
 };
 use crate::{
-    error::{self, Status},
+    error::Status,
     grpc::{Frame, LocalBoxFuture, Parts, Unary},
     limits,
     observe::metrics::{Operation, ShardMetrics, Stage},
@@ -219,7 +219,7 @@ async fn gathered_in_background(shard: &Rc<Shard>, view: Arc<View>, request: Ran
     runtime::background(move || {
         let revision = view.revision();
         let answer = range::answer(&view.state.index, &request, revision, &mut |kv| view.segments.value(kv.meta.place))
-            .map_err(|cause| error::unreadable(&cause))??;
+            .map_err(|cause| values::unreadable(&cause))??;
         let encoded = encode::range(&member.head, member.term(), &answer, &view.segments);
         values::fill_holes_blocking(&view, encoded)
     })
@@ -332,8 +332,8 @@ fn read_txn(services: &Rc<Services>, view: Arc<View>, request: TxnRequest) -> Re
     let (member, metrics) = (shard.member.clone(), shard.metrics.clone());
     Read::begun(async move {
         let (answer, frame) = runtime::background(move || {
-            let answer =
-                txn::read(&view.state.index, &request, &view.segments).map_err(|cause| error::unreadable(&cause))??;
+            let answer = txn::read(&view.state.index, &request, &view.segments)
+                .map_err(|cause| values::unreadable(&cause))??;
             let encoded = encode::txn(&member.head, member.term(), &answer, &view.segments);
             values::fill_holes_blocking(&view, encoded).map(|frame| (answer, frame))
         })

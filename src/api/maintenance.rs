@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::{
     request::Kind,
     service::{Services, decode, header, later, refuse},
+    values,
 };
 use crate::{
     error::{self, Status},
@@ -158,7 +159,7 @@ async fn hashed<T: Send + 'static>(
             runtime::background(move || work(&view)).await
         }
     };
-    result.map_err(|cause| error::unreadable(&cause))
+    result.map_err(|cause| values::unreadable(&cause))
 }
 
 #[cfg(test)]

@@ -222,7 +222,7 @@ async fn sorted(
             SortTarget::Value => kvs.iter().map(|kv| view.segments.value(kv.meta.place)).collect(),
             _ => Ok(Vec::new()),
         };
-        range::sort_kvs(&mut kvs, sort, values.map_err(|cause| error::unreadable(&cause))?);
+        range::sort_kvs(&mut kvs, sort, values.map_err(|cause| values::unreadable(&cause))?);
         Ok((kvs, greatest))
     })
     .await

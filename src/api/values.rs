@@ -9,7 +9,9 @@ use super::encode::{Encoded, Hole};
 use crate::{
     error::{self, Status},
     grpc::Frame,
-    limits, runtime,
+    limits, log,
+    observe::log::shown,
+    runtime,
     shard::view::View,
     store::types::{Place, Values},
     wal::table::SegmentTable,
@@ -68,7 +70,7 @@ pub async fn fill(
             fill_blocking(&view.segments, &mut buffer, &cold[from..from + batch], pages).map(|()| buffer)
         })
         .await;
-        buffer = filled.map_err(|cause| error::unreadable(&cause))?;
+        buffer = filled.map_err(|cause| unreadable(&cause))?;
     }
     Ok(buffer)
 }
@@ -131,9 +133,26 @@ fn put(buffer: &mut BytesMut, hole: &Hole, value: &[u8]) {
 pub fn fill_holes_blocking(view: &View, mut encoded: Encoded) -> Result<Frame, Status> {
     encoded.check_size()?;
     let holes = std::mem::take(&mut encoded.holes);
-    fill_blocking(&view.segments, encoded.frame.buffer(), &holes, Pages::Keep)
-        .map_err(|cause| error::unreadable(&cause))?;
+    fill_blocking(&view.segments, encoded.frame.buffer(), &holes, Pages::Keep).map_err(|cause| unreadable(&cause))?;
     Ok(encoded.frame)
+}
+
+/// Tells the client that a value cannot be had, and the operator which, why, and what to do. The other values are as good
+/// as before, so the member goes on serving them.
+pub fn unreadable(cause: &io::Error) -> Status {
+    let cure = match cause.kind() {
+        io::ErrorKind::InvalidData => {
+            "check the disk, and replace the member or restore a snapshot: urd-wal verify names all that is damaged"
+        }
+        _ => "check the disk",
+    };
+    log!(
+        Error,
+        "a stored value cannot be read; it is refused to who asks for it",
+        "error" = shown(cause),
+        "cure" = cure
+    );
+    error::unreadable(cause)
 }
 
 /// Cuts a list of holes where their bytes come to a batch.

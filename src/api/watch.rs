@@ -12,6 +12,7 @@ use std::{
 use bytes::Bytes;
 use prost::Message as _;
 
+use super::values;
 use crate::{
     error::{self, Status},
     grpc::{
@@ -227,7 +228,7 @@ impl<H: Host> Open<'_, H> {
         if let Slice::Read(mut batch) = slice {
             // In a box: it is rare, and every stream's task would be larger by it.
             let values = Box::pin(snapshot.read(batch.missing())).await;
-            let values = values.map_err(|cause| Status::internal(format!("a value cannot be read: {cause}")))?;
+            let values = values.map_err(|cause| values::unreadable(&cause))?;
             batch.fill(&values);
             self.host.watches().with(|table| table.settle(*batch, term));
         }

@@ -237,6 +237,9 @@ impl Space {
             };
             let mut values = slice.values.into_iter();
             while values.len() > 0 {
+                // As in `give_back_all`: what moves must not be what fills the disk.
+                let active = self.driver.core().writer().active_life();
+                self.driver.files.prepare(active + 1).await?;
                 self.move_values(values.by_ref().take(limits::REPACK_SLICE_VALUES).collect()).await;
             }
             match slice.next {
@@ -309,6 +312,10 @@ impl Space {
 
     /// Defragment: everything that compaction has freed goes back. (etcd API, Maintenance.Defragment.)
     async fn give_back_all(&mut self) -> io::Result<()> {
+        // The log goes on in a new segment, which must be there first: where there is no room for it this job fails, and not
+        // the next write of the log, which would end the member.
+        let active = self.driver.core().writer().active_life();
+        self.driver.files.prepare(active + 1).await?;
         // So that all that was written so far lies before the checkpoint and may be repacked.
         self.checkpoint(Roll::Over).await?;
         let mut repacked = false;

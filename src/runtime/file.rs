@@ -20,6 +20,7 @@ use super::{
     background,
     blocks::Blocks,
     executor::{self, FileOperation},
+    faults::{self, Step},
     now, os,
     ring::{Memory, Transfer},
 };
@@ -99,6 +100,7 @@ impl DirectFile {
     pub async fn write_durable(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         assert!(offset.is_multiple_of(DISK_BLOCK_BYTES as u64), "offset {offset} is not aligned");
         assert!(bytes.len().is_multiple_of(DISK_BLOCK_BYTES), "length {} is not aligned", bytes.len());
+        faults::check(Step::Write)?;
         let syncs = self.durability == Durability::Fdatasync;
         let linked = syncs && executor::here().ring.borrow().links_syncs();
         let mut done = 0;
@@ -116,6 +118,7 @@ impl DirectFile {
             }
             done += whole;
         }
+        faults::check(Step::Sync)?;
         if syncs && !linked { self.sync().await } else { Ok(()) }
     }
 

@@ -5,6 +5,7 @@
 mod blocks;
 mod executor;
 pub mod executors;
+mod faults;
 pub mod file;
 pub mod mesh;
 mod os;

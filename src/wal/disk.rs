@@ -473,7 +473,7 @@ mod tests {
         assert_eq!(dir.ensure_segment(&header(1)).unwrap(), path);
         dir.ensure_segment(&header(2)).unwrap();
 
-        let pinned = Arc::new(Segment::in_file(temp.path(), 1, 65536, 65536));
+        let pinned = Arc::new(Segment::in_file(temp.path(), 1, 65536, 7, 65536));
         let reader = pinned.clone();
         let Recycled::Pinned(pinned) = dir.recycle(pinned).unwrap() else { panic!("somebody reads from it") };
         drop(reader);

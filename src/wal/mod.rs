@@ -10,6 +10,7 @@ pub mod inspect;
 mod lock;
 mod map;
 mod memory;
+pub mod proof;
 pub mod record;
 pub mod recovery;
 pub mod replay;

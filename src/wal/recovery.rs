@@ -171,8 +171,8 @@ pub fn recover(dir: &Dir, options: &Options) -> Result<Recovered, RecoveryError>
     let sealed = segments
         .into_iter()
         .map(|it| {
-            let SegmentHeader { life, size, .. } = it.header;
-            Segment::in_file(dir.path(), life, size, it.used.unwrap_or(size))
+            let SegmentHeader { life, size, salt, .. } = it.header;
+            Segment::in_file(dir.path(), life, size, salt, it.used.unwrap_or(size))
         })
         .collect();
     let Cursor { write, chain } = tail.cursor;
@@ -432,11 +432,37 @@ impl<'a> Replay<'a> {
                     Err(_) => {}
                 }
             }
+            if life == position.life {
+                self.check_before(&bytes, life, salt, position.offset)?;
+            }
             let torn = self.judge(&bytes, &segments[at..], offset, (spot_life, spot), cursor)?;
             let commit_taken_back = self.settle_commit(life, offset, cursor)?;
             let cut = Cut { file: self.dir.segment_path(spot_life), offset: spot.offset, index: self.expected() };
             return Ok(Tail { life, offset, cursor, torn, cut, commit_taken_back, image: bytes.into() });
         }
+    }
+
+    /// The segment that goes on is held in memory, from where values are given without a proof: what lies in it before the
+    /// checkpoint's position must be sound too, though no record of it is replayed.
+    fn check_before(&self, bytes: &Bytes, life: u32, salt: u32, position: u32) -> Result<(), RecoveryError> {
+        let image = Image { bytes, life, salt };
+        let first = image.find(RECORDS_FROM).filter(|(at, _)| *at == RECORDS_FROM);
+        let (mut at, mut cursor) = first.unwrap_or((RECORDS_FROM, Cursor::default()));
+        let mut index = 1;
+        while at.next_multiple_of(LOG_BLOCK_BYTES) < position {
+            match image.next(at, cursor) {
+                Ok(record) => {
+                    (at, cursor) = (record.end(), record.cursor);
+                    index = record.header.index + u64::from(record.header.kind == Type::Entry);
+                }
+                Err(spot) => {
+                    let (file, offset) = (self.dir.segment_path(life), spot.offset.into());
+                    let what = "no sound record is there, and the checkpoint lies behind it".into();
+                    return Err(RecoveryError::Damaged { file, offset, index, what });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Reads the records of one segment and gives the spot where they end.

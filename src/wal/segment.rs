@@ -1,26 +1,33 @@
 //! One segment of the log as readers hold it: its bytes in memory while it is fresh, its file once it is old. Holding
-//! one pins its file: it is recycled only when nobody does.
+//! one pins its file: it is recycled only when nobody does. What comes from the file is given only together with the
+//! proof that it is what was written (`proof.rs`): a disk that has changed a byte makes an error, never another value.
 
 use std::{
     cell::Cell,
     fmt,
     fs::File,
     io,
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
 
 use bytes::Bytes;
 
-use super::{map::Map, memory::Memory, record::RECORDS_FROM};
-use crate::limits::{LOG_BLOCK_BYTES, RESIDENT_WINDOW_PAGES};
+use super::{
+    map::Map,
+    memory::Memory,
+    proof::{self, Proof},
+    record::{ALIGN, HEADER_BYTES, RECORDS_FROM},
+};
+use crate::limits::{LOG_BLOCK_BYTES, PROOF_INLINE_BYTES, RESIDENT_WINDOW_PAGES};
 
 const WINDOW_BYTES: u32 = RESIDENT_WINDOW_PAGES as u32 * LOG_BLOCK_BYTES;
 
 pub struct Segment {
     life: u32,
     size: u32,
+    /// Where the checksums of the log's headers start from.
+    salt: u32,
     path: PathBuf,
     bytes: Store,
 }
@@ -42,7 +49,12 @@ enum Store {
 /// Which pages of one window of one segment were last seen resident. Good for one answer, not longer: the kernel may
 /// take pages back at any time, and then a read of them stalls (but is still right).
 #[derive(Default)]
-pub(super) struct SeenResident(Cell<(u32, usize, u64)>);
+pub(super) struct SeenResident {
+    /// Life, window, a bit for each page.
+    pages: Cell<(u32, usize, u64)>,
+    /// Life, and where the payload of the record begins and ends that was proven last.
+    proven: Cell<(u32, u32, u32)>,
+}
 
 /// The file of a segment by its life number.
 pub fn file_name(life: u32) -> String {
@@ -50,27 +62,28 @@ pub fn file_name(life: u32) -> String {
 }
 
 impl Segment {
-    pub(super) fn in_memory(dir: &Path, life: u32, size: u32, memory: Arc<Memory>) -> Self {
-        Segment { life, size, path: dir.join(file_name(life)), bytes: Store::Memory(memory) }
+    pub(super) fn in_memory(dir: &Path, life: u32, size: u32, salt: u32, memory: Arc<Memory>) -> Self {
+        Segment { life, size, salt, path: dir.join(file_name(life)), bytes: Store::Memory(memory) }
     }
 
     /// The same segment as one whose bytes have to be read from a disk.
     #[cfg(test)]
     pub(super) fn cold(&self) -> Segment {
         let Store::Memory(memory) = &self.bytes else { unreachable!("made of one in memory") };
-        Segment { life: self.life, size: self.size, path: self.path.clone(), bytes: Store::Cold(memory.clone()) }
+        let bytes = Store::Cold(memory.clone());
+        Segment { life: self.life, size: self.size, salt: self.salt, path: self.path.clone(), bytes }
     }
 
-    pub(super) fn in_file(dir: &Path, life: u32, size: u32, used: u32) -> Self {
+    pub(super) fn in_file(dir: &Path, life: u32, size: u32, salt: u32, used: u32) -> Self {
         let bytes = Store::File { used, file: OnceLock::new(), map: OnceLock::new() };
-        Segment { life, size, path: dir.join(file_name(life)), bytes }
+        Segment { life, size, salt, path: dir.join(file_name(life)), bytes }
     }
 
     /// The same segment without its bytes in memory. Who still holds `self` reads from that memory only: it does not
     /// keep the file from being recycled, and need not.
     pub(super) fn evicted(&self) -> Segment {
         let bytes = Store::File { used: self.used(), file: OnceLock::new(), map: OnceLock::new() };
-        Segment { life: self.life, size: self.size, path: self.path.clone(), bytes }
+        Segment { life: self.life, size: self.size, salt: self.salt, path: self.path.clone(), bytes }
     }
 
     /// The number that no other segment of the log has, ever.
@@ -102,7 +115,8 @@ impl Segment {
         matches!(self.bytes, Store::Memory(_))
     }
 
-    /// Bytes that can be read without a stall.
+    /// Bytes that can be read without a stall, and are proven to be what was written. None also where the proof would
+    /// take long or fails: who then reads with `read_blocking` is told.
     pub(super) fn resident(&self, offset: u32, len: u32, seen: &SeenResident) -> Option<&[u8]> {
         match &self.bytes {
             Store::Memory(memory) => memory.get(offset, len),
@@ -111,14 +125,50 @@ impl Segment {
             Store::File { .. } => {
                 let map = self.map().ok()?;
                 let bytes = map.get(offset as usize, len as usize)?;
-                let last = offset + len.max(1) - 1;
-                let windows = offset / WINDOW_BYTES..=last / WINDOW_BYTES;
-                windows
-                    .into_iter()
-                    .all(|window| self.window_is_resident(map, window, offset, last, seen))
-                    .then_some(bytes)
+                let (life, begin, end) = seen.proven.get();
+                if life == self.life && begin <= offset && offset + len <= end {
+                    return Some(bytes);
+                }
+                if !self.pages_are_resident(map, offset, offset + len, seen) {
+                    return None;
+                }
+                seen.proven.set(self.prove_resident(map, offset, len, seen)?);
+                Some(bytes)
             }
         }
+    }
+
+    /// Proves the record around bytes whose pages are resident, as far as that needs no page that is not.
+    fn prove_resident(&self, map: &Map, offset: u32, len: u32, seen: &SeenResident) -> Option<(u32, u32, u32)> {
+        let lowest = offset.saturating_sub(PROOF_INLINE_BYTES).max(RECORDS_FROM);
+        // From here on all pages up to `offset` are known to be resident.
+        let mut known = offset - offset % LOG_BLOCK_BYTES;
+        let mut at = offset.checked_sub(HEADER_BYTES as u32)?;
+        at -= at % ALIGN;
+        while at >= lowest {
+            if at < known {
+                known -= LOG_BLOCK_BYTES;
+                if !self.pages_are_resident(map, known, known + 1, seen) {
+                    return None;
+                }
+            }
+            if let Some(payload) = proof::payload_at(map.get(at as usize, HEADER_BYTES)?, at, self.salt, self.life)
+                && payload.holds(offset, len)
+            {
+                let quick = payload.len() <= PROOF_INLINE_BYTES.max(len.saturating_mul(2));
+                let ready = quick && self.pages_are_resident(map, payload.begin, payload.end, seen);
+                let bytes = ready.then(|| map.get(payload.begin as usize, payload.len() as usize)).flatten()?;
+                return payload.is_sound(bytes).then_some((self.life, payload.begin, payload.end));
+            }
+            at -= ALIGN;
+        }
+        None
+    }
+
+    /// Whether the pages that bytes `from..to` lie in are resident.
+    fn pages_are_resident(&self, map: &Map, from: u32, to: u32, seen: &SeenResident) -> bool {
+        let last = to.max(from + 1) - 1;
+        (from / WINDOW_BYTES..=last / WINDOW_BYTES).all(|window| self.window_is_resident(map, window, from, last, seen))
     }
 
     /// Whether those pages of `first..=last` that lie in a window are resident.
@@ -127,17 +177,18 @@ impl Segment {
         let from = (first.max(base) - base) / LOG_BLOCK_BYTES;
         let to = (last.min(base + (WINDOW_BYTES - 1)) - base) / LOG_BLOCK_BYTES;
         let wanted = (u64::MAX >> (63 - (to - from))) << from;
-        let (life, at, bits) = seen.0.get();
+        let (life, at, bits) = seen.pages.get();
         if life == self.life && at == window as usize {
             // What was not resident is not asked for again: where nothing is, that would cost more than reading it.
             return bits & wanted == wanted;
         }
         let bits = map.resident(window as usize);
-        seen.0.set((self.life, window as usize, bits));
+        seen.pages.set((self.life, window as usize, bits));
         bits & wanted == wanted
     }
 
-    /// Reads `len` bytes at `offset`, from the disk if need be: blocks. An error of the disk is an error here.
+    /// Reads `len` bytes at `offset`, from the disk if need be: blocks. An error of the disk is an error here, and so is
+    /// what the record's checksums do not vouch for: of kind InvalidData, with a `proof::Damaged` in it.
     pub fn read_blocking(&self, offset: u32, len: u32) -> io::Result<Bytes> {
         match &self.bytes {
             #[cfg(test)]
@@ -147,12 +198,12 @@ impl Segment {
                 None => Err(self.out_of_bounds(offset, len)),
             },
             Store::File { .. } => {
-                if u64::from(offset) + u64::from(len) > u64::from(self.size) {
+                let end = u64::from(offset) + u64::from(len);
+                if offset < RECORDS_FROM + HEADER_BYTES as u32 || end > u64::from(self.size) {
                     return Err(self.out_of_bounds(offset, len));
                 }
-                let mut bytes = vec![0; len as usize];
-                self.file()?.read_exact_at(&mut bytes, u64::from(offset))?;
-                Ok(bytes.into())
+                let (file, path) = (self.file()?, self.path());
+                Proof { file, path, life: self.life, size: self.size, salt: self.salt }.read(offset, len)
             }
         }
     }
@@ -229,31 +280,91 @@ impl Piece {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    use super::{
+        super::record::{Header, Type},
+        *,
+    };
 
     const PAGE: u32 = LOG_BLOCK_BYTES;
+    const SALT: u32 = 77;
+
+    /// A segment of 200 pages with a record at each of the given places, of so many bytes of payload; what lies
+    /// between was never read or written, so that it is not resident.
+    fn segment(dir: &Path, records: &[(u32, u32)]) -> Segment {
+        let segment = Segment::in_file(dir, 1, 200 * PAGE, SALT, 200 * PAGE);
+        let file = File::create_new(segment.path()).unwrap();
+        file.set_len(u64::from(200 * PAGE)).unwrap();
+        for (at, len) in records {
+            let payload = vec![(at / PAGE) as u8; *len as usize];
+            let header = Header {
+                payload_crc: crc32c::crc32c(&payload),
+                chain: 0,
+                len: *len,
+                life: 1,
+                kind: Type::Entry,
+                entry_type: 0,
+                first: true,
+                write: 1,
+                term: 1,
+                index: u64::from(*at),
+            };
+            let bytes = [&header.encode(SALT).0[..], &payload].concat();
+            file.write_all_at(&bytes, u64::from(*at)).unwrap();
+        }
+        segment
+    }
 
     #[test]
     fn only_what_lies_in_resident_pages_alone_is_given() {
         let temp = tempfile::tempdir().unwrap();
-        let segment = Segment::in_file(temp.path(), 1, 200 * PAGE, 200 * PAGE);
-        let file = File::create_new(segment.path()).unwrap();
-        file.set_len(u64::from(200 * PAGE)).unwrap();
-        for page in (10u32..20).chain(60..70).chain(64..130).chain([199]) {
-            file.write_all_at(&[page as u8; PAGE as usize], u64::from(page) * u64::from(PAGE)).unwrap();
-        }
-        let seen = SeenResident::default();
-        let given = |from: u32, to: u32| segment.resident(from, to - from, &seen).map(<[u8]>::len);
-        assert_eq!(given(10 * PAGE, 10 * PAGE + 1), Some(1));
-        assert_eq!(given(10 * PAGE, 20 * PAGE), Some(10 * PAGE as usize));
-        assert_eq!(given(20 * PAGE - 1, 20 * PAGE + 1), None, "its end is not resident");
-        assert_eq!(given(10 * PAGE - 1, 10 * PAGE + 1), None, "its beginning is not");
-        assert_eq!(given(60 * PAGE, 130 * PAGE), Some(70 * PAGE as usize), "across three windows");
-        assert_eq!(given(60 * PAGE, 131 * PAGE), None);
-        assert_eq!(given(199 * PAGE, 200 * PAGE), Some(PAGE as usize));
-        assert_eq!(given(199 * PAGE, 200 * PAGE + 1), None, "beyond the file");
-        // A blocking read gives all of it.
-        assert_eq!(segment.read_blocking(20 * PAGE - 1, 2).unwrap()[..], [19, 0]);
+        let segment = segment(temp.path(), &[(10 * PAGE, 2 * PAGE), (60 * PAGE, 8 * PAGE), (64 * PAGE * 2 - 8, 100)]);
+        let given = |from: u32, len: u32| segment.resident(from, len, &SeenResident::default()).map(<[u8]>::len);
+        assert_eq!(given(10 * PAGE + 48, 1), Some(1));
+        assert_eq!(given(10 * PAGE + 48, 2 * PAGE), Some(2 * PAGE as usize), "the whole payload");
+        assert_eq!(given(12 * PAGE + 47, 1), Some(1), "its last byte");
+        assert_eq!(given(12 * PAGE + 47, 2), None, "beyond it");
+        assert_eq!(given(10 * PAGE + 47, 2), None, "before it");
+        assert_eq!(given(20 * PAGE, 1), None, "not resident");
+        assert_eq!(given(63 * PAGE, 3 * PAGE), Some(3 * PAGE as usize), "across two windows");
+        assert_eq!(given(64 * PAGE * 2 + 45, 5), Some(5), "the header in the window before");
+        assert_eq!(given(199 * PAGE, PAGE + 1), None, "beyond the file");
+        // A blocking read gives it too.
+        assert_eq!(segment.read_blocking(10 * PAGE + 48, 2).unwrap()[..], [10, 10]);
+        assert!(segment.read_blocking(20 * PAGE, 2).is_err());
         assert!(segment.read_blocking(200 * PAGE - 1, 2).is_err());
+        assert!(segment.read_blocking(7, 2).is_err());
+    }
+
+    #[test]
+    fn one_proof_serves_the_values_of_one_record() {
+        let temp = tempfile::tempdir().unwrap();
+        let segment = segment(temp.path(), &[(10 * PAGE, 2 * PAGE)]);
+        let seen = SeenResident::default();
+        assert!(segment.resident(11 * PAGE, 5, &seen).is_some());
+        // Damaged between two values of one answer: the second is as it was read with the first.
+        File::options()
+            .write(true)
+            .open(segment.path())
+            .unwrap()
+            .write_all_at(b"x", u64::from(10 * PAGE + 50))
+            .unwrap();
+        assert!(segment.resident(11 * PAGE + 5, 5, &seen).is_some());
+        assert!(segment.resident(11 * PAGE + 5, 5, &SeenResident::default()).is_none());
+        let damaged = segment.read_blocking(11 * PAGE + 5, 5).unwrap_err();
+        let told = format!("{} is damaged at byte {}", segment.path().display(), 10 * PAGE);
+        assert!(damaged.to_string().starts_with(&told), "{damaged}");
+    }
+
+    #[test]
+    fn a_record_that_takes_long_to_prove_is_left_to_who_may_wait() {
+        let temp = tempfile::tempdir().unwrap();
+        let large = PROOF_INLINE_BYTES + 8;
+        let segment = segment(temp.path(), &[(10 * PAGE, large)]);
+        let given = |from: u32, len: u32| segment.resident(from, len, &SeenResident::default()).is_some();
+        assert!(!given(10 * PAGE + 48, 5));
+        assert!(given(10 * PAGE + 48, large / 2 + 4), "half of it: the proof costs no more than twice the copy");
+        assert_eq!(segment.read_blocking(10 * PAGE + large, 8).unwrap()[..], [10; 8]);
     }
 }

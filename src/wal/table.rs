@@ -93,7 +93,7 @@ impl SegmentTable {
             let mut filler = super::memory::Memory::map(bytes.len().max(1) as u32).expect("memory is to be had");
             filler.append(&[&bytes]);
             let dir = std::path::Path::new("");
-            table.push(Arc::new(Segment::in_memory(dir, life, bytes.len() as u32, filler.memory().clone())));
+            table.push(Arc::new(Segment::in_memory(dir, life, bytes.len() as u32, 0, filler.memory().clone())));
         }
         table
     }

@@ -1,5 +1,6 @@
 //! The log as a whole: written, damaged, torn, recovered.
 
+mod damage;
 mod format;
 mod random;
 
@@ -464,4 +465,42 @@ fn verify_finds_damage_that_a_start_does_not_look_for() {
     state.index.put(Revision::new(40, 0), b"astray", 0, Place { segment: 1, offset: 4096, len: 20 });
     dir.write_checkpoint(&state, &head).unwrap();
     let Err(RecoveryError::Damaged { offset: 4096, .. }) = inspect::verify(&dir) else { panic!("astray") };
+}
+
+#[test]
+fn damage_before_the_checkpoint_is_refused_in_the_segment_that_goes_on() {
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, Recovered { mut writer, .. }) = open(temp.path());
+    let mut state = State::new(2);
+    for index in 1..=5u64 {
+        entry(&mut writer, index, 1, &[index as u8; 3000]);
+        write(&dir, &mut writer);
+        state.apply_empty(index, 1);
+    }
+    let hard_state = HardState { term: 1, vote: 1, commit: 5 };
+    let head = CheckpointHead { hard_state, position: writer.position(), extents: writer.extents() };
+    dir.write_checkpoint(&state, &head).unwrap();
+    entry(&mut writer, 6, 1, b"x");
+    write(&dir, &mut writer);
+    drop((dir, writer));
+    let path = temp.path().join(segment::file_name(1));
+    let sound = fs::read(&path).unwrap();
+    for index in 1..=5 {
+        for at in (index * 4096..index * 4096 + 3048).step_by(97) {
+            let mut bytes = sound.clone();
+            bytes[at] ^= 4;
+            fs::write(&path, &bytes).unwrap();
+            let dir = Dir::open(temp.path()).unwrap();
+            match recover(&dir, &OPTIONS).err() {
+                Some(RecoveryError::Damaged { file, offset, index: told, .. }) => {
+                    assert_eq!((file, told), (path.clone(), if index == 1 { 1 } else { index as u64 }), "byte {at}");
+                    assert!(offset as usize <= at && at - (offset as usize) < 4096 + 3048, "byte {at}: {offset}");
+                }
+                other => panic!("byte {at}: {other:?}"),
+            }
+        }
+    }
+    fs::write(&path, &sound).unwrap();
+    let (_dir, recovered) = open(temp.path());
+    assert_eq!(recovered.entries.len(), 1);
 }

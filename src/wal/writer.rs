@@ -92,7 +92,7 @@ impl Writer {
         }
         let mut filler = Memory::map(size)?;
         filler.append(&[head]);
-        let active = Arc::new(Segment::in_memory(&parts.dir, life, size, filler.memory().clone()));
+        let active = Arc::new(Segment::in_memory(&parts.dir, life, size, parts.salt, filler.memory().clone()));
         table.push(active.clone());
         Ok(Writer {
             parts,
@@ -226,7 +226,8 @@ impl Writer {
         // Out of address space there is nothing left to do but stop.
         self.filler = Memory::map(size).unwrap_or_else(|cause| panic!("no memory for a segment of the log: {cause}"));
         self.filler.skip_to(RECORDS_FROM);
-        self.active = Arc::new(Segment::in_memory(&self.parts.dir, life, size, self.filler.memory().clone()));
+        let memory = self.filler.memory().clone();
+        self.active = Arc::new(Segment::in_memory(&self.parts.dir, life, size, self.parts.salt, memory));
         self.table.push(self.active.clone());
     }
 

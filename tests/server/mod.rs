@@ -105,9 +105,14 @@ impl Server {
     }
 
     pub fn spawn(&mut self) {
+        self.spawn_as(|command| command);
+    }
+
+    /// By another command, made of the usual one.
+    pub fn spawn_as(&mut self, make: impl FnOnce(Command) -> Command) {
         assert!(self.child.is_none(), "it runs already");
         let log = File::options().create(true).append(true).open(self.log_path()).expect("the log opens");
-        let mut command = self.command();
+        let mut command = make(self.command());
         command.stdout(log.try_clone().expect("a second handle")).stderr(log);
         self.child = Some(command.spawn().expect("the server starts"));
     }
@@ -138,6 +143,15 @@ impl Server {
     pub fn kill(&mut self) {
         let mut child = self.child.take().expect("it runs");
         child.kill().expect("a child can be killed");
+        child.wait().expect("a child can be waited for");
+    }
+
+    /// The same, with something to be done between the signal and the end of what it cuts short: a process whose disk
+    /// does not answer cannot end before it does.
+    pub fn kill_and(&mut self, then: impl FnOnce()) {
+        let mut child = self.child.take().expect("it runs");
+        child.kill().expect("a child can be killed");
+        then();
         child.wait().expect("a child can be waited for");
     }
 

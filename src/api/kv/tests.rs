@@ -1,6 +1,7 @@
 use super::*;
 use crate::{
     api::testing::{Bench, CLUSTER_ID, MEMBER_ID, TERM},
+    error,
     proto::{etcdserverpb::*, mvccpb::KeyValue},
 };
 

@@ -72,10 +72,13 @@ impl<M: Measure> Clone for Node<M> {
     }
 }
 
+/// Writes a key's new value behind what is in the buffer, given the one that is there.
+pub type Make<'a> = dyn FnMut(Option<&[u8]>, &mut Vec<u8>) + 'a;
+
 /// A value on its way to its key.
 struct Change<'a> {
     key: &'a [u8],
-    make: &'a mut dyn FnMut(Option<&[u8]>, &mut Vec<u8>),
+    make: &'a mut Make<'a>,
     /// Known once `make` was called.
     value: Vec<u8>,
 }
@@ -145,7 +148,7 @@ impl<M: Measure> Tree<M> {
 
     /// Puts what `change` makes of the value that is there, if there is one: it writes the new one, of about `room` bytes,
     /// behind what is in the buffer that it is given, which is nothing. It is called once. True if there was a value.
-    pub fn update(&mut self, key: &[u8], room: usize, change: &mut dyn FnMut(Option<&[u8]>, &mut Vec<u8>)) -> bool {
+    pub fn update(&mut self, key: &[u8], room: usize, change: &mut Make) -> bool {
         let mut change = Change { key, make: change, value: Vec::with_capacity(room) };
         let (old, split) = self.root.update(&mut change);
         self.summary = M::replace(self.summary, old, Some(M::of(key, &change.value)));
