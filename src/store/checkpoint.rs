@@ -517,8 +517,10 @@ fn push_events(payload: &[u8], version: u32, events: &mut Events) -> Option<u64>
     while !fields.0.is_empty() {
         if version == 1 {
             let revision = codec::revision_of(fields.bytes()?)?;
-            let (key, rest) = codec::key_apart(fields.bytes()?);
-            add(revision, key, rest)?;
+            let event = fields.bytes()?;
+            let (flags, mut key_and_tail) = (event.get(..1)?, Fields(event.get(1..)?));
+            let key = key_and_tail.bytes()?;
+            add(revision, key, [flags, key_and_tail.0])?;
         } else {
             let head = fields.varint()?;
             main = main.checked_add((head >> 1) as i64)?;

@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::record::{ALIGN, HEADER_BYTES, Header, RECORDS_FROM};
+use super::record::{ALIGN, HEADER_BYTES, Header, RECORDS_FROM, Type};
 
 /// Looked through before a value at first: a key of usual length, the tags around it, and the header.
 const FIRST_REACH_BYTES: u32 = 512;
@@ -26,7 +26,7 @@ pub struct Damaged {
     pub file: PathBuf,
     /// Of the record, or, if its header is gone, of the bytes that were asked for.
     pub offset: u32,
-    /// Of the record; if its header is gone, the one after what the record before names.
+    /// Of the record; if its header is gone, the one after the entry's before it, or 1 where there is none.
     pub index: u64,
     pub what: &'static str,
 }
@@ -37,6 +37,7 @@ pub(super) struct Payload {
     pub begin: u32,
     pub end: u32,
     crc: u32,
+    kind: Type,
     index: u64,
 }
 
@@ -64,7 +65,13 @@ impl Payload {
 pub(super) fn payload_at(bytes: &[u8], at: u32, salt: u32, life: u32) -> Option<Payload> {
     let (header, _) = Header::decode(bytes, salt, life).ok()?;
     let begin = at + HEADER_BYTES as u32;
-    Some(Payload { begin, end: begin.checked_add(header.len)?, crc: header.payload_crc, index: header.index })
+    Some(Payload {
+        begin,
+        end: begin.checked_add(header.len)?,
+        crc: header.payload_crc,
+        kind: header.kind,
+        index: header.index,
+    })
 }
 
 /// A segment's file, and what its headers are known by.
@@ -129,7 +136,9 @@ impl Proof<'_> {
                     return Ok((begin, bytes, payload));
                 }
                 // A copy of a record within a value proves nothing about what is around it: on.
-                before = before.or(Some(payload));
+                if payload.kind == Type::Entry {
+                    before = before.or(Some(payload));
+                }
             }
             if begin == RECORDS_FROM {
                 let damaged = Damaged {

@@ -448,7 +448,8 @@ impl<'a> Replay<'a> {
         let image = Image { bytes, life, salt };
         let first = image.find(RECORDS_FROM).filter(|(at, _)| *at == RECORDS_FROM);
         let (mut at, mut cursor) = first.unwrap_or((RECORDS_FROM, Cursor::default()));
-        let mut index = 1;
+        // The first record's index is known from itself alone: without it, what the checkpoint lacks is told.
+        let mut index = self.applied + 1;
         while at.next_multiple_of(LOG_BLOCK_BYTES) < position {
             match image.next(at, cursor) {
                 Ok(record) => {

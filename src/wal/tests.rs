@@ -493,7 +493,8 @@ fn damage_before_the_checkpoint_is_refused_in_the_segment_that_goes_on() {
             let dir = Dir::open(temp.path()).unwrap();
             match recover(&dir, &OPTIONS).err() {
                 Some(RecoveryError::Damaged { file, offset, index: told, .. }) => {
-                    assert_eq!((file, told), (path.clone(), if index == 1 { 1 } else { index as u64 }), "byte {at}");
+                    // Nothing says what the first one was: there the first index that the checkpoint lacks is told.
+                    assert_eq!((file, told), (path.clone(), if index == 1 { 6 } else { index as u64 }), "byte {at}");
                     assert!(offset as usize <= at && at - (offset as usize) < 4096 + 3048, "byte {at}: {offset}");
                 }
                 other => panic!("byte {at}: {other:?}"),
