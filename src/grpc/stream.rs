@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 
+pub use super::http2::Gone;
 use super::{
     Call, Drain, Handler, InParts, LocalBoxFuture, Parts,
     call::{Answer, PanicEndsProcess, Timer},
@@ -51,10 +52,6 @@ impl Requests {
     }
 }
 
-/// The stream is gone: reset, or its connection closed. Nothing more can be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gone;
-
 /// The way back to the caller. Bounded by the stream's and the connection's flow control: a handler that sends
 /// without waiting for `poll_ready` is held only by its own count.
 pub struct Replies {
@@ -78,14 +75,7 @@ impl Replies {
 
     /// Queues a sealed message, in one part or several (`Frame::seal_before`). The first sends the headers, too.
     pub fn send(&mut self, parts: impl IntoIterator<Item = Bytes>) -> Result<(), Gone> {
-        if self.channel.gone.get() {
-            return Err(Gone);
-        }
-        let sent = self.channel.answer.borrow_mut().send_parts(parts);
-        sent.map_err(|_| {
-            self.channel.gone.set(true);
-            Gone
-        })
+        self.channel.send(|answer| answer.send_parts(parts))
     }
 
     /// Bytes queued in this stream that flow control has not taken yet.
@@ -118,15 +108,7 @@ impl Parts for OneReply {
         if !std::mem::replace(&mut self.begun, true) {
             return self.replies.send([part]);
         }
-        let channel = &self.replies.channel;
-        if channel.gone.get() {
-            return Err(Gone);
-        }
-        let sent = channel.answer.borrow_mut().send_more(part);
-        sent.map_err(|_| {
-            channel.gone.set(true);
-            Gone
-        })
+        self.replies.channel.send(|answer| answer.send_more(part))
     }
 }
 
@@ -147,6 +129,14 @@ impl Channel {
             gone: Cell::new(false),
             failed: RefCell::new(None),
         }
+    }
+
+    /// Sends something, unless the stream is gone, which is remembered.
+    fn send(&self, what: impl FnOnce(&mut Answer) -> Result<(), Gone>) -> Result<(), Gone> {
+        if self.gone.get() {
+            return Err(Gone);
+        }
+        what(&mut self.answer.borrow_mut()).inspect_err(|_| self.gone.set(true))
     }
 }
 

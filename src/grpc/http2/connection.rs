@@ -269,7 +269,7 @@ impl Connection {
     /// Gives back the window of what has come of a body and stays where it is.
     pub fn give_back(&mut self, key: Key) {
         let body = &mut self.streams[key.0 as usize].body;
-        let more = body.len() - body.given_back;
+        let more = body.unreturned();
         body.given_back = body.len();
         self.release(key, more as i64);
     }
@@ -279,7 +279,7 @@ impl Connection {
         let stream = &mut self.streams[key.0 as usize];
         stream.unread = true;
         stream.wakers.body = None;
-        let left = stream.body.len() - stream.body.given_back;
+        let left = stream.body.unreturned();
         stream.body.clear();
         if left > 0 {
             self.release(key, left as i64);
@@ -359,7 +359,7 @@ impl Connection {
         if stream.scheduled && self.phase != Phase::Ended {
             self.unschedule();
         } else if stream.begun && !stream.held {
-            let left = stream.body.len() - stream.body.given_back;
+            let left = stream.body.unreturned();
             self.streams.remove(key.0 as usize);
             self.release_connection(left as i64);
         }

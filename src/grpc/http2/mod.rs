@@ -24,10 +24,10 @@ pub(super) use self::{
     encode::{CONTENT_TYPE_GRPC, Encoder, put_field, put_http_status},
     frame::Reason,
     head::Head,
-    send::Gone,
     stream::Key,
 };
 pub use self::{
     field::{Metadata, Text},
     fuzz::fuzz_connection,
+    send::Gone,
 };

@@ -414,12 +414,10 @@ impl Connection {
             return Ok(());
         }
         for (key, stream) in &mut self.streams {
-            let window = self.first_window + stream.send_window_over;
-            if window > WINDOW_BYTES_MAX {
+            if stream.send_window(self.first_window) > WINDOW_BYTES_MAX {
                 return Err(Fault(Reason::FlowControl, "a window beyond its bound"));
             }
-            if window > 0 && stream.queued > 0 && !stream.scheduled && !stream.reset {
-                stream.scheduled = true;
+            if stream.schedule(self.first_window) {
                 self.ready.push_back(key as u32);
             }
         }
@@ -463,18 +461,14 @@ impl Connection {
         }
         let Found::Open(key) = self.find(head)? else { return Ok(()) };
         let stream = &mut self.streams[key.0 as usize];
-        let window = self.first_window + stream.send_window_over + by;
         if by == 0 {
             return self.fault_of(key, Reason::Protocol);
         }
-        if window > WINDOW_BYTES_MAX {
+        if stream.send_window(self.first_window) + by > WINDOW_BYTES_MAX {
             return self.fault_of(key, Reason::FlowControl);
         }
         stream.send_window_over += by;
-        if window > 0 && stream.queued > 0 && !stream.scheduled {
-            stream.scheduled = true;
-            self.ready.push_back(key.0);
-        }
+        self.schedule(key);
         Ok(())
     }
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{error::Status, grpc::response, limits};
 
-/// The stream is gone: there is nobody to tell.
+/// The stream is gone: reset, or its connection closed. Nothing more can be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gone;
 
@@ -118,8 +118,7 @@ impl Connection {
     }
 
     fn window(&self, key: Key) -> i64 {
-        let over = self.streams[key.0 as usize].send_window_over;
-        self.send_window.min(self.first_window + over)
+        self.send_window.min(self.streams[key.0 as usize].send_window(self.first_window))
     }
 
     fn may_send_now(&self, key: Key, len: usize) -> bool {
@@ -129,12 +128,9 @@ impl Connection {
             && len as i64 <= self.window(key)
     }
 
-    /// A stream whose own window is shut waits for the client to open it.
-    fn schedule(&mut self, key: Key) {
-        let stream = &mut self.streams[key.0 as usize];
-        let open = self.first_window + stream.send_window_over > 0;
-        if open && stream.queued > 0 && !stream.scheduled {
-            stream.scheduled = true;
+    /// Gives a stream its turn, if it can use one.
+    pub(super) fn schedule(&mut self, key: Key) {
+        if self.streams[key.0 as usize].schedule(self.first_window) {
             self.ready.push_back(key.0);
         }
     }

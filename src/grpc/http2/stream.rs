@@ -85,6 +85,19 @@ impl Stream {
         self.reset || (self.remote == Half::Ended && self.local == Half::Ended)
     }
 
+    /// What may be sent on it, `first` being the first window of all streams; the connection's window aside.
+    pub fn send_window(&self, first: i64) -> i64 {
+        first + self.send_window_over
+    }
+
+    /// Whether it has just come to be among those that may have something to send. One whose own window is shut waits for
+    /// the client to open it.
+    pub fn schedule(&mut self, first: i64) -> bool {
+        let more = self.send_window(first) > 0 && self.queued > 0 && !self.scheduled;
+        self.scheduled |= more;
+        more
+    }
+
     /// Takes `len` bytes off the queue.
     pub fn take_queued(&mut self, mut len: usize, mut each: impl FnMut(Bytes)) {
         self.queued -= len;
@@ -151,6 +164,11 @@ pub struct Body {
 impl Body {
     pub fn len(&self) -> usize {
         self.bytes.len() - self.at
+    }
+
+    /// Bytes whose window is still to be given back.
+    pub fn unreturned(&self) -> usize {
+        self.len() - self.given_back
     }
 
     pub fn bytes(&self) -> &[u8] {

@@ -46,14 +46,7 @@ pub fn head(path: &str) -> Vec<u8> {
         (":authority", "a"),
         ("content-type", "application/grpc"),
     ];
-    let mut block = Vec::new();
-    for (name, value) in fields {
-        block.extend([0, name.len() as u8]);
-        block.extend(name.bytes());
-        block.push(value.len() as u8);
-        block.extend(value.bytes());
-    }
-    block
+    fields.iter().flat_map(|(name, value)| field(name, value)).collect()
 }
 
 /// A pipe whose client has said hello.
