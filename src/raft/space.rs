@@ -237,9 +237,7 @@ impl Space {
             };
             let mut values = slice.values.into_iter();
             while values.len() > 0 {
-                // As in `give_back_all`: what moves must not be what fills the disk.
-                let active = self.driver.core().writer().active_life();
-                self.driver.files.prepare(active + 1).await?;
+                self.prepare_next_segment().await?;
                 self.move_values(values.by_ref().take(limits::REPACK_SLICE_VALUES).collect()).await;
             }
             match slice.next {
@@ -247,6 +245,13 @@ impl Space {
                 None => return Ok(()),
             }
         }
+    }
+
+    /// The segment in which the log may have to go on for what is about to be written must be there first: where there is
+    /// no room for it this job fails, and not the next write of the log, which would end the member.
+    async fn prepare_next_segment(&self) -> io::Result<()> {
+        let active = self.driver.core().writer().active_life();
+        self.driver.files.prepare(active + 1).await
     }
 
     /// Writes values anew and waits until their events point there.
@@ -312,10 +317,7 @@ impl Space {
 
     /// Defragment: everything that compaction has freed goes back. (etcd API, Maintenance.Defragment.)
     async fn give_back_all(&mut self) -> io::Result<()> {
-        // The log goes on in a new segment, which must be there first: where there is no room for it this job fails, and not
-        // the next write of the log, which would end the member.
-        let active = self.driver.core().writer().active_life();
-        self.driver.files.prepare(active + 1).await?;
+        self.prepare_next_segment().await?;
         // So that all that was written so far lies before the checkpoint and may be repacked.
         self.checkpoint(Roll::Over).await?;
         let mut repacked = false;

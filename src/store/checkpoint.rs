@@ -1,6 +1,6 @@
 //! The checkpoint: the whole applied state at one raft index except values' bytes, as a stream of checksummed blocks
-//! (docs/format.md, version 2; version 1 is read). Encodes from an immutable state, so in the background; decodes straight into new trees.
-//! Touches no file: `wal::disk` gives it something to write to and read from.
+//! (docs/format.md, version 2; version 1 is read). Encodes from an immutable state, so in the background; decodes
+//! straight into new trees. Touches no file: `wal::disk` gives it something to write to and read from.
 
 use std::io::{self, Read, Write};
 

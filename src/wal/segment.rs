@@ -70,8 +70,7 @@ impl Segment {
     #[cfg(test)]
     pub(super) fn cold(&self) -> Segment {
         let Store::Memory(memory) = &self.bytes else { unreachable!("made of one in memory") };
-        let bytes = Store::Cold(memory.clone());
-        Segment { life: self.life, size: self.size, salt: self.salt, path: self.path.clone(), bytes }
+        self.with(Store::Cold(memory.clone()))
     }
 
     pub(super) fn in_file(dir: &Path, life: u32, size: u32, salt: u32, used: u32) -> Self {
@@ -82,7 +81,10 @@ impl Segment {
     /// The same segment without its bytes in memory. Who still holds `self` reads from that memory only: it does not
     /// keep the file from being recycled, and need not.
     pub(super) fn evicted(&self) -> Segment {
-        let bytes = Store::File { used: self.used(), file: OnceLock::new(), map: OnceLock::new() };
+        self.with(Store::File { used: self.used(), file: OnceLock::new(), map: OnceLock::new() })
+    }
+
+    fn with(&self, bytes: Store) -> Segment {
         Segment { life: self.life, size: self.size, salt: self.salt, path: self.path.clone(), bytes }
     }
 
