@@ -139,6 +139,33 @@ impl Load {
         println!("{what:<44} {:>7} ns {:>6.2} allocations a put", nanos / count, allocations as f64 / count as f64);
     }
 
+    /// The state as a checkpoint of it restores it.
+    fn through_checkpoint(&self) -> State {
+        let began = cpu();
+        let mut bytes = Vec::new();
+        checkpoint::encode(&self.state, &CheckpointHead::default(), &mut bytes).expect("memory takes it");
+        println!("    checkpoint: {:.1} MB, written in {:.0?}", bytes.len() as f64 / 1e6, cpu() - began);
+        let began = cpu();
+        let state = checkpoint::decode(&mut &bytes[..]).expect("just written").state;
+        println!("    read in {:.0?}", cpu() - began);
+        state
+    }
+
+    /// Compacts to the newest revision, while each slice leaves a view behind that it must not change.
+    fn compact(&mut self, what: &str) {
+        self.state.index.begin_compaction(self.state.index.current()).expect("a revision of its own");
+        let (began, mut slices, mut longest) = (cpu(), 0, 0);
+        while self.state.index.compacting() {
+            let slice = Instant::now();
+            let view = self.state.clone();
+            let _ = self.state.index.compaction_step(1000, &mut |_| {});
+            drop(view);
+            longest = longest.max(slice.elapsed().as_micros());
+            slices += 1;
+        }
+        println!("    compacted {what}: {:.0?} in {slices} slices of 1,000, the longest {longest} us", cpu() - began);
+    }
+
     fn report_memory(&self, empty: u64) {
         let bytes = LIVE_BYTES.load(Relaxed) - empty;
         let index = &self.state.index;
@@ -169,15 +196,8 @@ fn main() {
     let mut load = Load::new();
     load.run("1,000,000 keys, in order, new", million, |_, at| at as u64);
     load.report_memory(empty);
-    let began = cpu();
-    let mut bytes = Vec::new();
-    checkpoint::encode(&load.state, &CheckpointHead::default(), &mut bytes).expect("memory takes it");
-    println!("    checkpoint: {:.1} MB, written in {:.0?}", bytes.len() as f64 / 1e6, cpu() - began);
-    let began = cpu();
-    load.state = checkpoint::decode(&mut &bytes[..]).expect("just written").state;
-    println!("    read in {:.0?}", cpu() - began);
-    load.report_memory(empty + bytes.capacity() as u64);
-    drop(bytes);
+    load.state = load.through_checkpoint();
+    load.report_memory(empty);
     load.run("1,000,000 keys, in no order, overwritten", million / 2, |load, _| load.any(million as u64));
     drop(load);
 
@@ -186,36 +206,10 @@ fn main() {
     // A full-period walk: each key once, in no order.
     load.run("1,000,000 keys, in no order, new", million, |_, at| (at as u64 * 600_011 + 7) % million as u64);
     load.report_memory(empty);
-    let began = cpu();
-    let mut bytes = Vec::new();
-    checkpoint::encode(&load.state, &CheckpointHead::default(), &mut bytes).expect("memory takes it");
-    println!("    checkpoint: {:.1} MB, written in {:.0?}", bytes.len() as f64 / 1e6, cpu() - began);
-    let began = cpu();
-    let state = checkpoint::decode(&mut &bytes[..]).expect("just written").state;
-    println!("    read in {:.0?}", cpu() - began);
-    drop(state);
-    load.state.index.begin_compaction(load.state.index.current()).expect("a revision of its own");
-    let (began, mut slices, mut longest) = (cpu(), 0, 0);
-    while load.state.index.compacting() {
-        let slice = Instant::now();
-        let _ = load.state.index.compaction_step(1000, &mut |_| {});
-        longest = longest.max(slice.elapsed().as_micros());
-        slices += 1;
-    }
-    println!("    compacted with nothing to remove: {:.0?} in {slices} slices of 1,000", cpu() - began);
+    drop(load.through_checkpoint());
+    load.compact("with nothing to remove");
     load.run("1,000,000 keys, in no order, overwritten", million, |_, at| (at as u64 * 600_011 + 7) % million as u64);
     load.report_memory(empty);
-    load.state.index.begin_compaction(load.state.index.current()).expect("a revision of its own");
-    let began = cpu();
-    (slices, longest) = (0, 0);
-    while load.state.index.compacting() {
-        let slice = Instant::now();
-        let view = load.state.clone();
-        let _ = load.state.index.compaction_step(1000, &mut |_| {});
-        drop(view);
-        longest = longest.max(slice.elapsed().as_micros());
-        slices += 1;
-    }
-    println!("    compacted to half: {:.0?} in {slices} slices of 1,000, the longest {longest} us", cpu() - began);
+    load.compact("to half");
     load.report_memory(empty);
 }
