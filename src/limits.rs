@@ -47,9 +47,6 @@ pub const WRITE_BATCH_BYTES: usize = 2 * 1024 * 1024;
 /// Heartbeat ticks between two looks for space to give back: half a second at etcd's default of 100 ms.
 pub const SPACE_LOOK_TICKS: u64 = 5;
 
-/// Segments kept for further use beside the one prepared ahead: two spare a busy log the writing of zeros.
-pub const SPARE_SEGMENTS: usize = 2;
-
 /// Log written between two checkpoints, or as much as the checkpoint itself takes, whichever is more: a restart then
 /// reads at most about twice the checkpoint, and writing checkpoints costs at most as much as the log.
 pub const CHECKPOINT_LOG_BYTES: u64 = 32 * 1024 * 1024;

@@ -109,7 +109,7 @@ fn put(place: &mut [u8], mut value: u64) {
 
 /// Year, month and day of a day counted from 1970-01-01 in the Gregorian calendar. A year is taken to begin in March, so
 /// that the leap day is its last; 400 of them have 146,097 days.
-fn date(days: u64) -> (u64, u64, u64) {
+pub fn date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;

@@ -23,6 +23,7 @@ use std::{
 pub use self::{
     drain::Drain,
     field::{Field, hex, shown},
+    line::date,
 };
 use self::{line::Line, sampler::Sampler};
 
