@@ -173,6 +173,7 @@ enum Held {
     Write { ino: u64, offset: u64, data: Vec<u8>, durable: bool, reply: ReplyWrite },
     Sync { ino: u64, reply: ReplyEmpty },
     SyncNames { reply: ReplyEmpty },
+    Create(ReplyCreate),
     Other(ReplyEmpty),
     Read(ReplyData),
 }
@@ -327,6 +328,7 @@ impl State {
             _ if self.dead => match held {
                 Held::Write { reply, .. } => reply.error(Errno::EIO),
                 Held::Sync { reply, .. } | Held::SyncNames { reply } | Held::Other(reply) => reply.error(Errno::EIO),
+                Held::Create(reply) => reply.error(Errno::EIO),
                 Held::Read(reply) => reply.error(Errno::EIO),
             },
             Held::Write { ino, offset, data, durable, reply } => match self.write(ino, offset, &data, durable) {
@@ -338,6 +340,7 @@ impl State {
                 self.sync_names();
                 reply.ok();
             }
+            Held::Create(reply) => reply.error(Errno::EIO),
             Held::Other(reply) => reply.error(Errno::EIO),
             Held::Read(reply) => reply.error(Errno::EIO),
         }
@@ -616,7 +619,10 @@ impl Filesystem for Disk {
 
     fn create(&self, _: &Request, _: INodeNo, name: &OsStr, mode: u32, _: u32, _: i32, reply: ReplyCreate) {
         let mut state = self.state();
-        let (Some(name), false) = (name.to_str(), state.dead) else { return reply.error(Errno::EIO) };
+        if state.dead {
+            return state.hold(Held::Create(reply));
+        }
+        let Some(name) = name.to_str() else { return reply.error(Errno::EIO) };
         let ino = state.next;
         state.next += 1;
         state.files.insert(ino, File { mode, ..File::default() });
