@@ -61,9 +61,9 @@ pub const REPACK_BELOW_PERCENT: u64 = 50;
 /// of 1.5 MiB, in 16 MiB: above nine tenths; so what was moved is not moved again.
 pub const DEFRAGMENT_BELOW_PERCENT: u64 = 85;
 
-/// Events that compaction looks at in one go, a part of `--compaction-batch-limit`: 256 of about 0.7 µs hold the core up for
-/// a fifth of a millisecond, about as long as a write of the log takes.
-pub const COMPACTION_SLICE_EVENTS: usize = 256;
+/// Events that compaction looks at in one go, a part of `--compaction-batch-limit`: in a large store, where most of what it
+/// touches is in no cache, one takes some 2 µs, so that 64 hold the core up for about as long as a write of the log takes.
+pub const COMPACTION_SLICE_EVENTS: usize = 64;
 
 /// For each 512 KiB that repacking has moved, it rests so long where nobody waits for it: that makes 100 MB/s of live values
 /// moved, at least as much given back, and leaves the disk to the others more than half of the time.
@@ -72,12 +72,23 @@ pub const REPACK_PAUSE_MS: u64 = 5;
 /// Bytes of live values that one step of repacking moves: a write of a few hundred microseconds.
 pub const REPACK_SLICE_BYTES: usize = 512 * 1024;
 
-/// Values that one step of repacking moves at most: each is looked up and put into both trees, some 4 µs, so that 128 hold
-/// the core up for half a millisecond.
-pub const REPACK_SLICE_VALUES: usize = 128;
+/// Values that one step of repacking moves at most: each is looked up and put into both trees, some 4 µs, so that 48 hold
+/// the core up for a fifth of a millisecond.
+pub const REPACK_SLICE_VALUES: usize = 48;
 
 /// What a direct write is a multiple of: the largest logical block of usual devices, and a page.
 pub const LOG_BLOCK_BYTES: u32 = 4096;
+
+/// What is written at once of a large file beside the log, a checkpoint or a segment to be: a few hundred microseconds of
+/// an SSD, which a write of the log may have to wait.
+pub const BULK_PIECE_BYTES: usize = 256 * 1024;
+
+/// What is freed at once of such a file: where the file system tells the device what it has freed, 16 MiB keep some busy
+/// for 5 ms.
+pub const BULK_FREED_BYTES: u64 = 1024 * 1024;
+
+/// The rest after it: a segment of 16 MiB is ready after 100 ms, a checkpoint of a million keys after half a second.
+pub const BULK_REST_MS: u64 = 1;
 
 /// A segment of the log. 16 MiB holds ten requests of the default size; 2 GiB of quota are 128 segments, so that tables of
 /// segments stay small; preparing one costs about 10 ms of a background thread; the last one's emptiness wastes little.

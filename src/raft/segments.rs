@@ -11,6 +11,7 @@ use crate::{
         file::{DirectFile, Durability},
     },
     wal::{
+        bulk::Pace,
         disk::{Dir, DiskError, Recycled},
         record::SegmentHeader,
         segment::Segment,
@@ -51,7 +52,7 @@ impl SegmentFiles {
         if let Some(file) = known {
             return Ok(file);
         }
-        self.prepare(life).await?;
+        self.prepare_at(life, Pace::Hurried).await?;
         let file = Rc::new(DirectFile::open(segment.path(), self.durability).await?);
         let mut open = self.open.borrow_mut();
         // Lives only grow, and one write at most reaches back to the life before.
@@ -70,8 +71,12 @@ impl SegmentFiles {
 
     /// Sees to it that the file of a life exists, from a spare if there is one.
     pub async fn prepare(&self, life: u32) -> io::Result<()> {
+        self.prepare_at(life, Pace::Resting).await
+    }
+
+    async fn prepare_at(&self, life: u32, pace: Pace) -> io::Result<()> {
         let (dir, header) = (self.dir.clone(), (self.header)(life));
-        runtime::background(move || dir.ensure_segment(&header)).await.map(drop).map_err(io_of)
+        runtime::background(move || dir.ensure_segment(&header, pace)).await.map(drop).map_err(io_of)
     }
 
     pub fn retire(&self, segment: Arc<Segment>) {

@@ -111,9 +111,7 @@ impl Space {
             if !self.remove_batch(batch).await {
                 break;
             }
-            if self.driver.core().somebody_waits_for_compaction() {
-                runtime::yield_now().await;
-            } else {
+            if !self.driver.core().somebody_waits_for_compaction() {
                 runtime::sleep(Duration::from_millis(pause_ms)).await;
             }
             // A long one must not hold checkpoints up: the log goes on growing.
@@ -143,10 +141,14 @@ impl Space {
             metrics.compaction_keys.add(removed);
             metrics.compaction_pause_ms.observe_value((runtime::now() - began).as_secs_f64() * 1e3);
             left -= part;
-            if !more || left == 0 {
-                return more;
+            if !more {
+                return false;
             }
-            runtime::yield_now().await;
+            // As long as it took: half of the core is the requests'.
+            runtime::sleep(runtime::recent() - began).await;
+            if left == 0 {
+                return true;
+            }
         }
     }
 
@@ -187,7 +189,7 @@ impl Space {
         let dir = self.driver.files.dir().clone();
         // Read whole: what was damaged since it was written must not get a checksum of its own.
         let (bytes, sound) = runtime::background(move || {
-            let bytes = Bytes::from(dir.read_segment(life)?);
+            let bytes = Bytes::from(dir.read_segment_resting(life)?);
             let sound = Image { bytes: &bytes, life, salt }.sound_until();
             Ok((bytes, sound))
         })

@@ -21,6 +21,7 @@ use std::{
 };
 
 use super::{
+    bulk::{self, BulkFile, Pace},
     lock,
     record::{RECORDS_FROM, SegmentHeader},
     segment::{Segment, file_name},
@@ -182,19 +183,13 @@ impl Dir {
 
     /// Makes a file of zeros to become a segment. Zeros are written, not just allocated: the first write into an
     /// unwritten extent would pay for a commit of the file system's journal.
-    pub fn prepare_spare(&self, size: u32) -> Result<PathBuf, DiskError> {
+    pub fn prepare_spare(&self, size: u32, pace: Pace) -> Result<PathBuf, DiskError> {
         let spare = self.new_spare_path();
         let part = with_part(&spare);
-        let fill = || -> io::Result<()> {
-            let mut file = create(&part)?;
-            let zeros = vec![0; 1 << 20];
-            let mut left = size as usize;
-            while left > 0 {
-                let now = left.min(zeros.len());
-                file.write_all(&zeros[..now])?;
-                left -= now;
-            }
-            file.sync_all()
+        let fill = || -> io::Result<u64> {
+            let mut file = BulkFile::create(&part, pace)?;
+            file.write_zeros(size as usize)?;
+            file.finish()
         };
         fill().inspect_err(|_| discard(&part)).map_err(at("prepare", &part))?;
         fs::rename(&part, &spare).map_err(at("name", &spare))?;
@@ -207,7 +202,7 @@ impl Dir {
 
     /// Sees to it that the file of a segment is there, its first block written and durable under its name: from a
     /// spare, or, if there is none, from a new file. Nothing if it is there already. Gives its path.
-    pub fn ensure_segment(&self, header: &SegmentHeader) -> Result<PathBuf, DiskError> {
+    pub fn ensure_segment(&self, header: &SegmentHeader, pace: Pace) -> Result<PathBuf, DiskError> {
         let path = self.segment_path(header.life);
         loop {
             {
@@ -220,7 +215,7 @@ impl Dir {
                     return Ok(path);
                 }
             }
-            self.prepare_spare(header.size)?;
+            self.prepare_spare(header.size, pace)?;
         }
     }
 
@@ -259,19 +254,31 @@ impl Dir {
     /// Makes a spare of a segment's file.
     pub(super) fn demote(&self, life: u32) -> Result<(), DiskError> {
         let path = self.segment_path(life);
-        let _names = self.names.lock().expect("no holder of the lock panics");
-        if self.list()?.spares.len() < SPARE_SEGMENTS_MAX {
-            fs::rename(&path, self.new_spare_path()).map_err(at("recycle", &path))?;
-        } else {
-            fs::remove_file(&path).map_err(at("remove", &path))?;
-        }
-        self.sync()
+        let removed = {
+            let _names = self.names.lock().expect("no holder of the lock panics");
+            if self.list()?.spares.len() < SPARE_SEGMENTS_MAX {
+                fs::rename(&path, self.new_spare_path()).map_err(at("recycle", &path))?;
+                None
+            } else {
+                let held = hold(&path).map_err(at("open", &path))?;
+                fs::remove_file(&path).map_err(at("remove", &path))?;
+                held
+            }
+        };
+        self.sync()?;
+        removed.map_or(Ok(()), |file| bulk::give_back(&file)).map_err(at("give back the room of", &path))
     }
 
     /// A segment's whole file.
     pub fn read_segment(&self, life: u32) -> Result<Vec<u8>, DiskError> {
         let path = self.segment_path(life);
         fs::read(&path).map_err(at("read", &path))
+    }
+
+    /// The same, while the log goes first.
+    pub fn read_segment_resting(&self, life: u32) -> Result<Vec<u8>, DiskError> {
+        let path = self.segment_path(life);
+        bulk::read(&path).map_err(at("read", &path))
     }
 
     /// A segment's first block, or less where the file is shorter, and the file's size in bytes.
@@ -355,15 +362,17 @@ impl Dir {
         let path = self.checkpoint_path();
         let part = with_part(&path);
         let write = || -> io::Result<u64> {
-            // No buffer: blocks are large.
-            let mut file = create(&part)?;
+            let mut file = BulkFile::create(&part, Pace::Resting)?;
             checkpoint::encode(state, head, &mut file)?;
-            file.sync_all()?;
-            Ok(file.metadata()?.len())
+            file.finish()
         };
         let bytes = write().inspect_err(|_| discard(&part)).map_err(at("write the checkpoint to", &part))?;
+        let before = hold(&path).map_err(at("open", &path))?;
         fs::rename(&part, &path).map_err(at("replace", &path))?;
         self.sync()?;
+        if let Some(before) = before {
+            bulk::give_back(&before).map_err(at("give back the room of the former", &path))?;
+        }
         Ok(bytes)
     }
 
@@ -404,6 +413,14 @@ pub(super) fn open_to_read(path: &Path) -> io::Result<File> {
 
 fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
+/// A file whose name is about to go, held so that its room goes later; None if there is none.
+fn hold(path: &Path) -> io::Result<Option<File>> {
+    match OpenOptions::new().write(true).open(path) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some),
+    }
 }
 
 /// Takes away what could not be finished: on a full disk the log needs the room.
@@ -465,13 +482,13 @@ mod tests {
         let dir = Dir::open(temp.path()).unwrap();
         assert_eq!(dir.list().unwrap().spares, [temp.path().join("spare-00000005")]);
 
-        assert_eq!(dir.prepare_spare(65536).unwrap(), temp.path().join("spare-00000006"));
-        let path = dir.ensure_segment(&header(1)).unwrap();
+        assert_eq!(dir.prepare_spare(65536, Pace::Hurried).unwrap(), temp.path().join("spare-00000006"));
+        let path = dir.ensure_segment(&header(1), Pace::Hurried).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().len(), 65536);
         assert_eq!(dir.list().unwrap(), Listing { segments: vec![1], ..Listing::default() });
         assert_eq!(SegmentHeader::decode(&dir.read_segment_head(1).unwrap().0), Ok(header(1)));
-        assert_eq!(dir.ensure_segment(&header(1)).unwrap(), path);
-        dir.ensure_segment(&header(2)).unwrap();
+        assert_eq!(dir.ensure_segment(&header(1), Pace::Hurried).unwrap(), path);
+        dir.ensure_segment(&header(2), Pace::Hurried).unwrap();
 
         let pinned = Arc::new(Segment::in_file(temp.path(), 1, 65536, 7, 65536));
         let reader = pinned.clone();
@@ -481,7 +498,7 @@ mod tests {
         let listing = dir.list().unwrap();
         assert_eq!((listing.segments, listing.spares.len()), (vec![2], 1));
         for _ in 0..SPARE_SEGMENTS_MAX {
-            dir.prepare_spare(65536).unwrap();
+            dir.prepare_spare(65536, Pace::Hurried).unwrap();
         }
         dir.demote(2).unwrap();
         let listing = dir.list().unwrap();

@@ -5,6 +5,7 @@
 //! A record's way: `writer` puts it into `segment` memory in the form of `record` → the driver writes the piece →
 //! readers find it through `table` → after a restart `replay` reads it back, `recovery` decides what is to be believed.
 
+pub mod bulk;
 pub mod disk;
 pub mod inspect;
 mod lock;

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 
 use super::{
+    bulk::Pace,
     disk::{self, Dir, DiskError, Listing},
     record::{self, BadSegmentHeader, FORMAT_VERSION, Move, RECORDS_FROM, SegmentHeader, Type},
     replay::{Cursor, Image, Record, Spot, What},
@@ -199,7 +200,7 @@ fn begin(dir: &Dir, options: &Options) -> Result<Recovered, RecoveryError> {
     let Options { segment_bytes, recent_bytes, cluster_id, member_id } = *options;
     let salt = disk::random_salt()?;
     let header = SegmentHeader { life: 1, size: segment_bytes, salt, cluster_id, member_id };
-    let path = dir.ensure_segment(&header)?;
+    let path = dir.ensure_segment(&header, Pace::Hurried)?;
     let parts = LogParts { dir: dir.path().to_owned(), segment_bytes, salt, cluster_id, member_id, recent_bytes };
     let writer = Writer::resume(parts, Vec::new(), 1, segment_bytes, &header.encode(), 0, 0)
         .map_err(|source| DiskError::Io { action: "hold in memory", path, source })?;

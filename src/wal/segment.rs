@@ -8,18 +8,21 @@ use std::{
     fs::File,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
 };
 
 use bytes::Bytes;
 
 use super::{
-    map::Map,
+    map::{Map, read_only_what_is_asked},
     memory::Memory,
     proof::{self, Proof},
     record::{ALIGN, HEADER_BYTES, RECORDS_FROM},
 };
-use crate::limits::{LOG_BLOCK_BYTES, PROOF_INLINE_BYTES, RESIDENT_WINDOW_PAGES};
+use crate::limits::{LOG_BLOCK_BYTES, PROOF_INLINE_BYTES, READ_AHEAD_BYTES, RESIDENT_WINDOW_PAGES};
 
 const WINDOW_BYTES: u32 = RESIDENT_WINDOW_PAGES as u32 * LOG_BLOCK_BYTES;
 
@@ -43,7 +46,14 @@ enum Store {
         used: u32,
         file: OnceLock<File>,
         map: OnceLock<Map>,
+        /// Where the last blocking read ended.
+        read_until: AtomicU32,
     },
+}
+
+/// A segment's bytes in its file, not opened yet.
+fn in_file(used: u32) -> Store {
+    Store::File { used, file: OnceLock::new(), map: OnceLock::new(), read_until: AtomicU32::new(0) }
 }
 
 /// Which pages of one window of one segment were last seen resident. Good for one answer, not longer: the kernel may
@@ -74,14 +84,13 @@ impl Segment {
     }
 
     pub(super) fn in_file(dir: &Path, life: u32, size: u32, salt: u32, used: u32) -> Self {
-        let bytes = Store::File { used, file: OnceLock::new(), map: OnceLock::new() };
-        Segment { life, size, salt, path: dir.join(file_name(life)), bytes }
+        Segment { life, size, salt, path: dir.join(file_name(life)), bytes: in_file(used) }
     }
 
     /// The same segment without its bytes in memory. Who still holds `self` reads from that memory only: it does not
     /// keep the file from being recycled, and need not.
     pub(super) fn evicted(&self) -> Segment {
-        self.with(Store::File { used: self.used(), file: OnceLock::new(), map: OnceLock::new() })
+        self.with(in_file(self.used()))
     }
 
     fn with(&self, bytes: Store) -> Segment {
@@ -199,14 +208,23 @@ impl Segment {
                 Some(bytes) => Ok(Bytes::copy_from_slice(bytes)),
                 None => Err(self.out_of_bounds(offset, len)),
             },
-            Store::File { .. } => {
+            Store::File { read_until, .. } => {
                 let end = u64::from(offset) + u64::from(len);
                 if offset < RECORDS_FROM + HEADER_BYTES as u32 || end > u64::from(self.size) {
                     return Err(self.out_of_bounds(offset, len));
                 }
                 let (file, path) = (self.file()?, self.path());
+                self.read_ahead(read_until.swap(offset + len, Relaxed), offset);
                 Proof { file, path, life: self.life, size: self.size, salt: self.salt }.read(offset, len)
             }
+        }
+    }
+
+    /// Who reads value after value finds the next ones read already.
+    fn read_ahead(&self, before: u32, offset: u32) {
+        let near = before <= offset && offset - before <= LOG_BLOCK_BYTES;
+        if near && before / READ_AHEAD_BYTES != offset / READ_AHEAD_BYTES {
+            self.will_need(offset / READ_AHEAD_BYTES * READ_AHEAD_BYTES, READ_AHEAD_BYTES);
         }
     }
 
@@ -239,6 +257,7 @@ impl Segment {
             return Ok(file);
         }
         let opened = super::disk::open_to_read(&self.path)?;
+        read_only_what_is_asked(&opened);
         Ok(file.get_or_init(|| opened))
     }
 

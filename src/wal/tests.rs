@@ -9,6 +9,7 @@ use std::{fs, os::unix::fs::FileExt, path::Path};
 use bytes::Bytes;
 
 use super::{
+    bulk::Pace,
     disk::{Dir, Recycled},
     inspect,
     record::{self, MovedValue, RECORDS_FROM, SegmentHeader},
@@ -39,7 +40,7 @@ fn write(dir: &Dir, writer: &mut Writer) {
     let Some(write) = writer.take_write() else { return };
     for piece in &write.pieces {
         assert_eq!((piece.offset % 4096, piece.len % 4096, piece.bytes().as_ptr() as usize % 4096), (0, 0, 0));
-        dir.ensure_segment(&writer.segment_header(piece.segment.life())).unwrap();
+        dir.ensure_segment(&writer.segment_header(piece.segment.life()), Pace::Hurried).unwrap();
     }
     dir.write(&write).unwrap();
 }

@@ -19,6 +19,7 @@ use crate::{
     shard::{mail::Proposal, pending::Pending},
     store::{checkpoint::CheckpointHead, hash::hash_kv, types::Values},
     wal::{
+        bulk::Pace,
         disk::{Dir, Recycled},
         recovery::Options,
     },
@@ -260,7 +261,7 @@ impl World {
         let Some(write) = self.write.take() else { return };
         for piece in &write.pieces {
             let header = self.core.writer().segment_header(piece.segment.life());
-            self.dir.ensure_segment(&header).unwrap();
+            self.dir.ensure_segment(&header, Pace::Hurried).unwrap();
         }
         self.dir.write(&write).unwrap();
         self.core.written();
@@ -270,7 +271,7 @@ impl World {
     fn checkpoint(&mut self) {
         let Some(capture) = self.capture.take() else { return };
         let Capture { state, hard_state, position, extents } = *capture;
-        self.dir.ensure_segment(&self.core.writer().segment_header(position.life)).unwrap();
+        self.dir.ensure_segment(&self.core.writer().segment_header(position.life), Pace::Hurried).unwrap();
         let covered =
             Covered { applied: state.applied().0, replay_from: position.life, usage: state.index.usage().clone() };
         self.dir.write_checkpoint(&state, &CheckpointHead { hard_state, position, extents }).unwrap();
@@ -333,7 +334,9 @@ impl World {
         if let Some(write) = self.write.take() {
             let reached = self.random.below(write.pieces.len() as u64 + 1) as usize;
             for (at, piece) in write.pieces.iter().enumerate().take(reached + 1) {
-                self.dir.ensure_segment(&self.core.writer().segment_header(piece.segment.life())).unwrap();
+                self.dir
+                    .ensure_segment(&self.core.writer().segment_header(piece.segment.life()), Pace::Hurried)
+                    .unwrap();
                 let file = std::fs::OpenOptions::new().write(true).open(piece.segment.path()).unwrap();
                 for (block, bytes) in piece.bytes().chunks(4096).enumerate() {
                     if at < reached || self.random.below(2) == 0 {

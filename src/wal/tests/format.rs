@@ -10,6 +10,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::super::{
+    bulk::Pace,
     disk::Dir,
     record::{MovedValue, SegmentHeader},
     recovery::{self, recover},
@@ -46,7 +47,7 @@ fn newest_samples() -> PathBuf {
 fn write_sample(path: &Path) {
     let dir = Dir::open(path).unwrap();
     let header = SegmentHeader { life: 1, size: SEGMENT_BYTES, salt: 0x5a17, cluster_id: 0xc1, member_id: 0xe1 };
-    dir.ensure_segment(&header).unwrap();
+    dir.ensure_segment(&header, Pace::Hurried).unwrap();
     let parts = LogParts {
         dir: path.to_owned(),
         segment_bytes: SEGMENT_BYTES,

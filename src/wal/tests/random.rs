@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::{
     super::{
+        bulk::Pace,
         disk::{Dir, Recycled},
         record::{self, MovedValue},
         recovery::recover,
@@ -140,7 +141,7 @@ impl<'a> Harness<'a> {
                     self.state.apply_empty(last, entries.last().unwrap().term);
                 }
                 let position = self.writer.position();
-                self.dir.ensure_segment(&self.writer.segment_header(position.life)).unwrap();
+                self.dir.ensure_segment(&self.writer.segment_header(position.life), Pace::Hurried).unwrap();
                 let head = CheckpointHead { hard_state, position, extents: self.writer.extents() };
                 self.dir.write_checkpoint(&self.state, &head).unwrap();
                 self.checkpoint_hard_state = hard_state;
@@ -160,7 +161,7 @@ impl<'a> Harness<'a> {
                 let Some(write) = self.writer.take_write() else { return self.recover() };
                 let mut at = 0;
                 for piece in &write.pieces {
-                    self.dir.ensure_segment(&self.writer.segment_header(piece.segment.life())).unwrap();
+                    self.dir.ensure_segment(&self.writer.segment_header(piece.segment.life()), Pace::Hurried).unwrap();
                     let file = fs::OpenOptions::new().write(true).open(piece.segment.path()).unwrap();
                     for (number, block) in piece.bytes().chunks(4096).enumerate() {
                         if mask >> (at % 64) & 1 == 1 {

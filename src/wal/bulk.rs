@@ -1,0 +1,223 @@
+//! Large files, written, read and removed beside the log: past the page cache and in pieces, with a rest after each of them, so that the
+//! log's own writes get through in between. Through the cache they would reach the device all at once, with the sync.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    thread,
+    time::Duration,
+};
+
+use crate::limits::{BULK_FREED_BYTES, BULK_PIECE_BYTES, BULK_REST_MS, LOG_BLOCK_BYTES};
+
+const BLOCK: usize = LOG_BLOCK_BYTES as usize;
+
+/// Whether somebody waits for the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Nobody: the log goes first.
+    Resting,
+    /// The log itself does.
+    Hurried,
+}
+
+/// One piece of memory, somewhere in it aligned as direct transfers have to be.
+struct Piece {
+    memory: Vec<u8>,
+    begin: usize,
+}
+
+impl Piece {
+    fn new() -> Self {
+        let memory = vec![0; BULK_PIECE_BYTES + BLOCK];
+        let begin = memory.as_ptr().align_offset(BLOCK);
+        Piece { memory, begin }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.memory[self.begin..][..BULK_PIECE_BYTES]
+    }
+}
+
+/// Opens a file past the page cache, or through it where the file system has nothing else.
+fn open(path: &Path, options: &OpenOptions) -> io::Result<File> {
+    match options.clone().custom_flags(libc::O_DIRECT).open(path) {
+        Err(cause) if cause.raw_os_error() == Some(libc::EINVAL) => options.open(path),
+        opened => opened,
+    }
+}
+
+fn rest() {
+    thread::sleep(Duration::from_millis(BULK_REST_MS));
+}
+
+/// A whole file.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = open(path, OpenOptions::new().read(true))?;
+    let mut bytes = Vec::with_capacity(usize::try_from(file.metadata()?.len()).unwrap_or(0));
+    let mut piece = Piece::new();
+    loop {
+        let count = file.read(piece.bytes())?;
+        bytes.extend_from_slice(&piece.bytes()[..count]);
+        // Behind a part of a block there is nothing more, and a direct read cannot go on there.
+        if !count.is_multiple_of(BLOCK) || count == 0 {
+            return Ok(bytes);
+        }
+        rest();
+    }
+}
+
+/// Gives a file's room back: what is freed all at once the file system may tell the device all at once, which then does
+/// nothing else for milliseconds. It should have no name any more, so that nobody finds a part of it.
+pub fn give_back(file: &File) -> io::Result<()> {
+    let mut left = file.metadata()?.len();
+    while left > BULK_FREED_BYTES {
+        left -= BULK_FREED_BYTES;
+        file.set_len(left)?;
+        rest();
+    }
+    Ok(())
+}
+
+/// A new file that grows by what is written into it; durable, and as long as that, once it is finished.
+pub struct BulkFile {
+    file: File,
+    pace: Pace,
+    piece: Piece,
+    filled: usize,
+    written: u64,
+}
+
+impl BulkFile {
+    /// Makes the file, mode 0600; what was there is gone.
+    pub fn create(path: &Path, pace: Pace) -> io::Result<Self> {
+        let file = open(path, OpenOptions::new().write(true).create(true).truncate(true).mode(0o600))?;
+        Ok(BulkFile { file, pace, piece: Piece::new(), filled: 0, written: 0 })
+    }
+
+    /// So many zeros.
+    pub fn write_zeros(&mut self, mut count: usize) -> io::Result<()> {
+        while count > 0 {
+            let now = count.min(BULK_PIECE_BYTES - self.filled);
+            self.room()[..now].fill(0);
+            self.fill(now)?;
+            count -= now;
+        }
+        Ok(())
+    }
+
+    /// Gives the file's bytes once they are durable.
+    pub fn finish(mut self) -> io::Result<u64> {
+        let bytes = self.written + self.filled as u64;
+        if self.filled > 0 {
+            // Direct writes are of whole blocks: what is too much is cut off again.
+            let short = self.filled.next_multiple_of(BLOCK) - self.filled;
+            self.room()[..short].fill(0);
+            self.filled += short;
+            self.write_piece()?;
+        }
+        if self.written != bytes {
+            self.file.set_len(bytes)?;
+        }
+        self.file.sync_all()?;
+        Ok(bytes)
+    }
+
+    fn room(&mut self) -> &mut [u8] {
+        &mut self.piece.bytes()[self.filled..]
+    }
+
+    fn fill(&mut self, count: usize) -> io::Result<()> {
+        self.filled += count;
+        if self.filled < BULK_PIECE_BYTES { Ok(()) } else { self.write_piece() }
+    }
+
+    fn write_piece(&mut self) -> io::Result<()> {
+        if self.written > 0 && self.pace == Pace::Resting {
+            rest();
+        }
+        self.file.write_all(&self.piece.bytes()[..self.filled])?;
+        self.written += self.filled as u64;
+        self.filled = 0;
+        Ok(())
+    }
+}
+
+impl Write for BulkFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let now = bytes.len().min(BULK_PIECE_BYTES - self.filled);
+        self.room()[..now].copy_from_slice(&bytes[..now]);
+        self.fill(now)?;
+        Ok(now)
+    }
+
+    /// Nothing: what is durable before the end is nobody's business.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn pattern(len: usize) -> Vec<u8> {
+        (0..len).map(|index| (index * 31 % 251) as u8).collect()
+    }
+
+    fn written_in(dir: &Path, len: usize, step: usize) {
+        let path = dir.join("file");
+        fs::write(&path, "of before, and longer than nothing").unwrap();
+        let mut file = BulkFile::create(&path, Pace::Hurried).unwrap();
+        let data = pattern(len);
+        for part in data.chunks(step) {
+            file.write_all(part).unwrap();
+        }
+        assert_eq!(file.finish().unwrap(), len as u64);
+        assert!(fs::read(&path).unwrap() == data, "{len} bytes by {step}");
+        assert!(read(&path).unwrap() == data, "{len} bytes");
+    }
+
+    #[test]
+    fn what_was_written_is_in_the_file_whatever_its_length() {
+        let (disk, memory) = (tempfile::tempdir_in(".").unwrap(), tempfile::tempdir_in("/dev/shm").unwrap());
+        for dir in [disk.path(), memory.path()] {
+            for len in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, BULK_PIECE_BYTES, 3 * BULK_PIECE_BYTES + 5000] {
+                written_in(dir, len, 100_000);
+                written_in(dir, len, 2 * BULK_PIECE_BYTES);
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_is_given_back_to_its_last_piece() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        let path = dir.path().join("file");
+        for (len, rest) in [(0, 0), (BULK_FREED_BYTES, BULK_FREED_BYTES), (3 * BULK_FREED_BYTES + 5, 5)] {
+            let file = File::create(&path).unwrap();
+            file.set_len(len).unwrap();
+            give_back(&file).unwrap();
+            assert_eq!(file.metadata().unwrap().len(), rest);
+        }
+    }
+
+    #[test]
+    fn zeros_follow_bytes_and_bytes_zeros() {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        let path = dir.path().join("file");
+        let mut file = BulkFile::create(&path, Pace::Resting).unwrap();
+        let data = pattern(5000);
+        file.write_all(&data).unwrap();
+        file.write_zeros(2 * BULK_PIECE_BYTES).unwrap();
+        file.write_all(&data).unwrap();
+        file.finish().unwrap();
+        let read = fs::read(&path).unwrap();
+        let (head, rest) = read.split_at(data.len());
+        let (zeros, tail) = rest.split_at(2 * BULK_PIECE_BYTES);
+        assert!(head == data && tail == data && zeros.iter().all(|byte| *byte == 0));
+    }
+}
