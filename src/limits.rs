@@ -148,9 +148,19 @@ pub const WRITE_MEMORY_BYTES_KEPT: usize = 256 * 1024;
 /// from another core costs, and a spinning core delays completions that need it (measured: fdatasync took 1.2 ms).
 pub const SPIN_BEFORE_PARK_MICROSECONDS_DEFAULT: u64 = 0;
 
-/// Threads for blocking work beside each executor: one for long work (zeroing a segment, a checkpoint), one so that
-/// short work (a rename, a password) does not wait for it.
+/// Threads beside each executor for blocking work that somebody waits for: one for a segment that is being made ready, which
+/// rests more than it works, one so that a read of the disk does not wait for that.
 pub const BACKGROUND_THREADS: usize = 2;
+
+/// Their niceness: behind the executor, which they may share a core with, but not so far behind that a busy machine keeps
+/// the log waiting for its next segment.
+pub const BACKGROUND_NICE: i32 = 5;
+
+/// Threads beside each executor for long work: checkpoints and repacking take turns on one, hashes come on the other.
+pub const BULK_THREADS: usize = 2;
+
+/// Their niceness: nobody waits for them who could not wait.
+pub const BULK_NICE: i32 = 19;
 
 /// Letters under way between two cores before the sender keeps them in a queue of its own. Each is a batch of one
 /// turn of a loop; 256 turns are some milliseconds of a core that does not get to its mail.

@@ -156,7 +156,7 @@ async fn hashed<T: Send + 'static>(
         true => work(view),
         false => {
             let view = view.clone();
-            runtime::background(move || work(&view)).await
+            runtime::bulk(move || work(&view)).await
         }
     };
     result.map_err(|cause| values::unreadable(&cause))

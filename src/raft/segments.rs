@@ -1,7 +1,13 @@
 //! The files that the log is being written to: opened for durable writes, made ready before the writer needs them.
 //! A new segment's file is prepared while the one before it fills, so that rolling over waits for nothing.
 
-use std::{cell::RefCell, collections::HashMap, io, rc::Rc, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    io,
+    rc::Rc,
+    sync::Arc,
+};
 
 use crate::{
     log,
@@ -27,13 +33,22 @@ pub struct SegmentFiles {
     durability: Durability,
     header: HeaderOf,
     open: RefCell<HashMap<u32, Rc<DirectFile>>>,
+    /// The last life that was written to, whose successor is being made ready.
+    ahead_of: Cell<Option<u32>>,
     /// Retired segments that some view may still read from.
     retired: RefCell<Vec<Arc<Segment>>>,
 }
 
 impl SegmentFiles {
     pub fn new(dir: Arc<Dir>, durability: Durability, header: HeaderOf) -> Self {
-        SegmentFiles { dir, durability, header, open: RefCell::default(), retired: RefCell::default() }
+        SegmentFiles {
+            dir,
+            durability,
+            header,
+            open: RefCell::default(),
+            ahead_of: Cell::default(),
+            retired: RefCell::default(),
+        }
     }
 
     pub fn dir(&self) -> &Arc<Dir> {
@@ -42,30 +57,37 @@ impl SegmentFiles {
 
     /// Makes one piece of a write durable.
     pub async fn write(self: &Rc<Self>, piece: &Piece) -> io::Result<()> {
-        let file = self.file(&piece.segment).await?;
+        let file = self.file(piece.segment.life()).await?;
         file.write_durable(u64::from(piece.offset), piece.bytes()).await
     }
 
-    async fn file(self: &Rc<Self>, segment: &Arc<Segment>) -> io::Result<Rc<DirectFile>> {
-        let life = segment.life();
+    /// The file of a segment that is written. While it fills, that of the next is made ready and opened, so that going
+    /// over to it waits for no thread.
+    async fn file(self: &Rc<Self>, life: u32) -> io::Result<Rc<DirectFile>> {
         let known = self.open.borrow().get(&life).cloned();
-        if let Some(file) = known {
-            return Ok(file);
+        let file = match known {
+            Some(file) => file,
+            None => self.make_ready(life, Pace::Hurried).await?,
+        };
+        if self.ahead_of.get() < Some(life) {
+            self.ahead_of.set(Some(life));
+            // One write at most reaches back to the life before.
+            self.open.borrow_mut().retain(|other, _| *other + 1 >= life);
+            let files = self.clone();
+            runtime::spawn(async move {
+                if let Err(cause) = files.make_ready(life + 1, Pace::Resting).await {
+                    // The write that needs it will fail with the same error, and stop the member.
+                    log!(Warn, "cannot prepare the next segment of the log", "error" = shown(&cause));
+                }
+            });
         }
-        self.prepare_at(life, Pace::Hurried).await?;
-        let file = Rc::new(DirectFile::open(segment.path(), self.durability).await?);
-        let mut open = self.open.borrow_mut();
-        // Lives only grow, and one write at most reaches back to the life before.
-        open.retain(|other, _| *other + 1 >= life);
-        open.insert(life, file.clone());
-        drop(open);
-        let ahead = self.clone();
-        runtime::spawn(async move {
-            if let Err(cause) = ahead.prepare(life + 1).await {
-                // The write that needs it will fail with the same error, and stop the member.
-                log!(Warn, "cannot prepare the next segment of the log", "error" = shown(&cause));
-            }
-        });
+        Ok(file)
+    }
+
+    async fn make_ready(&self, life: u32, pace: Pace) -> io::Result<Rc<DirectFile>> {
+        self.prepare_at(life, pace).await?;
+        let file = Rc::new(DirectFile::open(self.dir.segment_path(life), self.durability).await?);
+        self.open.borrow_mut().insert(life, file.clone());
         Ok(file)
     }
 
@@ -91,7 +113,7 @@ impl SegmentFiles {
             return Ok(());
         }
         let dir = self.dir.clone();
-        let (pinned, result) = runtime::background(move || {
+        let (pinned, result) = runtime::bulk(move || {
             let (mut pinned, mut result) = (Vec::new(), Ok(()));
             for segment in retired {
                 match dir.recycle(segment) {

@@ -1,6 +1,6 @@
 //! Gives space back while the member serves: removes what compaction has made obsolete, moves live values out of
 //! mostly dead segments, writes checkpoints, recycles what nothing points into any more. One job at a time, in slices;
-//! the reading and encoding happen on a background thread.
+//! the reading and encoding happen on a thread for long work.
 
 use std::{
     io,
@@ -155,7 +155,7 @@ impl Space {
     /// The hash at a compaction's own revision is told as of the moment before it, as etcd's is.
     async fn hash_compactions(&self) {
         for Compaction { before, revision, segments } in self.driver.with_core(|core| core.take_compactions()) {
-            match runtime::background(move || hash::hash_compaction(&before, revision, &segments)).await {
+            match runtime::bulk(move || hash::hash_compaction(&before, revision, &segments)).await {
                 Ok(hash) => self.driver.member().compaction_hashes.keep(hash),
                 Err(cause) => log!(Warn, "cannot hash the store at a compaction", "error" = shown(&cause)),
             }
@@ -188,7 +188,7 @@ impl Space {
         };
         let dir = self.driver.files.dir().clone();
         // Read whole: what was damaged since it was written must not get a checksum of its own.
-        let (bytes, sound) = runtime::background(move || {
+        let (bytes, sound) = runtime::bulk(move || {
             let bytes = Bytes::from(dir.read_segment_resting(life)?);
             let sound = Image { bytes: &bytes, life, salt }.sound_until();
             Ok((bytes, sound))
@@ -198,7 +198,7 @@ impl Space {
         let mut from = Revision::new(usage.oldest, 0);
         loop {
             let (index, bytes) = (self.driver.core().state().index.clone(), bytes.clone());
-            let slice = runtime::background(move || {
+            let slice = runtime::bulk(move || {
                 let mut slice = Slice::default();
                 for event in index.event_refs(from, usage.newest) {
                     let place = event.meta.place;
@@ -295,11 +295,10 @@ impl Space {
         self.driver.files.prepare(position.life).await?;
         let dir = self.driver.files.dir().clone();
         let began = runtime::now();
-        let bytes = runtime::background(move || {
-            dir.write_checkpoint(&state, &CheckpointHead { hard_state, position, extents })
-        })
-        .await
-        .map_err(io_of)?;
+        let bytes =
+            runtime::bulk(move || dir.write_checkpoint(&state, &CheckpointHead { hard_state, position, extents }))
+                .await
+                .map_err(io_of)?;
         self.driver.member().metrics.core.stages.observe(Stage::Checkpoint, runtime::now() - began);
         self.logged_at_checkpoint = logged;
         self.covered = covered;

@@ -30,7 +30,8 @@ pub struct Executor {
     tasks: Tasks,
     pub timers: RefCell<Timers>,
     pub ring: RefCell<Ring>,
-    pool: Pool,
+    prompt: Pool,
+    bulk: Pool,
     /// Tasks that let everything else run first.
     yielded: RefCell<Vec<Waker>>,
     /// Whom the ring's completions wake; empty between turns.
@@ -86,8 +87,18 @@ pub fn end(task: &Arc<Header>) {
     }
 }
 
-pub fn background(work: Box<dyn FnOnce() + Send>) {
-    with_here(|executor| executor.pool.queue(work));
+/// Which threads beside the executor do something that may block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    Prompt,
+    Bulk,
+}
+
+pub fn beside(lane: Lane, work: Box<dyn FnOnce() + Send>) {
+    with_here(|executor| match lane {
+        Lane::Prompt => executor.prompt.queue(work),
+        Lane::Bulk => executor.bulk.queue(work),
+    });
 }
 
 pub fn worked() -> (Duration, u64) {
@@ -124,7 +135,8 @@ impl Executor {
             tasks: Tasks::new(home),
             timers: RefCell::default(),
             ring: RefCell::new(ring),
-            pool: Pool::start(limits::BACKGROUND_THREADS, cores)?,
+            prompt: Pool::start("background", limits::BACKGROUND_THREADS, limits::BACKGROUND_NICE, cores)?,
+            bulk: Pool::start("bulk", limits::BULK_THREADS, limits::BULK_NICE, cores)?,
             yielded: RefCell::default(),
             woken: RefCell::default(),
             spin_before_park,

@@ -30,6 +30,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use self::executor::Lane;
+
 /// Runs a future on this executor; it goes on by itself.
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
     executor::spawn(future);
@@ -173,12 +175,21 @@ pub async fn yield_now() {
     executor::yield_now().await;
 }
 
-/// Runs something that may block on a low-priority thread of its own, on any core the process may use; this executor
-/// goes on meanwhile. A panic in it is raised where it is awaited. The work is queued at once, awaited or not.
+/// Runs something that may block and that somebody waits for, on a thread of its own, on any core the process may use;
+/// this executor goes on meanwhile. A panic in it is raised where it is awaited. The work is queued at once, awaited or not.
 pub fn background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> impl Future<Output = T> {
+    beside(Lane::Prompt, work)
+}
+
+/// The same for what takes long, and may: at the lowest priority, and nothing prompt waits behind it.
+pub fn bulk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> impl Future<Output = T> {
+    beside(Lane::Bulk, work)
+}
+
+fn beside<T: Send + 'static>(lane: Lane, work: impl FnOnce() -> T + Send + 'static) -> impl Future<Output = T> {
     let (answer, outcome) = pool::answer();
     // A thread that unwinds is gone for good, and whoever waits for its answer with it.
-    executor::background(Box::new(move || answer(catch_unwind(AssertUnwindSafe(work)))));
+    executor::beside(lane, Box::new(move || answer(catch_unwind(AssertUnwindSafe(work)))));
     async move {
         match outcome.await {
             Ok(value) => value,

@@ -49,10 +49,10 @@ pub fn set_cores(cores: &[usize]) -> io::Result<()> {
 }
 
 /// Gives this thread the lowest priority, so that it takes only what nobody else wants of a core.
-pub fn lower_this_thread() {
+pub fn lower_this_thread(nice: i32) {
     // SAFETY: setpriority touches no memory. With PRIO_PROCESS, 0 is the calling thread on Linux. Lowering one's
     // own priority cannot be refused; were it, the work would only be done sooner.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
 }
 
 /// The soft limit of a resource (`libc::RLIMIT_*`); None if there is none.

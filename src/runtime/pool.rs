@@ -1,4 +1,4 @@
-//! Threads for work that blocks: a few beside each executor, of the lowest priority, on any core the process may use.
+//! Threads for work that blocks: a few beside each executor, of lower priority, on any core the process may use.
 //! What is queued is done, whether or not anybody waits for it still.
 
 use std::{
@@ -31,14 +31,14 @@ struct Queue {
 }
 
 impl Pool {
-    pub fn start(threads: usize, cores: &[usize]) -> io::Result<Self> {
+    pub fn start(name: &str, threads: usize, nice: i32, cores: &[usize]) -> io::Result<Self> {
         let pool = Pool { shared: Arc::default() };
         for number in 0..threads {
             let (shared, cores) = (pool.shared.clone(), cores.to_vec());
-            thread::Builder::new().name(format!("background-{number}")).spawn(move || {
+            thread::Builder::new().name(format!("{name}-{number}")).spawn(move || {
                 // Threads inherit the one core of their executor. Where it cannot be undone, the work is done there.
                 let _ = os::set_cores(&cores);
-                os::lower_this_thread();
+                os::lower_this_thread(nice);
                 shared.serve();
             })?;
         }

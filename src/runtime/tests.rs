@@ -1,6 +1,7 @@
 use std::{rc::Rc, time::Duration};
 
 use super::{executors::run_one, *};
+use crate::limits;
 
 #[test]
 fn a_task_gives_its_result_and_ends_when_dropped() {
@@ -37,12 +38,37 @@ fn the_executor_goes_on_while_something_blocks() {
     .unwrap();
 }
 
+fn niceness() -> i32 {
+    // SAFETY: touches no memory.
+    unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
+}
+
 #[test]
-fn blocking_work_runs_at_the_lowest_priority() {
-    let own = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
-    let lowered = run_one(|| background(|| unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) })).unwrap();
-    assert_eq!(lowered, 19);
-    assert_eq!(unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }, own);
+fn blocking_work_goes_behind_the_executor_and_long_work_behind_all() {
+    let own = niceness();
+    assert_eq!(run_one(|| background(niceness)).unwrap(), limits::BACKGROUND_NICE.max(own));
+    assert_eq!(run_one(|| bulk(niceness)).unwrap(), limits::BULK_NICE);
+    assert_eq!(niceness(), own);
+}
+
+#[test]
+fn what_somebody_waits_for_does_not_wait_for_long_work() {
+    run_one(|| async {
+        let (go, held) = std::sync::mpsc::channel::<()>();
+        let held = std::sync::Arc::new(std::sync::Mutex::new(held));
+        let long: Vec<_> = (0..2 * limits::BULK_THREADS)
+            .map(|_| {
+                let held = held.clone();
+                bulk(move || drop(held.lock().unwrap().recv()))
+            })
+            .collect();
+        assert_eq!(background(|| 7).await, 7);
+        drop(go);
+        for work in long {
+            work.await;
+        }
+    })
+    .unwrap();
 }
 
 #[test]
