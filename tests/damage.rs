@@ -335,43 +335,83 @@ async fn a_value_that_has_changed_on_disk_is_refused_and_the_others_are_served()
     assert!(server.client().await.call(&past).await.unwrap().kvs[0].value == value(key, LEN));
 }
 
-/// A file system of a few MiB in memory, gone with the test.
-struct SmallDisk(PathBuf);
+const MIB: u64 = 1024 * 1024;
+
+/// What takes the room on a disk of blocks until there is to be more of it.
+const OTHERS: &str = "others";
+const OTHERS_MIB: usize = 100;
+
+/// A file system of a few MiB, gone with the test.
+enum SmallDisk {
+    /// In memory: there is no block device below that could lie.
+    Memory(PathBuf),
+    /// ext4 on a loop device, as a member's disk is but for its size; somebody else's file takes most of it.
+    Blocks(PathBuf),
+}
+
+fn system(program: &str, arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> String {
+    let done = Command::new(program).args(arguments).output().unwrap_or_else(|cause| panic!("{program}: {cause}"));
+    assert!(done.status.success(), "to fill a disk takes the right to make a small one: {program}: {done:?}");
+    String::from_utf8(done.stdout).unwrap()
+}
 
 impl SmallDisk {
     /// # Panics
     /// If this process may not mount one.
-    fn mount(at: &Path, mib: usize) -> Self {
+    fn in_memory(at: &Path, mib: usize) -> Self {
         fs::create_dir_all(at).unwrap();
-        let size = format!("size={mib}m");
-        let mut command = Command::new("mount");
-        let mounted =
-            command.args(["-t", "tmpfs", "-o", &size, "urd-test"]).arg(at).output().expect("mount(8) is there");
-        assert!(mounted.status.success(), "to fill a disk takes the right to mount a small one: {mounted:?}");
-        SmallDisk(at.to_owned())
+        system("mount", &[&"-t", &"tmpfs", &"-o", &format!("size={mib}m"), &"urd-test", &at]);
+        SmallDisk::Memory(at.to_owned())
     }
 
-    fn grow(&self, mib: usize) {
-        let size = format!("remount,size={mib}m");
-        assert!(Command::new("mount").args(["-o", &size]).arg(&self.0).status().unwrap().success());
+    /// The same.
+    fn of_blocks(at: &Path, mib: usize) -> Self {
+        fs::create_dir_all(at).unwrap();
+        let image = at.with_extension("image");
+        let file = File::create(&image).unwrap();
+        file.set_len((mib + OTHERS_MIB) as u64 * MIB).unwrap();
+        system("mkfs.ext4", &[&"-q", &"-m", &"0", &image]);
+        system("mount", &[&"-o", &"loop", &image, &at]);
+        system("fallocate", &[&"-l", &format!("{OTHERS_MIB}MiB"), &at.join(OTHERS)]);
+        SmallDisk::Blocks(at.to_owned())
+    }
+
+    /// Makes a hundred MiB of room more.
+    fn make_room(&self, mib: usize) {
+        match self {
+            SmallDisk::Memory(at) => {
+                system("mount", &[&"-o", &format!("remount,size={}m", mib + OTHERS_MIB), at]);
+            }
+            SmallDisk::Blocks(at) => fs::remove_file(at.join(OTHERS)).unwrap(),
+        }
     }
 }
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
+        let (SmallDisk::Memory(at) | SmallDisk::Blocks(at)) = self;
         // Lazily: the server that was on it may be about to end.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+        let _ = Command::new("umount").arg("-l").arg(at).status();
     }
 }
 
 #[tokio::test]
-async fn a_full_disk_stops_it_and_room_brings_everything_back() {
+async fn a_full_disk_in_memory_stops_it_and_room_brings_everything_back() {
+    // A limit on the process's files does not do: segments have their full size before anything is in them.
+    full_until_it_has_grown(SmallDisk::in_memory).await;
+}
+
+#[tokio::test]
+async fn a_full_disk_of_blocks_stops_it_and_room_brings_everything_back() {
+    full_until_it_has_grown(SmallDisk::of_blocks).await;
+}
+
+async fn full_until_it_has_grown(mount: fn(&Path, usize) -> SmallDisk) {
     if is_reference() {
         return;
     }
     let mut server = Server::prepare(&[]);
-    // A limit on the process's files does not do: segments have their full size before anything is in them.
-    let disk = SmallDisk::mount(&server.data_dir(), 60);
+    let disk = mount(&server.data_dir(), 60);
     server.restart().await;
     let client = server.client().await;
     let mut acknowledged = 0;
@@ -396,7 +436,7 @@ async fn a_full_disk_stops_it_and_room_brings_everything_back() {
     if server.is_ready().await {
         server.kill();
     }
-    disk.grow(160);
+    disk.make_room(60);
     for _ in 0..2 {
         server.restart().await;
         let client = server.client().await;

@@ -344,8 +344,7 @@ pub fn decode(input: &mut dyn Read) -> Result<Checkpoint, CheckpointError> {
         before = section;
         let count = match section {
             Section::Head => None,
-            Section::Keys if version == 1 => push_all(&source.payload, &mut keys).map(|count| counts[0] += count),
-            Section::Keys => push_keys(&source.payload, &mut keys).map(|count| counts[0] += count),
+            Section::Keys => push_keys(&source.payload, version, &mut keys).map(|count| counts[0] += count),
             Section::Events => push_events(&source.payload, version, &mut events).map(|count| counts[1] += count),
             Section::Leases => push_all(&source.payload, &mut leases).map(|count| counts[2] += count),
             Section::Attachments => push_all(&source.payload, &mut attachments).map(|count| counts[3] += count),
@@ -487,13 +486,18 @@ fn push_all<M: Measure>(payload: &[u8], tree: &mut Builder<M>) -> Option<u64> {
 }
 
 /// The same for keys as `Blocks::keys` writes them.
-fn push_keys(payload: &[u8], tree: &mut Builder<KeyMeasure>) -> Option<u64> {
+fn push_keys(payload: &[u8], version: u32, tree: &mut Builder<KeyMeasure>) -> Option<u64> {
     let mut fields = Fields(payload);
     let (mut key, mut count) = (Vec::new(), 0);
     while !fields.0.is_empty() {
-        fields.lengthen(&mut key)?;
+        if version == 1 {
+            key.clear();
+            key.extend_from_slice(fields.bytes()?);
+        } else {
+            fields.lengthen(&mut key)?;
+        }
         let state = fields.bytes()?;
-        if !tree.ascends_to(&key) {
+        if !tree.ascends_to(&key) || !codec::is_key(state) {
             return None;
         }
         tree.push(&key, state);
@@ -507,7 +511,7 @@ fn push_events(payload: &[u8], version: u32, events: &mut Events) -> Option<u64>
     let mut fields = Fields(payload);
     let (mut last, mut main, mut key, mut count) = (events.last(), 0i64, Vec::new(), 0);
     let mut add = |revision: Revision, key: &[u8], rest: [&[u8]; 2]| {
-        if last.is_some_and(|last| revision <= last) {
+        if last.is_some_and(|last| revision <= last) || !codec::is_event(revision.main, rest) {
             return None;
         }
         events.push_spelled(revision, key, rest);

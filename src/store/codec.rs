@@ -53,6 +53,88 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Looks through what somebody else may have written: whether `Reader` would find all that it reads.
+struct Whole<'a>(&'a [u8]);
+
+impl Whole<'_> {
+    fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    fn varint(&mut self) -> Option<u64> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    /// A distance back from a revision, to one that is not below zero.
+    fn distance(&mut self, from: i64) -> Option<()> {
+        (self.varint()? <= from as u64).then_some(())
+    }
+
+    fn meta_tail(&mut self, flags: u8, main: i64) -> Option<()> {
+        if flags & TOMBSTONE != 0 {
+            return Some(());
+        }
+        if flags & CREATED_BEFORE != 0 {
+            self.distance(main)?;
+        }
+        let others = (flags & VERSION != 0) as u8 + (flags & LEASE != 0) as u8 + 3 * (flags & PLACE != 0) as u8;
+        for _ in 0..others {
+            self.varint()?;
+        }
+        Some(())
+    }
+
+    fn end(&self) -> Option<()> {
+        self.0.is_empty().then_some(())
+    }
+}
+
+/// Whether bytes of a checkpoint are a key's state: `key` can be asked then.
+pub fn is_key(value: &[u8]) -> bool {
+    let look = || {
+        let mut rest = Whole(value);
+        let flags = rest.byte()?;
+        let main = i64::try_from(rest.varint()?).ok()?;
+        if flags & SUB != 0 {
+            rest.varint()?;
+        }
+        rest.meta_tail(flags, main)?;
+        rest.end()
+    };
+    look().is_some()
+}
+
+/// Whether bytes of a checkpoint are an event but for its key (`key_apart`): `event` can be asked then.
+pub fn is_event(main: i64, [flags, tail]: [&[u8]; 2]) -> bool {
+    let look = || {
+        let [flags] = flags else { return None };
+        let mut rest = Whole(tail);
+        rest.meta_tail(*flags, main)?;
+        if flags & PREV != 0 {
+            // The depth, and the event before.
+            rest.varint()?;
+            rest.distance(main)?;
+            rest.varint()?;
+            if flags & JUMP != 0 {
+                rest.distance(main)?;
+                rest.varint()?;
+            }
+        }
+        rest.end()
+    };
+    main >= 0 && look().is_some()
+}
+
 fn meta_flags(meta: &KeyMeta) -> u8 {
     if meta.is_tombstone() {
         return TOMBSTONE;
@@ -262,6 +344,8 @@ mod tests {
             let mut out = Vec::new();
             put_key(&mut out, &meta);
             prop_assert_eq!(key(&out), meta);
+            prop_assert!(is_key(&out));
+            prop_assert!((0..out.len()).all(|end| !is_key(&out[..end])), "no beginning of it is whole");
             let turned = if meta.is_tombstone() { meta.revision.main } else { meta.create };
             prop_assert_eq!(key_summary(&out), (!meta.is_tombstone(), meta.revision.main, turned));
 
@@ -277,6 +361,9 @@ mod tests {
             prop_assert_eq!(event(meta.revision, &out), wanted);
             let (key, rest) = key_apart(&out);
             prop_assert_eq!(key, &name[..]);
+            prop_assert!(is_event(meta.revision.main, rest));
+            let [flags, tail] = rest;
+            prop_assert!((0..tail.len()).all(|end| !is_event(meta.revision.main, [flags, &tail[..end]])));
             let mut again = Vec::new();
             put_with_key(&mut again, key, rest);
             prop_assert_eq!(again, out);

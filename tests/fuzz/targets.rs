@@ -128,13 +128,14 @@ fn crc32c(start: u32, bytes: &[u8]) -> u32 {
 
 // ---- the checkpoint ----
 
-/// A checkpoint; if the first byte is odd its blocks' numbers and checksums are put right.
+/// A checkpoint; if the first byte is odd its blocks' numbers and checksums are put right, and the next bit says which version
+/// it is told to be of.
 pub fn checkpoint(input: &[u8]) {
     let Some((how, input)) = input.split_first() else { return };
     let mut bytes = input.to_vec();
     if how & 1 != 0 && bytes.len() >= 16 {
         bytes[..8].copy_from_slice(b"urd-ckp\n");
-        bytes[8..12].copy_from_slice(&1u32.to_le_bytes());
+        bytes[8..12].copy_from_slice(&(1 + u32::from(how >> 1 & 1)).to_le_bytes());
         let mut chain = crc32c(0, &bytes[..12]);
         bytes[12..16].copy_from_slice(&chain.to_le_bytes());
         let mut at = 16;
