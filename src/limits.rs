@@ -76,6 +76,9 @@ pub const REPACK_SLICE_BYTES: usize = 512 * 1024;
 /// the core up for a fifth of a millisecond.
 pub const REPACK_SLICE_VALUES: usize = 48;
 
+/// The same while somebody waits for space: a millisecond, and a quarter of the writes.
+pub const REPACK_SLICE_VALUES_HURRIED: usize = 192;
+
 /// What a direct write is a multiple of: the largest logical block of usual devices, and a page.
 pub const LOG_BLOCK_BYTES: u32 = 4096;
 
@@ -159,8 +162,8 @@ pub const BACKGROUND_NICE: i32 = 5;
 /// Threads beside each executor for long work: checkpoints and repacking take turns on one, hashes come on the other.
 pub const BULK_THREADS: usize = 2;
 
-/// Their niceness: nobody waits for them who could not wait.
-pub const BULK_NICE: i32 = 19;
+/// Their niceness: nobody waits for them who could not wait, but on a busy machine they must get on, or the log would grow.
+pub const BULK_NICE: i32 = 10;
 
 /// Letters under way between two cores before the sender keeps them in a queue of its own. Each is a batch of one
 /// turn of a loop; 256 turns are some milliseconds of a core that does not get to its mail.

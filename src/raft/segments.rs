@@ -107,7 +107,7 @@ impl SegmentFiles {
 
     /// Takes back the files of retired segments that nobody reads any more: a few to be written again, the rest are
     /// removed.
-    pub async fn reclaim(&self) -> io::Result<()> {
+    pub async fn reclaim(&self, pace: Pace) -> io::Result<()> {
         let retired = self.retired.take();
         if retired.is_empty() {
             return Ok(());
@@ -116,7 +116,7 @@ impl SegmentFiles {
         let (pinned, result) = runtime::bulk(move || {
             let (mut pinned, mut result) = (Vec::new(), Ok(()));
             for segment in retired {
-                match dir.recycle(segment) {
+                match dir.recycle(segment, pace) {
                     Ok(Recycled::Done) => {}
                     Ok(Recycled::Pinned(segment)) => pinned.push(segment),
                     // The others may go all the same. The file that could not is found again at the next start.

@@ -22,6 +22,7 @@ use crate::{
     runtime,
     store::{checkpoint::CheckpointHead, hash, types::Revision, usage::SegmentUse},
     wal::{
+        bulk::Pace,
         record::{MOVED_ITEM_BYTES, MovedValue},
         replay::Image,
         segment::Segment,
@@ -71,6 +72,19 @@ impl Space {
         }
     }
 
+    /// The log goes first, unless somebody waits for space.
+    fn pace(&self) -> Pace {
+        if self.driver.core().wants_space() { Pace::Hurried } else { Pace::Resting }
+    }
+
+    /// Does something long that may block, where nobody prompt waits behind it unless somebody waits for space too.
+    async fn beside<T: Send + 'static>(&self, work: impl FnOnce(Pace) -> T + Send + 'static) -> T {
+        match self.pace() {
+            Pace::Hurried => runtime::background(|| work(Pace::Hurried)).await,
+            Pace::Resting => runtime::bulk(|| work(Pace::Resting)).await,
+        }
+    }
+
     async fn work(&mut self) -> io::Result<()> {
         self.remove_superseded().await?;
         while self.driver.with_core(|core| core.begin_giving_back()) {
@@ -95,7 +109,7 @@ impl Space {
                 break;
             }
         }
-        self.driver.files.reclaim().await
+        self.driver.files.reclaim(self.pace()).await
     }
 
     /// Compaction's removals, a slice at a time; in a hurry if somebody waits for them.
@@ -144,8 +158,11 @@ impl Space {
             if !more {
                 return false;
             }
-            // As long as it took: half of the core is the requests'.
-            runtime::sleep(runtime::recent() - began).await;
+            match self.pace() {
+                Pace::Hurried => runtime::yield_now().await,
+                // As long as it took: half of the core is the requests'.
+                Pace::Resting => runtime::sleep(runtime::recent() - began).await,
+            }
             if left == 0 {
                 return true;
             }
@@ -188,41 +205,43 @@ impl Space {
         };
         let dir = self.driver.files.dir().clone();
         // Read whole: what was damaged since it was written must not get a checksum of its own.
-        let (bytes, sound) = runtime::bulk(move || {
-            let bytes = Bytes::from(dir.read_segment_resting(life)?);
-            let sound = Image { bytes: &bytes, life, salt }.sound_until();
-            Ok((bytes, sound))
-        })
-        .await
-        .map_err(io_of)?;
+        let (bytes, sound) = self
+            .beside(move |pace| {
+                let bytes = Bytes::from(dir.read_segment_at(life, pace)?);
+                let sound = Image { bytes: &bytes, life, salt }.sound_until();
+                Ok((bytes, sound))
+            })
+            .await
+            .map_err(io_of)?;
         let mut from = Revision::new(usage.oldest, 0);
         loop {
             let (index, bytes) = (self.driver.core().state().index.clone(), bytes.clone());
-            let slice = runtime::bulk(move || {
-                let mut slice = Slice::default();
-                for event in index.event_refs(from, usage.newest) {
-                    let place = event.meta.place;
-                    if place.len == 0 || place.segment != life {
-                        continue;
+            let slice = self
+                .beside(move |_| {
+                    let mut slice = Slice::default();
+                    for event in index.event_refs(from, usage.newest) {
+                        let place = event.meta.place;
+                        if place.len == 0 || place.segment != life {
+                            continue;
+                        }
+                        if slice.bytes >= limits::REPACK_SLICE_BYTES {
+                            slice.next = Some(event.meta.revision);
+                            return Ok(slice);
+                        }
+                        let end = place.offset + place.len;
+                        if end > sound {
+                            return Err(sound);
+                        }
+                        slice.bytes += place.len as usize + MOVED_ITEM_BYTES;
+                        slice.values.push(MovedValue {
+                            revision: event.meta.revision,
+                            from: place,
+                            value: bytes.slice(place.offset as usize..end as usize),
+                        });
                     }
-                    if slice.bytes >= limits::REPACK_SLICE_BYTES {
-                        slice.next = Some(event.meta.revision);
-                        return Ok(slice);
-                    }
-                    let end = place.offset + place.len;
-                    if end > sound {
-                        return Err(sound);
-                    }
-                    slice.bytes += place.len as usize + MOVED_ITEM_BYTES;
-                    slice.values.push(MovedValue {
-                        revision: event.meta.revision,
-                        from: place,
-                        value: bytes.slice(place.offset as usize..end as usize),
-                    });
-                }
-                Ok(slice)
-            })
-            .await;
+                    Ok(slice)
+                })
+                .await;
             let slice = match slice {
                 Ok(slice) => slice,
                 Err(offset) => {
@@ -240,7 +259,11 @@ impl Space {
             let mut values = slice.values.into_iter();
             while values.len() > 0 {
                 self.prepare_next_segment().await?;
-                self.move_values(values.by_ref().take(limits::REPACK_SLICE_VALUES).collect()).await;
+                let at_once = match self.pace() {
+                    Pace::Resting => limits::REPACK_SLICE_VALUES,
+                    Pace::Hurried => limits::REPACK_SLICE_VALUES_HURRIED,
+                };
+                self.move_values(values.by_ref().take(at_once).collect()).await;
             }
             match slice.next {
                 Some(next) => from = next,
@@ -295,10 +318,10 @@ impl Space {
         self.driver.files.prepare(position.life).await?;
         let dir = self.driver.files.dir().clone();
         let began = runtime::now();
-        let bytes =
-            runtime::bulk(move || dir.write_checkpoint(&state, &CheckpointHead { hard_state, position, extents }))
-                .await
-                .map_err(io_of)?;
+        let bytes = self
+            .beside(move |pace| dir.write_checkpoint(&state, &CheckpointHead { hard_state, position, extents }, pace))
+            .await
+            .map_err(io_of)?;
         self.driver.member().metrics.core.stages.observe(Stage::Checkpoint, runtime::now() - began);
         self.logged_at_checkpoint = logged;
         self.covered = covered;
@@ -329,7 +352,7 @@ impl Space {
         if repacked {
             self.checkpoint(Roll::No).await?;
         }
-        self.driver.files.reclaim().await
+        self.driver.files.reclaim(self.pace()).await
     }
 }
 

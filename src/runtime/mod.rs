@@ -181,7 +181,7 @@ pub fn background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     beside(Lane::Prompt, work)
 }
 
-/// The same for what takes long, and may: at the lowest priority, and nothing prompt waits behind it.
+/// The same for what takes long, and may: at a lower priority still, and nothing prompt waits behind it.
 pub fn bulk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> impl Future<Output = T> {
     beside(Lane::Bulk, work)
 }

@@ -14,12 +14,12 @@ use crate::limits::{BULK_FREED_BYTES, BULK_PIECE_BYTES, BULK_REST_MS, LOG_BLOCK_
 
 const BLOCK: usize = LOG_BLOCK_BYTES as usize;
 
-/// Whether somebody waits for the file.
+/// Whether somebody waits for the work on a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
     /// Nobody: the log goes first.
     Resting,
-    /// The log itself does.
+    /// The log itself, or a caller.
     Hurried,
 }
 
@@ -49,12 +49,16 @@ fn open(path: &Path, options: &OpenOptions) -> io::Result<File> {
     }
 }
 
-fn rest() {
-    thread::sleep(Duration::from_millis(BULK_REST_MS));
+impl Pace {
+    fn rest(self) {
+        if self == Pace::Resting {
+            thread::sleep(Duration::from_millis(BULK_REST_MS));
+        }
+    }
 }
 
 /// A whole file.
-pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub fn read(path: &Path, pace: Pace) -> io::Result<Vec<u8>> {
     let mut file = open(path, OpenOptions::new().read(true))?;
     let mut bytes = Vec::with_capacity(usize::try_from(file.metadata()?.len()).unwrap_or(0));
     let mut piece = Piece::new();
@@ -65,20 +69,22 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
         if !count.is_multiple_of(BLOCK) || count == 0 {
             return Ok(bytes);
         }
-        rest();
+        pace.rest();
     }
 }
 
 /// Gives a file's room back: what is freed all at once the file system may tell the device all at once, which then does
-/// nothing else for milliseconds. It should have no name any more, so that nobody finds a part of it.
-pub fn give_back(file: &File) -> io::Result<()> {
-    let mut left = file.metadata()?.len();
+/// nothing else for milliseconds. It should have no name any more, so that nobody finds a part of it. Where the file system
+/// does not let a file without a name be cut, its room comes back when it is closed.
+pub fn give_back(file: &File, pace: Pace) {
+    let mut left = file.metadata().map_or(0, |it| it.len());
     while left > BULK_FREED_BYTES {
         left -= BULK_FREED_BYTES;
-        file.set_len(left)?;
-        rest();
+        if file.set_len(left).is_err() {
+            return;
+        }
+        pace.rest();
     }
-    Ok(())
 }
 
 /// A new file that grows by what is written into it; durable, and as long as that, once it is finished.
@@ -135,8 +141,8 @@ impl BulkFile {
     }
 
     fn write_piece(&mut self) -> io::Result<()> {
-        if self.written > 0 && self.pace == Pace::Resting {
-            rest();
+        if self.written > 0 {
+            self.pace.rest();
         }
         self.file.write_all(&self.piece.bytes()[..self.filled])?;
         self.written += self.filled as u64;
@@ -179,7 +185,7 @@ mod tests {
         }
         assert_eq!(file.finish().unwrap(), len as u64);
         assert!(fs::read(&path).unwrap() == data, "{len} bytes by {step}");
-        assert!(read(&path).unwrap() == data, "{len} bytes");
+        assert!(read(&path, Pace::Hurried).unwrap() == data, "{len} bytes");
     }
 
     #[test]
@@ -200,7 +206,7 @@ mod tests {
         for (len, rest) in [(0, 0), (BULK_FREED_BYTES, BULK_FREED_BYTES), (3 * BULK_FREED_BYTES + 5, 5)] {
             let file = File::create(&path).unwrap();
             file.set_len(len).unwrap();
-            give_back(&file).unwrap();
+            give_back(&file, Pace::Resting);
             assert_eq!(file.metadata().unwrap().len(), rest);
         }
     }

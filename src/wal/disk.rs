@@ -244,15 +244,15 @@ impl Dir {
 
     /// Gives back the file of a retired segment if nobody holds the segment: as a spare while there are few, else for
     /// good. What retires it has made sure that a durable checkpoint points nowhere into it.
-    pub fn recycle(&self, segment: Arc<Segment>) -> Result<Recycled, DiskError> {
+    pub fn recycle(&self, segment: Arc<Segment>, pace: Pace) -> Result<Recycled, DiskError> {
         match Arc::try_unwrap(segment) {
-            Ok(segment) => self.demote(segment.life()).map(|()| Recycled::Done),
+            Ok(segment) => self.demote(segment.life(), pace).map(|()| Recycled::Done),
             Err(segment) => Ok(Recycled::Pinned(segment)),
         }
     }
 
     /// Makes a spare of a segment's file.
-    pub(super) fn demote(&self, life: u32) -> Result<(), DiskError> {
+    pub(super) fn demote(&self, life: u32, pace: Pace) -> Result<(), DiskError> {
         let path = self.segment_path(life);
         let removed = {
             let _names = self.names.lock().expect("no holder of the lock panics");
@@ -266,7 +266,8 @@ impl Dir {
             }
         };
         self.sync()?;
-        removed.map_or(Ok(()), |file| bulk::give_back(&file)).map_err(at("give back the room of", &path))
+        removed.iter().for_each(|file| bulk::give_back(file, pace));
+        Ok(())
     }
 
     /// A segment's whole file.
@@ -275,10 +276,10 @@ impl Dir {
         fs::read(&path).map_err(at("read", &path))
     }
 
-    /// The same, while the log goes first.
-    pub fn read_segment_resting(&self, life: u32) -> Result<Vec<u8>, DiskError> {
+    /// The same beside a log that is written.
+    pub fn read_segment_at(&self, life: u32, pace: Pace) -> Result<Vec<u8>, DiskError> {
         let path = self.segment_path(life);
-        bulk::read(&path).map_err(at("read", &path))
+        bulk::read(&path, pace).map_err(at("read", &path))
     }
 
     /// A segment's first block, or less where the file is shorter, and the file's size in bytes.
@@ -355,14 +356,14 @@ impl Dir {
     // ---- the checkpoint ----
 
     /// Replaces the checkpoint, durably, and gives its bytes. The segment of its position must be there.
-    pub fn write_checkpoint(&self, state: &State, head: &CheckpointHead) -> Result<u64, DiskError> {
+    pub fn write_checkpoint(&self, state: &State, head: &CheckpointHead, pace: Pace) -> Result<u64, DiskError> {
         if !self.segment_path(head.position.life).exists() {
             return Err(DiskError::NoSuchPosition { life: head.position.life, path: self.path.clone() });
         }
         let path = self.checkpoint_path();
         let part = with_part(&path);
         let write = || -> io::Result<u64> {
-            let mut file = BulkFile::create(&part, Pace::Resting)?;
+            let mut file = BulkFile::create(&part, pace)?;
             checkpoint::encode(state, head, &mut file)?;
             file.finish()
         };
@@ -370,9 +371,7 @@ impl Dir {
         let before = hold(&path).map_err(at("open", &path))?;
         fs::rename(&part, &path).map_err(at("replace", &path))?;
         self.sync()?;
-        if let Some(before) = before {
-            bulk::give_back(&before).map_err(at("give back the room of the former", &path))?;
-        }
+        before.iter().for_each(|file| bulk::give_back(file, pace));
         Ok(bytes)
     }
 
@@ -492,15 +491,17 @@ mod tests {
 
         let pinned = Arc::new(Segment::in_file(temp.path(), 1, 65536, 7, 65536));
         let reader = pinned.clone();
-        let Recycled::Pinned(pinned) = dir.recycle(pinned).unwrap() else { panic!("somebody reads from it") };
+        let Recycled::Pinned(pinned) = dir.recycle(pinned, Pace::Hurried).unwrap() else {
+            panic!("somebody reads from it")
+        };
         drop(reader);
-        assert!(matches!(dir.recycle(pinned).unwrap(), Recycled::Done));
+        assert!(matches!(dir.recycle(pinned, Pace::Hurried).unwrap(), Recycled::Done));
         let listing = dir.list().unwrap();
         assert_eq!((listing.segments, listing.spares.len()), (vec![2], 1));
         for _ in 0..SPARE_SEGMENTS_MAX {
             dir.prepare_spare(65536, Pace::Hurried).unwrap();
         }
-        dir.demote(2).unwrap();
+        dir.demote(2, Pace::Hurried).unwrap();
         let listing = dir.list().unwrap();
         assert_eq!((listing.segments.len(), listing.spares.len()), (0, SPARE_SEGMENTS_MAX + 1));
     }

@@ -145,7 +145,7 @@ pub fn recover(dir: &Dir, options: &Options) -> Result<Recovered, RecoveryError>
             // Its header stays until it has another name.
             dir.zero_segment(header.life, RECORDS_FROM, header.size)?;
         }
-        dir.demote(header.life)?;
+        dir.demote(header.life, Pace::Hurried)?;
     }
     let active = segments.pop().expect("the tail is in a segment");
     let mut head = tail.image;

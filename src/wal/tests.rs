@@ -402,7 +402,7 @@ fn old_segments_leave_memory_and_stay_readable() {
     let retired = writer.retire(2);
     assert_eq!(writer.log_bytes(), before - used);
     assert!(writer.table().get(2).is_none() && writer.table().get(3).is_some());
-    assert!(matches!(dir.recycle(retired).unwrap(), Recycled::Done));
+    assert!(matches!(dir.recycle(retired, Pace::Hurried).unwrap(), Recycled::Done));
     // A view from before holds the first segment as it was, in memory.
     assert_eq!(view.resident(entries[0].place), Some(&entries[0].data[..]));
 }
@@ -425,7 +425,7 @@ fn verify_finds_damage_that_a_start_does_not_look_for() {
         position: writer.position(),
         extents: writer.extents(),
     };
-    dir.write_checkpoint(&state, &head).unwrap();
+    dir.write_checkpoint(&state, &head, Pace::Hurried).unwrap();
     entry(&mut writer, 31, 1, b"x");
     write(&dir, &mut writer);
     let report = inspect::verify(&dir).unwrap();
@@ -464,7 +464,7 @@ fn verify_finds_damage_that_a_start_does_not_look_for() {
     // A value of the checkpoint that lies in no record.
     state.index.set_current(40);
     state.index.put(Revision::new(40, 0), b"astray", 0, Place { segment: 1, offset: 4096, len: 20 });
-    dir.write_checkpoint(&state, &head).unwrap();
+    dir.write_checkpoint(&state, &head, Pace::Hurried).unwrap();
     let Err(RecoveryError::Damaged { offset: 4096, .. }) = inspect::verify(&dir) else { panic!("astray") };
 }
 
@@ -480,7 +480,7 @@ fn damage_before_the_checkpoint_is_refused_in_the_segment_that_goes_on() {
     }
     let hard_state = HardState { term: 1, vote: 1, commit: 5 };
     let head = CheckpointHead { hard_state, position: writer.position(), extents: writer.extents() };
-    dir.write_checkpoint(&state, &head).unwrap();
+    dir.write_checkpoint(&state, &head, Pace::Hurried).unwrap();
     entry(&mut writer, 6, 1, b"x");
     write(&dir, &mut writer);
     drop((dir, writer));

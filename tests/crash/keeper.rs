@@ -1,5 +1,10 @@
 //! Compacts and defragments the store while others write to it, until it dies.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
 use urd::error::Code;
 use urd_client::{
     Client, Error,
@@ -18,7 +23,8 @@ pub struct Keeper {
     from: i64,
     to: i64,
     pub compactions: usize,
-    pub defragments: usize,
+    /// Defragmentations it was told of.
+    pub defragments: Arc<AtomicUsize>,
 }
 
 impl Keeper {
@@ -32,7 +38,7 @@ impl Keeper {
             from: compacted.max(1),
             to,
             compactions: 0,
-            defragments: 0,
+            defragments: Arc::default(),
         }
     }
 
@@ -52,7 +58,7 @@ impl Keeper {
             if !heard(client.call(&DefragmentRequest {}).await) {
                 return;
             }
-            self.defragments += 1;
+            self.defragments.fetch_add(1, Relaxed);
         }
     }
 }

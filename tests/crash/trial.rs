@@ -2,7 +2,7 @@
 //! each death that nothing acknowledged is lost, nothing is done twice, and history is what it was. How it dies is
 //! somebody else's business.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use urd_client::{
     Client,
@@ -94,9 +94,11 @@ impl Trial {
                 follower
             }));
         }
+        let mut defragments = None;
         let keeping = match kept.then(|| Keeper::new(self.compacted, self.compactable(), self.random.next())) {
             Some(mut keeper) => {
                 let client = self.server.client().await;
+                defragments = Some(keeper.defragments.clone());
                 Some(tokio::spawn(async move {
                     keeper.run(&client).await;
                     keeper
@@ -109,6 +111,15 @@ impl Trial {
         tokio::time::sleep(Duration::from_millis(before)).await;
         let hash = client.hash_kv(0).await.expect("it lives");
         tokio::time::sleep(Duration::from_millis(after)).await;
+        // Once at least it gives space back under load, however slow the machine.
+        if let (0, Some(defragments)) = (self.defragments, defragments) {
+            soon(async {
+                while defragments.load(Relaxed) == 0 {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            })
+            .await;
+        }
         die(&mut self.server, &mut self.random).await;
         for task in writing {
             self.writers.push(soon(task).await.expect("a writer met no refusal"));
@@ -139,7 +150,7 @@ impl Trial {
                     "compacted to {compacted}, {keeper:?}"
                 );
                 self.compactions += keeper.compactions;
-                self.defragments += keeper.defragments;
+                self.defragments += keeper.defragments.load(Relaxed);
             }
             None => assert_eq!(compacted, self.compacted, "nobody compacted"),
         }

@@ -274,7 +274,7 @@ impl World {
         self.dir.ensure_segment(&self.core.writer().segment_header(position.life), Pace::Hurried).unwrap();
         let covered =
             Covered { applied: state.applied().0, replay_from: position.life, usage: state.index.usage().clone() };
-        self.dir.write_checkpoint(&state, &CheckpointHead { hard_state, position, extents }).unwrap();
+        self.dir.write_checkpoint(&state, &CheckpointHead { hard_state, position, extents }, Pace::Hurried).unwrap();
         self.covered = covered;
         self.retired.extend(self.core.checkpointed(&self.covered));
         self.turn();
@@ -283,7 +283,7 @@ impl World {
 
     fn reclaim(&mut self) {
         for segment in std::mem::take(&mut self.retired) {
-            match self.dir.recycle(segment).unwrap() {
+            match self.dir.recycle(segment, Pace::Hurried).unwrap() {
                 Recycled::Done => self.recycled += 1,
                 Recycled::Pinned(segment) => self.retired.push(segment),
             }

@@ -14,6 +14,7 @@ use prost::Message as _;
 
 use super::{
     super::{
+        bulk::Pace,
         disk::{Dir, Recycled},
         inspect,
         proof::Damaged,
@@ -183,7 +184,7 @@ fn make(path: &Path, crosses: bool) -> Model {
     let (position, applied) = (maker.writer.position(), maker.state.applied().0);
     let hard_state = HardState { term: 1, vote: 0xe1, commit: applied };
     let head = CheckpointHead { hard_state, position, extents: maker.writer.extents() };
-    dir.write_checkpoint(&maker.state, &head).unwrap();
+    dir.write_checkpoint(&maker.state, &head, Pace::Hurried).unwrap();
     let of_checkpoint = maker.state.clone();
     let usage = of_checkpoint.index.usage();
     let lives: Vec<u32> = maker.writer.table().iter().map(|segment| segment.life()).collect();
@@ -191,7 +192,7 @@ fn make(path: &Path, crosses: bool) -> Model {
     assert!(dead.len() >= 2, "{dead:?}");
     for life in &dead {
         let retired = maker.writer.retire(*life);
-        assert!(matches!(dir.recycle(retired).unwrap(), Recycled::Done));
+        assert!(matches!(dir.recycle(retired, Pace::Hurried).unwrap(), Recycled::Done));
     }
     maker.written.clear();
 

@@ -99,7 +99,7 @@ fn write_sample(path: &Path) {
         position: writer.position(),
         extents: writer.extents(),
     };
-    dir.write_checkpoint(&state, &head).unwrap();
+    dir.write_checkpoint(&state, &head, Pace::Hurried).unwrap();
 
     let from = state.index.get(b"key", 0).unwrap().place;
     let value = Bytes::from_static(b"value");

@@ -143,14 +143,14 @@ impl<'a> Harness<'a> {
                 let position = self.writer.position();
                 self.dir.ensure_segment(&self.writer.segment_header(position.life), Pace::Hurried).unwrap();
                 let head = CheckpointHead { hard_state, position, extents: self.writer.extents() };
-                self.dir.write_checkpoint(&self.state, &head).unwrap();
+                self.dir.write_checkpoint(&self.state, &head, Pace::Hurried).unwrap();
                 self.checkpoint_hard_state = hard_state;
                 self.durable.clear();
                 let old: Vec<u32> =
                     self.writer.table().iter().map(|it| it.life()).filter(|it| *it < position.life).collect();
                 for life in old {
                     let segment = self.writer.retire(life);
-                    assert!(matches!(self.dir.recycle(segment).unwrap(), Recycled::Done));
+                    assert!(matches!(self.dir.recycle(segment, Pace::Hurried).unwrap(), Recycled::Done));
                 }
             }
             Op::Restart => {
