@@ -94,7 +94,8 @@ pub const BULK_FREED_BYTES: u64 = 1024 * 1024;
 pub const BULK_REST_MS: u64 = 1;
 
 /// A segment of the log. 16 MiB holds ten requests of the default size; 2 GiB of quota are 128 segments, so that tables of
-/// segments stay small; preparing one costs about 10 ms of a background thread; the last one's emptiness wastes little.
+/// segments stay small; preparing one takes about 100 ms, most of it rests (`BULK_REST_MS`); the last one's emptiness wastes
+/// little.
 pub const SEGMENT_BYTES_DEFAULT: u32 = 16 * 1024 * 1024;
 
 /// A segment holds at least so many requests of full size, so that what does not fit its end wastes a quarter at most.

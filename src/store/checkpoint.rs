@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use prost::Message as _;
 
 use super::{
-    codec::{self, put_varint},
+    codec::{self, Fields, put_varint},
     events::Events,
     index::{Index, KeyMeasure, Sweep},
     lease::LeaseBook,
@@ -538,30 +538,8 @@ fn push_events(payload: &[u8], version: u32, events: &mut Events) -> Option<u64>
     Some(count)
 }
 
-/// Reads what `put_head` and the like have written. None where the bytes end too early or are not what they should be.
-struct Fields<'a>(&'a [u8]);
-
+/// Reads what `put_head` and the like have written.
 impl<'a> Fields<'a> {
-    #[inline]
-    fn byte(&mut self) -> Option<u8> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    #[inline]
-    fn varint(&mut self) -> Option<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Some(value);
-            }
-        }
-        None
-    }
-
     fn signed(&mut self) -> Option<i64> {
         self.varint().map(|value| value as i64)
     }

@@ -53,17 +53,19 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Looks through what somebody else may have written: whether `Reader` would find all that it reads.
-struct Whole<'a>(&'a [u8]);
+/// Reads what somebody else may have written. None where the bytes end too early or are not what they should be.
+pub struct Fields<'a>(pub &'a [u8]);
 
-impl Whole<'_> {
-    fn byte(&mut self) -> Option<u8> {
+impl Fields<'_> {
+    #[inline]
+    pub fn byte(&mut self) -> Option<u8> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(*first)
     }
 
-    fn varint(&mut self) -> Option<u64> {
+    #[inline]
+    pub fn varint(&mut self) -> Option<u64> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -102,7 +104,7 @@ impl Whole<'_> {
 /// Whether bytes of a checkpoint are a key's state: `key` can be asked then.
 pub fn is_key(value: &[u8]) -> bool {
     let look = || {
-        let mut rest = Whole(value);
+        let mut rest = Fields(value);
         let flags = rest.byte()?;
         let main = i64::try_from(rest.varint()?).ok()?;
         if flags & SUB != 0 {
@@ -118,7 +120,7 @@ pub fn is_key(value: &[u8]) -> bool {
 pub fn is_event(main: i64, [flags, tail]: [&[u8]; 2]) -> bool {
     let look = || {
         let [flags] = flags else { return None };
-        let mut rest = Whole(tail);
+        let mut rest = Fields(tail);
         rest.meta_tail(*flags, main)?;
         if flags & PREV != 0 {
             // The depth, and the event before.
