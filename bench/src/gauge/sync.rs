@@ -143,6 +143,8 @@ fn written_of_io(io: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
     #[test]
@@ -190,9 +192,11 @@ mod tests {
             let trace = Trace::start(dd.id()).unwrap();
             drop(dd.stdin.take());
             // Its end, which it is not waited for while it is traced: a wait would see the trace's stops.
-            io::copy(&mut dd.stderr.take().unwrap(), &mut io::sink()).unwrap();
+            let mut said = String::new();
+            dd.stderr.take().unwrap().read_to_string(&mut said).unwrap();
             assert_eq!(trace.finish(), expected, "{conversion}");
-            assert!(dd.wait().unwrap().success());
+            let status = dd.wait().unwrap();
+            assert!(status.success(), "{conversion}: {status}, {said}");
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Counts the sync calls of a running process, by stopping it at each of its system calls (ptrace(2)) for a short while.
-//! It is the one module that traces; it changes nothing in the process, and lets go of it when its thread ends.
+//! It is the one module that traces; it changes nothing in the process.
 
 use std::{
     collections::HashSet,
@@ -10,7 +10,7 @@ use std::{
         mpsc,
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// A trace that is under way.
@@ -27,13 +27,14 @@ impl Trace {
         let (stop, syncs) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stop_seen, syncs_seen) = (stop.clone(), syncs.clone());
         let (ready, is_ready) = mpsc::channel();
-        // Threads are traced by one thread, and let go when it ends.
+        // The thread that seizes is the only one that may trace and let go.
         let thread = thread::spawn(move || match Tracees::seize(pid) {
             Ok(mut tracees) => {
                 let _ = ready.send(Ok(()));
                 while !stop_seen.load(Ordering::Relaxed) {
                     tracees.turn(&syncs_seen);
                 }
+                tracees.let_go(&syncs_seen);
             }
             Err(cause) => drop(ready.send(Err(cause))),
         });
@@ -90,6 +91,8 @@ const SYSCALL_INFO_ENTRY: u8 = 1;
 const SYSCALL_INFO_EXIT: u8 = 2;
 /// What TRACESYSGOOD marks a stop at a system call with.
 const SYSCALL_STOP: i32 = libc::SIGTRAP | 0x80;
+/// How long threads in a call that cannot be interrupted are waited for.
+const LETTING_GO: Duration = Duration::from_secs(2);
 
 impl Tracees {
     fn seize(pid: u32) -> io::Result<Self> {
@@ -122,8 +125,34 @@ impl Tracees {
         }
     }
 
-    /// Handles what has stopped.
+    /// Handles what has stopped, and lets it run on to its next call.
     fn turn(&mut self, syncs: &AtomicU64) {
+        if let Some((thread, signal)) = self.next_stop(syncs) {
+            let _ = ptrace(libc::PTRACE_SYSCALL, thread, 0, signal as usize);
+        }
+    }
+
+    /// Stops every thread once more and detaches it there. The kernel lets go of them, too, when the tracing thread ends,
+    /// but only after that thread can be joined: a wait for the process right after the join was told of such a stop
+    /// in the place of its end.
+    fn let_go(mut self, syncs: &AtomicU64) {
+        for thread in &self.threads {
+            let _ = ptrace(libc::PTRACE_INTERRUPT, *thread, 0, 0);
+        }
+        let deadline = Instant::now() + LETTING_GO;
+        while !self.threads.is_empty() && Instant::now() < deadline {
+            match self.next_stop(syncs) {
+                Some((thread, signal)) => {
+                    let _ = ptrace(libc::PTRACE_DETACH, thread, 0, signal as usize);
+                    self.threads.remove(&thread);
+                }
+                None => self.threads.retain(|thread| !has_ended(*thread)),
+            }
+        }
+    }
+
+    /// A thread that has stopped, and the signal to go on with; None, after a moment, if there is none.
+    fn next_stop(&mut self, syncs: &AtomicU64) -> Option<(libc::pid_t, i32)> {
         let flags = libc::WSTOPPED | libc::__WALL | libc::__WNOTHREAD | libc::WNOHANG;
         // SAFETY: siginfo_t is plain data for which all zeros is a valid value, and outlives the call; its fields are
         // those of SIGCHLD, which is what waitid fills in. Only stops of this thread's tracees are taken: how a child ends
@@ -135,7 +164,7 @@ impl Tracees {
         };
         if failed || thread == 0 {
             thread::sleep(Duration::from_micros(20));
-            return;
+            return None;
         }
         // The low byte is a signal's number, the next one tells ptrace's own events: a new thread, an interrupt.
         let signal = match (stop & 0xff, stop >> 8) {
@@ -144,9 +173,13 @@ impl Tracees {
                 0
             }
             (number, 0) => number,
+            (_, libc::PTRACE_EVENT_CLONE) => {
+                self.threads.extend(born(thread));
+                0
+            }
             _ => 0,
         };
-        let _ = ptrace(libc::PTRACE_SYSCALL, thread, 0, signal as usize);
+        Some((thread, signal))
     }
 
     fn at_call(&mut self, thread: libc::pid_t, syncs: &AtomicU64) {
@@ -167,6 +200,24 @@ impl Tracees {
             }
             _ => {}
         }
+    }
+}
+
+/// The thread that another one, stopped at its birth, has started: traced, too.
+fn born(parent: libc::pid_t) -> Option<libc::pid_t> {
+    let mut thread: libc::c_ulong = 0;
+    // SAFETY: the kernel writes one unsigned long, which outlives the call.
+    let failed = unsafe { libc::ptrace(libc::PTRACE_GETEVENTMSG, parent, ptr::null_mut::<u8>(), &raw mut thread) } < 0;
+    if failed { None } else { libc::pid_t::try_from(thread).ok() }
+}
+
+/// Whether a thread has ended; its end is left for who has started it.
+fn has_ended(thread: libc::pid_t) -> bool {
+    let flags = libc::WEXITED | libc::__WALL | libc::__WNOTHREAD | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: siginfo_t is plain data for which all zeros is a valid value, and outlives the call.
+    unsafe {
+        let mut info: libc::siginfo_t = mem::zeroed();
+        libc::waitid(libc::P_PID, thread as libc::id_t, &mut info, flags) < 0 || info.si_pid() != 0
     }
 }
 
