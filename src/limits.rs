@@ -184,6 +184,9 @@ pub const LISTEN_BACKLOG: i32 = 4096;
 /// time. A Go client sends its preface with the dial; one that waits this long has gone.
 pub const SNIFF_MILLISECONDS_MAX: u64 = 10_000;
 
+/// How long a TLS handshake may take, in seconds (etcd: tlsHandshakeTimeout).
+pub const TLS_HANDSHAKE_SECONDS_MAX: u64 = 10;
+
 /// How long accepting rests after the system ran out of something (descriptors, memory). Go's net/http starts at 5 ms
 /// and doubles to 1 s.
 pub const ACCEPT_REST_MILLISECONDS_MIN: u64 = 5;

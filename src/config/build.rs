@@ -11,6 +11,7 @@ use super::{
     flags::{self, FLAGS, Flag, Kind, Section, Standing},
     gates::Gates,
     parse::Settings,
+    tls::{self, Tls},
     url::{self, Url},
     value,
 };
@@ -104,6 +105,8 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
             "default",
         ));
     }
+    let tls = tls::read(&settings)?;
+    check_certificates(&tls, &listen_client, &listen_metrics, &mut warnings)?;
     advertise_default_host(&listen_peer, &mut advertise_peer, "http://localhost:2380", machine);
     let initial_cluster = initial_cluster(&settings, &name, &advertise_peer)?;
     advertise_default_host(&listen_client, &mut advertise_client, "http://localhost:2379", machine);
@@ -154,6 +157,7 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
             0 => 10,
             duration => milliseconds(duration),
         },
+        tls,
         metrics_extensive: settings.text("metrics") == "extensive",
         gates,
         log,
@@ -305,13 +309,42 @@ fn check_timers(heartbeat_ms: u64, election_ms: u64) -> Result<(), ConfigError> 
 
 /// What this version cannot speak.
 fn check_reachable(url: &Url) -> Result<(), ConfigError> {
-    if url.is_tls() {
-        return Err(ConfigError::invalid(format!("TLS is not available in this version: {url}"))
-            .hint("use http:// URLs; encrypt the way to them by other means, such as a private network"));
-    }
     if url.is_socket_file() {
         return Err(ConfigError::invalid(format!("unix sockets are not available in this version: {url}"))
             .hint("use http://127.0.0.1:<port>"));
+    }
+    Ok(())
+}
+
+/// What listeners need of certificates, and what of them goes unused (etcd: configureClientListeners).
+fn check_certificates(
+    tls: &Tls,
+    clients: &[Url],
+    metrics: &[Url],
+    warnings: &mut Vec<Warning>,
+) -> Result<(), ConfigError> {
+    let has_pair = tls.client.has_pair() || tls.client.auto;
+    for url in clients {
+        if url.is_tls() && !has_pair {
+            return invalid(format!(
+                "TLS key/cert (--cert-file, --key-file) must be provided for client url {url} with HTTPS scheme"
+            ));
+        }
+        let mut unused = |message: &str| warnings.push(Warning::new(message, "listen-client-urls", url.to_string()));
+        if !url.is_tls() && has_pair {
+            unused("scheme is http or unix while key and cert files are present; ignoring key and cert files");
+        }
+        if !url.is_tls() && tls.client.client_cert_auth {
+            unused(
+                "scheme is http or unix while --client-cert-auth is enabled; ignoring client cert auth for this URL",
+            );
+        }
+    }
+    if metrics.iter().any(Url::is_tls) && !has_pair {
+        return invalid("client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url");
+    }
+    if tls.client.has_pair() && tls.client.auto {
+        warnings.push(Warning::new("ignoring client auto TLS since certs given", "auto-tls", "true"));
     }
     Ok(())
 }

@@ -122,7 +122,8 @@ pub fn nearest(name: &str) -> Option<&'static str> {
         .map(|(_, name)| name)
 }
 
-const NO_TLS: &str = "TLS is not available in this version: leave it out and use http URLs";
+const NO_PEERS: &str =
+    "a member alone has no peers: the files are checked, and nothing is opened there in this version";
 const NO_DISCOVERY: &str =
     "discovery is not available in this version: name the founding member with --initial-cluster";
 const NO_AUTH: &str = "users and roles are not available in this version";
@@ -213,30 +214,30 @@ pub const FLAGS: &[Flag] = &[
     row(Limits, "grpc-keepalive-interval", Duration, "2h0m0s", Works, "Time after which a silent client is pinged. If this or the next is 0: 2 hours, and 20 seconds."),
     row(Limits, "grpc-keepalive-timeout", Duration, "20s", Works, "How long a ping may go unanswered before the connection is closed."),
 
-    row(Security, "cert-file", Text, "", Refused(NO_TLS), "Certificate for clients."),
-    row(Security, "key-file", Text, "", Refused(NO_TLS), "Its key."),
-    row(Security, "client-cert-auth", Bool, "false", Refused(NO_TLS), "Demand certificates of clients."),
-    row(Security, "client-cert-file", Text, "", Refused(NO_TLS), "Certificate shown when urd is the client."),
-    row(Security, "client-key-file", Text, "", Refused(NO_TLS), "Its key."),
-    row(Security, "client-crl-file", Text, "", Refused(NO_TLS), "Revoked client certificates."),
-    row(Security, "client-cert-allowed-hostname", Text, "", Refused(NO_TLS), "Host names that client certificates may carry."),
-    row(Security, "trusted-ca-file", Text, "", Refused(NO_TLS), "Authorities trusted for clients."),
-    row(Security, "auto-tls", Bool, "false", Refused(NO_TLS), "Make a certificate for clients."),
-    row(Security, "peer-cert-file", Text, "", Refused(NO_TLS), "Certificate for members."),
-    row(Security, "peer-key-file", Text, "", Refused(NO_TLS), "Its key."),
-    row(Security, "peer-client-cert-auth", Bool, "false", Refused(NO_TLS), "Demand certificates of members."),
-    row(Security, "peer-client-cert-file", Text, "", Refused(NO_TLS), "Certificate shown to other members."),
-    row(Security, "peer-client-key-file", Text, "", Refused(NO_TLS), "Its key."),
-    row(Security, "peer-trusted-ca-file", Text, "", Refused(NO_TLS), "Authorities trusted for members."),
-    row(Security, "peer-cert-allowed-cn", Text, "", Refused(NO_TLS), "Common names that members may carry."),
-    row(Security, "peer-cert-allowed-hostname", Text, "", Refused(NO_TLS), "Host names that members may carry."),
-    row(Security, "peer-auto-tls", Bool, "false", Refused(NO_TLS), "Make a certificate for members."),
-    row(Security, "peer-crl-file", Text, "", Refused(NO_TLS), "Revoked certificates of members."),
-    row(Security, "peer-skip-client-san-verification", Bool, "false", Refused(NO_TLS), "Do not compare a member's certificate with its address."),
-    row(Security, "self-signed-cert-validity", Uint, "1", NoEffect(NO_TLS), "Years that made certificates are valid."),
-    row(Security, "cipher-suites", Text, "", Refused(NO_TLS), "TLS suites to offer."),
-    row(Security, "tls-min-version", Text, "TLS1.2", Refused(NO_TLS), "Oldest TLS version."),
-    row(Security, "tls-max-version", Text, "", Refused(NO_TLS), "Newest TLS version."),
+    row(Security, "cert-file", Text, "", Works, "Certificate for clients."),
+    row(Security, "key-file", Text, "", Works, "Its key."),
+    row(Security, "client-cert-auth", Bool, "false", Works, "Demand certificates of clients."),
+    row(Security, "client-cert-file", Text, "", Works, "Certificate shown when urd is the client."),
+    row(Security, "client-key-file", Text, "", Works, "Its key."),
+    row(Security, "client-crl-file", Text, "", Works, "Revoked client certificates."),
+    row(Security, "client-cert-allowed-hostname", Text, "", Works, "Host names that client certificates may carry."),
+    row(Security, "trusted-ca-file", Text, "", Works, "Authorities trusted for clients."),
+    row(Security, "auto-tls", Bool, "false", Works, "Make a certificate for clients."),
+    row(Security, "peer-cert-file", Text, "", NoEffect(NO_PEERS), "Certificate for members."),
+    row(Security, "peer-key-file", Text, "", NoEffect(NO_PEERS), "Its key."),
+    row(Security, "peer-client-cert-auth", Bool, "false", NoEffect(NO_PEERS), "Demand certificates of members."),
+    row(Security, "peer-client-cert-file", Text, "", NoEffect(NO_PEERS), "Certificate shown to other members."),
+    row(Security, "peer-client-key-file", Text, "", NoEffect(NO_PEERS), "Its key."),
+    row(Security, "peer-trusted-ca-file", Text, "", NoEffect(NO_PEERS), "Authorities trusted for members."),
+    row(Security, "peer-cert-allowed-cn", Text, "", NoEffect(NO_PEERS), "Common names that members may carry."),
+    row(Security, "peer-cert-allowed-hostname", Text, "", NoEffect(NO_PEERS), "Host names that members may carry."),
+    row(Security, "peer-auto-tls", Bool, "false", NoEffect(NO_PEERS), "Make a certificate for members."),
+    row(Security, "peer-crl-file", Text, "", NoEffect(NO_PEERS), "Revoked certificates of members."),
+    row(Security, "peer-skip-client-san-verification", Bool, "false", NoEffect(NO_PEERS), "Do not compare a member's certificate with its address."),
+    row(Security, "self-signed-cert-validity", Uint, "1", Works, "Years that made certificates are valid."),
+    row(Security, "cipher-suites", Text, "", Works, "TLS suites to offer."),
+    row(Security, "tls-min-version", Text, "TLS1.2", Works, "Oldest TLS version."),
+    row(Security, "tls-max-version", Text, "", Works, "Newest TLS version."),
     row(Security, "cors", Origins, "*", Works, "Origins that browsers may come from."),
     row(Security, "host-whitelist", Text, "*", Works, "Host names that HTTP requests may be addressed to."),
 

@@ -7,6 +7,7 @@ mod build;
 pub mod flags;
 pub mod gates;
 mod parse;
+pub mod tls;
 pub mod url;
 pub mod usage;
 pub mod value;
@@ -55,6 +56,7 @@ pub struct Config {
     pub compaction_batch_limit: usize,
     /// Pause between two such batches.
     pub compaction_sleep_interval_ms: u64,
+    pub tls: tls::Tls,
     /// `--metrics extensive`: a histogram of each gRPC method's duration.
     pub metrics_extensive: bool,
     pub gates: Gates,
@@ -176,6 +178,7 @@ impl Default for Config {
             host_whitelist: vec!["*".into()],
             compaction_batch_limit: 1_000,
             compaction_sleep_interval_ms: 10,
+            tls: tls::Tls::default(),
             metrics_extensive: false,
             gates: Gates::default(),
             log: log::Settings::default(),

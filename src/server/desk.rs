@@ -3,7 +3,9 @@
 
 use std::{cell::Cell, future::poll_fn, rc::Rc, sync::Arc, time::Duration};
 
-use super::{House, Letter, source::ShardSource};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{House, Letter, doors::Door, source::ShardSource};
 use crate::{
     api::service::Services,
     grpc::{self, Drain, Settings},
@@ -12,7 +14,8 @@ use crate::{
     net::{
         listener::Arrival,
         seats::Seat,
-        sniff::{Protocol, sniff},
+        sniff::{Protocol, Rewound, sniff},
+        tls::Guard,
     },
     observe::log::shown,
     runtime::{
@@ -94,21 +97,48 @@ impl Desk {
         }
     }
 
-    pub fn serve(self: &Rc<Self>, arrival: Arrival, surface: Surface) {
+    pub fn serve(self: &Rc<Self>, arrival: Arrival, door: Door) {
         let Arrival { accepted, seat } = arrival;
         match Socket::new(accepted, self.traffic.clone()) {
-            Ok(socket) => runtime::spawn(self.clone().serve_socket(socket, seat, surface)),
+            Ok(socket) => runtime::spawn(self.clone().serve_socket(socket, seat, door)),
             // The peer has gone already.
             Err(cause) => log!(Debug, "lost a connection before it was served", "error" = shown(&cause)),
         }
     }
 
-    async fn serve_socket(self: Rc<Self>, socket: Socket, _seat: Seat, surface: Surface) {
-        match sniff(socket).await {
-            Ok((Protocol::Http2, io)) if surface == Surface::Client => {
+    async fn serve_socket(self: Rc<Self>, socket: Socket, _seat: Seat, door: Door) {
+        let Ok((protocol, io)) = sniff(socket).await else { return };
+        match (protocol, door.guard) {
+            // In a box: a plain connection need not be as large as one of these.
+            (Protocol::Tls, Some(guard)) => Box::pin(self.serve_encrypted(io, guard, door.surface)).await,
+            (Protocol::Http1 | Protocol::Http2, _) if door.plain => self.serve_plain(protocol, io, door.surface).await,
+            // It speaks nothing that is spoken here.
+            _ => {}
+        }
+    }
+
+    async fn serve_encrypted(self: Rc<Self>, io: Rewound<Socket>, guard: Arc<Guard>, surface: Surface) {
+        let peer = io.get_ref().peer().clone();
+        match guard.admit(io).await {
+            Ok(io) => {
+                let Ok((protocol, io)) = sniff(io).await else { return };
+                self.serve_plain(protocol, io, surface).await;
+            }
+            Err(cause) => {
+                log!(Warn, "rejected connection on client endpoint", "remote-addr" = shown(&peer), "error" = cause);
+            }
+        }
+    }
+
+    async fn serve_plain<S>(self: Rc<Self>, protocol: Protocol, io: S, surface: Surface)
+    where
+        S: AsyncRead + AsyncWrite + hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
+    {
+        match protocol {
+            Protocol::Http2 if surface == Surface::Client => {
                 grpc::serve(io, self.services.clone(), self.settings.clone(), self.drain.clone()).await;
             }
-            Ok((Protocol::Http1, io)) => {
+            Protocol::Http1 => {
                 let mut waiter = self.drain.waiter();
                 let drained = poll_fn(move |context| waiter.poll(context));
                 self.shard.metrics.connections.add(1);
@@ -116,8 +146,8 @@ impl Desk {
                 Box::pin(http::serve(io, self.source.clone(), surface, drained)).await;
                 self.shard.metrics.connections.add(-1);
             }
-            // It speaks nothing that is spoken here, or nothing at all.
-            _ => {}
+            // It speaks nothing that is spoken here.
+            Protocol::Http2 | Protocol::Tls => {}
         }
     }
 

@@ -67,6 +67,11 @@ impl Server {
         Server { child: None, home, address, peer_address, more: more.iter().map(|&flag| flag.to_owned()).collect() }
     }
 
+    /// Adds a flag, for what depends on the place.
+    pub fn add(&mut self, flag: String) {
+        self.more.push(flag);
+    }
+
     /// The command line, to be started by hand.
     pub fn command(&self) -> Command {
         let client = format!("http://{}", self.address);
