@@ -308,6 +308,10 @@ pub const FAN_OUT_BYTES: usize = 64 * 1024 * 1024;
 
 /// Requests of one watch stream handled before others are let in: about 0.1 ms.
 pub const WATCH_REQUESTS: usize = 128;
+
+/// Calls of a shard that wait for a lock or an election, each with a watch of its own: 256 Ki of some 4 KiB are 1 GiB.
+pub const WAITING_CALLS_MAX: usize = 256 * 1024;
+
 /// Largest message that gRPC sends: grpc-go's default, the largest int32.
 pub const SEND_BYTES_MAX: usize = i32::MAX as usize;
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use prost::Message;
 
-use super::{cluster, health, kv, lease, maintenance, request::Kind, watch};
+use super::{cluster, election, health, kv, lease, lock, maintenance, request::Kind, watch};
 use crate::{
     error::{self, Status},
     grpc::{
@@ -119,15 +119,15 @@ const METHODS: &[Row] = table! {
         RoleRevokePermission: Absent(Shape::Unary);
     }
     "v3lockpb.Lock" {
-        Lock: Absent(Shape::Unary);
-        Unlock: Absent(Shape::Unary);
+        Lock: Unary(lock::lock);
+        Unlock: Unary(lock::unlock);
     }
     "v3electionpb.Election" {
-        Campaign: Absent(Shape::Unary);
-        Proclaim: Absent(Shape::Unary);
-        Leader: Absent(Shape::Unary);
-        Observe: Absent(Shape::Stream);
-        Resign: Absent(Shape::Unary);
+        Campaign: Unary(election::campaign);
+        Proclaim: Unary(election::proclaim);
+        Leader: Unary(election::leader);
+        Observe: Stream(election::observe);
+        Resign: Unary(election::resign);
     }
     "grpc.health.v1.Health" {
         Check: Unary(health::check);
@@ -155,6 +155,8 @@ pub struct Services {
     reads: ReadClock,
     /// A NOSPACE alarm of this member is on its way through the log.
     raising_no_space: Cell<bool>,
+    /// Calls that wait for a lock or an election, which `inside` counts.
+    pub(super) waiting_inside: Cell<usize>,
 }
 
 impl Services {
@@ -174,7 +176,7 @@ impl Services {
                 (format!("/{}/{}", row.service, row.method), route)
             })
             .collect();
-        Rc::new(Services { shard, routes, rows, reads: ReadClock::default(), raising_no_space: Cell::new(false) })
+        Rc::new(Services { shard, routes, rows, reads: ReadClock::default(), raising_no_space: Cell::new(false), waiting_inside: Cell::new(0) })
     }
 
     /// Does a read that takes no turn of its own, and says how long it took.
