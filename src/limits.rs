@@ -10,6 +10,16 @@ pub const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;
 /// `--max-txn-ops`.
 pub const TXN_OPS_DEFAULT: usize = 128;
 
+/// `--max-learners` (etcd: membership/cluster.go, DefaultMaxLearners).
+pub const LEARNERS_DEFAULT: usize = 1;
+
+/// How far a learner's log must have come, in percent of the leader's, before it may vote (etcd: server.go,
+/// readyPercentThreshold).
+pub const LEARNER_READY_PERCENT: u64 = 90;
+
+/// Between two looks of a leader at the version that the cluster states (etcd: server.go, monitorVersionInterval).
+pub const VERSION_LOOK_MS: u64 = 4_000;
+
 /// `--quota-backend-bytes` when it is 0: 2 GiB.
 pub const QUOTA_BYTES_DEFAULT: u64 = 2 * 1024 * 1024 * 1024;
 

@@ -1,6 +1,7 @@
 //! The services of etcd, one file each, and what they share.
 pub mod check;
 pub mod cluster;
+pub mod downgrade;
 pub mod election;
 pub mod encode;
 pub mod health;

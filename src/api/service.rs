@@ -12,7 +12,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use prost::Message;
 
-use super::{cluster, election, health, kv, lease, lock, maintenance, request::Kind, watch};
+use super::{cluster, downgrade, election, health, kv, lease, lock, maintenance, request::Kind, watch};
 use crate::{
     error::{self, Status},
     grpc::{
@@ -83,11 +83,11 @@ const METHODS: &[Row] = table! {
         LeaseLeases: Unary(lease::leases);
     }
     "etcdserverpb.Cluster" {
-        MemberAdd: Absent(Shape::Unary);
-        MemberRemove: Absent(Shape::Unary);
-        MemberUpdate: Absent(Shape::Unary);
+        MemberAdd: Unary(cluster::member_add);
+        MemberRemove: Unary(cluster::member_remove);
+        MemberUpdate: Unary(cluster::member_update);
         MemberList: Unary(cluster::member_list);
-        MemberPromote: Absent(Shape::Unary);
+        MemberPromote: Unary(cluster::member_promote);
     }
     "etcdserverpb.Maintenance" {
         Alarm: Unary(maintenance::alarm);
@@ -96,8 +96,8 @@ const METHODS: &[Row] = table! {
         Hash: Unary(maintenance::hash);
         HashKV: Unary(maintenance::hash_kv);
         Snapshot: Absent(Shape::Stream);
-        MoveLeader: Absent(Shape::Unary);
-        Downgrade: Absent(Shape::Unary);
+        MoveLeader: Unary(maintenance::move_leader);
+        Downgrade: Unary(downgrade::downgrade);
     }
     "etcdserverpb.Auth" {
         AuthEnable: Absent(Shape::Unary);

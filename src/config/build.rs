@@ -125,6 +125,9 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
         heartbeat_ms,
         election_ms,
         pre_vote: settings.flag("pre-vote"),
+        strict_reconfig_check: settings.flag("strict-reconfig-check"),
+        // Fewer than none is none: etcd then refuses every learner.
+        max_learners: usize::try_from(settings.int("max-learners")).unwrap_or(0),
         max_request_bytes: max_request_bytes(&settings, &mut warnings)?,
         max_txn_ops: usize::try_from(settings.uint("max-txn-ops")).unwrap_or(usize::MAX),
         max_concurrent_streams: u32::try_from(settings.uint("max-concurrent-streams")).unwrap_or(u32::MAX),

@@ -31,6 +31,9 @@ pub struct Config {
     pub heartbeat_ms: u64,
     pub election_ms: u64,
     pub pre_vote: bool,
+    /// Changes of the members that would lose the quorum are refused.
+    pub strict_reconfig_check: bool,
+    pub max_learners: usize,
     pub max_request_bytes: usize,
     pub max_txn_ops: usize,
     pub max_concurrent_streams: u32,
@@ -159,6 +162,8 @@ impl Default for Config {
             heartbeat_ms: 100,
             election_ms: 1000,
             pre_vote: true,
+            strict_reconfig_check: true,
+            max_learners: limits::LEARNERS_DEFAULT,
             max_request_bytes: limits::REQUEST_BYTES_DEFAULT,
             max_txn_ops: limits::TXN_OPS_DEFAULT,
             max_concurrent_streams: u32::MAX,

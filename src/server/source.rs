@@ -13,7 +13,6 @@ use crate::{
     proto::etcdserverpb::{AlarmType, RangeRequest},
     runtime,
     shard::{Member, Role, view::View},
-    version,
 };
 
 pub(super) struct ShardSource {
@@ -81,8 +80,7 @@ impl Source for ShardSource {
     }
 
     fn storage_version(&self) -> Option<String> {
-        // Known with the cluster's version, from which it follows.
-        self.cluster_version().map(|_| version::STORAGE.to_owned())
+        self.services.shard.view().state.storage_version().map(str::to_owned)
     }
 
     fn metrics(&self) -> String {

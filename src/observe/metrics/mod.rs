@@ -16,7 +16,7 @@ pub use self::{
     health::HealthMetrics,
     render::{Member, Sources, render},
 };
-use crate::error::Code;
+use crate::error::{self, Code, Status};
 
 /// `n` bounds from `start`, each `factor` times the one before (Prometheus: ExponentialBuckets).
 const fn exponential<const N: usize>(start: f64, factor: f64) -> [f64; N] {
@@ -248,6 +248,30 @@ impl ClientVersions {
     }
 }
 
+/// Promotions of learners that were refused, by the reason.
+#[derive(Debug, Default)]
+pub struct PromoteFailures([Counter; PromoteFailures::REASONS.len()]);
+
+impl PromoteFailures {
+    /// What a client is told, and what etcd calls it inside, which the label carries.
+    const REASONS: [(Status, &'static str); 4] = [
+        (error::MEMBER_NOT_FOUND, "membership: ID not found"),
+        (error::MEMBER_NOT_LEARNER, "membership: can only promote a learner member"),
+        (error::LEARNER_NOT_READY, "etcdserver: can only promote a learner member which is in sync with leader"),
+        (error::TIMEOUT, "etcdserver: request timed out"),
+    ];
+
+    pub fn count(&self, status: &Status) {
+        if let Some(at) = Self::REASONS.iter().position(|(told, _)| told == status) {
+            self.0[at].increment();
+        }
+    }
+
+    fn read(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Self::REASONS.iter().map(|(_, reason)| *reason).zip(self.0.iter().map(Counter::get)).collect::<Vec<_>>().into_iter()
+    }
+}
+
 /// What one shard counts, its gRPC layer included. Written by its executor alone; a line's length and its neighbour's keep other cores' cells
 /// away (processors fetch lines in pairs).
 #[derive(Debug)]
@@ -271,6 +295,7 @@ pub struct ShardMetrics {
     pub slow_read_indexes: Counter,
     pub read_indexes_failed: Counter,
     pub proposals_failed: Counter,
+    pub promote_failures: PromoteFailures,
 
     pub watch_streams: Gauge,
     pub watchers: Gauge,
@@ -313,6 +338,7 @@ impl Default for ShardMetrics {
             slow_read_indexes: Counter::default(),
             read_indexes_failed: Counter::default(),
             proposals_failed: Counter::default(),
+            promote_failures: PromoteFailures::default(),
             watch_streams: Gauge::default(),
             watchers: Gauge::default(),
             slow_watchers: Gauge::default(),

@@ -118,7 +118,23 @@ fn raft(out: &mut Exposition, sources: &Sources<'_>) {
     out.counter("etcd_server_read_indexes_failed_total", "Read indexes that failed.", failed);
     out.counter("etcd_server_heartbeat_send_failures_total", "Heartbeats sent late.", 0);
     out.counter("etcd_server_learner_promote_successes", "Learners promoted.", 0);
+    promote_failures(out, sources);
     out.gauge("etcd_server_snapshot_apply_in_progress_total", "1 while a snapshot is taken over.", 0.0);
+}
+
+/// Reasons that have not occurred are left out, as etcd leaves them out.
+fn promote_failures(out: &mut Exposition, sources: &Sources<'_>) {
+    let mut reasons: std::collections::BTreeMap<&str, u64> = Default::default();
+    for (reason, count) in sources.shards.iter().flat_map(|shard| shard.promote_failures.read()) {
+        *reasons.entry(reason).or_default() += count;
+    }
+    reasons.retain(|_, count| *count > 0);
+    if !reasons.is_empty() {
+        out.family("etcd_server_learner_promote_failures", Kind::Counter, "Learners that were not promoted.");
+    }
+    for (reason, count) in reasons {
+        out.sample(&[("Reason", reason)], count as f64);
+    }
 }
 
 fn requests(out: &mut Exposition, sources: &Sources<'_>) {

@@ -50,7 +50,7 @@ fn full_state() -> State {
         context: Some(Bytes::from_static(br#"{"id":2748,"peerURLs":["http://a","http://b"]}"#)),
         ..raftpb::ConfChange::default()
     };
-    assert!(state.apply_conf_change(1, 1, &change));
+    state.apply_conf_change(1, 1, &change).unwrap();
     let learner = raftpb::ConfChange {
         node_id: Some(5),
         r#type: Some(raftpb::ConfChangeType::ConfChangeAddLearnerNode as i32),
