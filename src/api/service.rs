@@ -254,15 +254,20 @@ impl Services {
 
     async fn raise_no_space(&self) {
         self.raising_no_space.set(true);
+        // If it fails, the next request over the quota raises it.
+        self.raise(AlarmType::Nospace).await;
+        self.raising_no_space.set(false);
+    }
+
+    /// Raises an alarm of this member. Whether that succeeds is seen by whether it is raised.
+    pub async fn raise(&self, kind: AlarmType) {
         let alarm = AlarmRequest {
             action: AlarmAction::Activate as i32,
             member_id: self.shard.member.id,
-            alarm: AlarmType::Nospace as i32,
+            alarm: kind as i32,
         };
         let (id, data) = kv::internal(&self.shard, Kind::Alarm, &alarm.encode_to_vec());
-        // If it fails, the next request over the quota raises it.
         let _ = self.shard.propose(id, data).await;
-        self.raising_no_space.set(false);
     }
 
     /// Has a request logged and applied. `body`: the request as its method spells it.

@@ -17,6 +17,8 @@ use super::{
 #[derive(Debug, Default)]
 pub struct Settings {
     given: BTreeMap<&'static str, Vec<String>>,
+    /// They come from a file, in place of words and variables.
+    pub from_file: bool,
     pub warnings: Vec<Warning>,
 }
 

@@ -14,7 +14,7 @@ use crate::{
         seats::Seat,
         sniff::{Protocol, sniff},
     },
-    observe::log::shown,
+    observe::{self, log::shown},
     runtime::{
         self,
         mesh::Port,
@@ -27,7 +27,7 @@ pub(super) struct Desk {
     pub house: Arc<House>,
     pub port: Rc<Port<Letter>>,
     pub shard: Rc<Shard>,
-    services: Rc<Services>,
+    pub services: Rc<Services>,
     source: Rc<ShardSource>,
     settings: Rc<Settings>,
     traffic: Rc<Traffic>,
@@ -64,6 +64,9 @@ impl Desk {
                 let (busy, turns) = runtime::worked();
                 self.shard.metrics.busy_nanoseconds.add(busy.as_nanos() as u64);
                 self.shard.metrics.turns.add(turns);
+                if observe::log::take_untidy() {
+                    runtime::spawn(runtime::bulk(observe::log::tidy));
+                }
             }
         }
     }
@@ -105,10 +108,10 @@ impl Desk {
 
     async fn serve_socket(self: Rc<Self>, socket: Socket, _seat: Seat, surface: Surface) {
         match sniff(socket).await {
-            Ok((Protocol::Http2, io)) if surface == Surface::Client => {
+            Ok((Protocol::Http2, io)) if surface.takes_grpc() => {
                 grpc::serve(io, self.services.clone(), self.settings.clone(), self.drain.clone()).await;
             }
-            Ok((Protocol::Http1, io)) => {
+            Ok((Protocol::Http1, io)) if surface.takes_http() => {
                 let mut waiter = self.drain.waiter();
                 let drained = poll_fn(move |context| waiter.poll(context));
                 self.shard.metrics.connections.add(1);

@@ -19,7 +19,7 @@ use crate::{
 pub(super) async fn open_and_wait(desk: Rc<Desk>) {
     let (listeners, signals) = take(&desk.house.entrance);
     let (clients, metrics): (Vec<_>, Vec<_>) =
-        listeners.into_iter().partition(|(_, surface)| *surface == Surface::Client);
+        listeners.into_iter().partition(|(_, surface)| *surface != Surface::Metrics);
     let mut doors: Vec<runtime::Task<()>> = Vec::new();
     for (listener, surface) in metrics {
         log!(Info, "serving metrics", "address" = format!("http://{}", listener.local()));
@@ -35,7 +35,7 @@ pub(super) async fn open_and_wait(desk: Rc<Desk>) {
         log!(
             Info,
             "serving client traffic insecurely; this is strongly discouraged!",
-            "traffic" = "grpc+http",
+            "traffic" = surface.traffic(),
             "address" = listener.local().to_string(),
         );
         doors.push(open(&desk, listener, surface));

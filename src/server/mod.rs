@@ -3,6 +3,7 @@
 
 mod desk;
 mod doors;
+mod integrity;
 mod source;
 
 use std::{
@@ -69,10 +70,14 @@ pub fn run(config: Config) -> Result<Infallible, String> {
     let placement = Placement::new(config.shards + usize::from(own_core)).map_err(text)?;
     let seats = Seats::within_descriptor_limit(config.shards).map_err(text)?;
     let bind = |urls: &[String], surface| {
-        let bound = urls.iter().map(|url| Listener::bind(url).map(|listener| (listener, surface)).map_err(text));
+        let bind = |url: &String| Listener::bind_with(url, config.socket_reuse_port);
+        let bound = urls.iter().map(|url| bind(url).map(|listener| (listener, surface)).map_err(text));
         bound.collect::<Result<Vec<_>, String>>()
     };
-    let mut listeners = bind(&config.listen_client_urls, Surface::Client)?;
+    // Where HTTP has listeners of its own, the client URLs are gRPC's.
+    let clients = if config.listen_client_http_urls.is_empty() { Surface::Client } else { Surface::Grpc };
+    let mut listeners = bind(&config.listen_client_urls, clients)?;
+    listeners.extend(bind(&config.listen_client_http_urls, Surface::Http)?);
     listeners.extend(bind(&config.listen_metrics_urls, Surface::Metrics)?);
 
     let started = start::start(&config, crate::observe::log::Drain::logger("raft"), |dir| {
@@ -157,6 +162,9 @@ async fn live(house: Arc<House>, number: usize) {
         }
         if driver.is_none() {
             runtime::spawn(desk.clone().write_to_core());
+        }
+        if number == 0 {
+            runtime::spawn(integrity::watch_over(desk.services.clone()));
         }
     }
     runtime::spawn(sort_letters(port.clone(), desk.clone(), driver.clone()));
