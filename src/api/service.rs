@@ -308,7 +308,7 @@ impl Services {
 /// Measures reads that are over at once: one in `SAMPLE` by the clock, of which two looks cost a tenth of such a read;
 /// the others are told to have taken as long as that one.
 #[derive(Default)]
-struct ReadClock {
+pub(super) struct ReadClock {
     until_next: Cell<u32>,
     last: Cell<Duration>,
 }
@@ -316,7 +316,7 @@ struct ReadClock {
 impl ReadClock {
     const SAMPLE: u32 = 16;
 
-    fn time<T>(&self, read: impl FnOnce() -> T) -> (T, Duration) {
+    pub fn time<T>(&self, read: impl FnOnce() -> T) -> (T, Duration) {
         if let Some(left) = self.until_next.get().checked_sub(1) {
             self.until_next.set(left);
             return (read(), self.last.get());

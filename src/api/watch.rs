@@ -8,12 +8,13 @@ use std::{
     rc::Rc,
     sync::atomic::Ordering::Relaxed,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
 use prost::Message as _;
 
-use super::values;
+use super::{service::ReadClock, values};
 use crate::{
     error::{self, Status},
     grpc::{
@@ -86,6 +87,9 @@ pub trait Host {
 
     fn term(&self) -> u64;
 
+    /// What waited in a stream has been handed to flow control: so many events, in so long.
+    fn sent(&self, _events: u64, _took: Duration) {}
+
     fn moment(&self) -> Moment {
         Moment { revision: self.snapshot().index().current(), term: self.term() }
     }
@@ -104,6 +108,14 @@ impl Host for Shard {
 
     fn term(&self) -> u64 {
         self.member.term()
+    }
+
+    fn sent(&self, events: u64, took: Duration) {
+        if events == 0 {
+            return self.metrics.control_sends.observe(took);
+        }
+        self.metrics.watch_sends.observe(took);
+        self.metrics.watch_sends_per_event.observe_value(took.as_secs_f64() / events as f64);
     }
 }
 
@@ -135,7 +147,7 @@ pub async fn run<H: Host>(
     mut sink: impl Sink,
 ) -> Result<(), Status> {
     let stream = Open { host, id: host.watches().with(|table| table.open(needs_leader)) };
-    let mut open = true;
+    let (mut open, clock) = (true, ReadClock::default());
     loop {
         match poll_fn(|context| stream.poll_work(context, &mut requests, &mut sink, open)).await? {
             Work::NoMoreRequests => open = false,
@@ -147,8 +159,11 @@ pub async fn run<H: Host>(
                 let_others_run().await;
             }
             Work::Send => {
-                let parts = host.watches().with(|table| table.take(stream.id));
-                sink.send(parts).map_err(|Gone| error::WATCH_CANCELED)?;
+                let (events, parts) =
+                    host.watches().with(|table| (table.waiting_events(stream.id), table.take(stream.id)));
+                let (sent, took) = clock.time(|| sink.send(parts));
+                host.sent(events, took);
+                sent.map_err(|Gone| error::WATCH_CANCELED)?;
             }
             Work::CatchUp => {
                 stream.catch_up().await?;

@@ -87,7 +87,9 @@ impl Source for ShardSource {
         let (member, view) = (self.member(), self.services.shard.view());
         let alarms: Vec<(u64, &str)> =
             view.state.alarms.iter().map(|(kind, member)| (member, alarm(kind).name())).collect();
-        metrics::render(&Sources {
+        let members: Vec<u64> = view.state.membership.members().map(|member| member.id).collect();
+        let removed: Vec<u64> = view.state.membership.removed().collect();
+        let text = metrics::render(&Sources {
             shards: &member.metrics.shards,
             core: &member.metrics.core,
             health: &member.metrics.health,
@@ -97,10 +99,14 @@ impl Source for ShardSource {
                 is_learner: self.is_learner_in(&view),
                 quota_bytes: member.config.quota_bytes,
                 alarms: &alarms,
+                members: &members,
+                removed: &removed,
                 gates: &member.config.gates,
                 extensive: member.config.metrics_extensive,
             },
-        })
+        });
+        member.metrics.health.count_scrape();
+        text
     }
 
     fn raft_status(&self) -> RaftStatus {

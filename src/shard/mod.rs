@@ -237,7 +237,9 @@ impl Shard {
             self.metrics.slow_watchers.set(watches.behind_count() as i64);
             self.metrics.queued_bytes.set(watches.queued_bytes() as i64);
             self.metrics.events_sent.set(watches.events_sent());
+            self.metrics.pending_events.set(watches.pending_events() as i64);
         });
+        self.metrics.open_reads.set(self.pins.len() as i64);
         self.lease_calls.expire(before, || LeaseAnswer::NotPrimary);
         self.pins.expire(now_ms.saturating_sub(limits::STREAM_PIN_MS_MAX), || ());
         self.tell_leaderless(leaderless, now_ms);

@@ -38,6 +38,9 @@ static HASH: [f64; 15] = exponential(0.01, 2.0);
 static LEASE_TTL: [f64; 24] = exponential(1.0, 2.0);
 static PAUSE_MS: [f64; 13] = exponential(1.0, 2.0);
 static COMPACTION_MS: [f64; 14] = exponential(100.0, 2.0);
+static INDEX_PAUSE_MS: [f64; 14] = exponential(0.5, 2.0);
+static SNAPSHOT: [f64; 17] = exponential(0.01, 2.0);
+static SNAPSHOT_SAVE: [f64; 10] = exponential(0.1, 2.0);
 /// Prometheus' defaults, which grpc's own histogram has.
 static HANDLING: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
@@ -302,6 +305,15 @@ pub struct ShardMetrics {
     /// Watchers that read history because they are behind.
     pub slow_watchers: Gauge,
     pub events_sent: Counter,
+    /// Events that wait in streams.
+    pub pending_events: Gauge,
+    /// Time to hand to flow control what waited in a stream: as a whole where events are in it, for each of them, and
+    /// where none are.
+    pub watch_sends: Histogram,
+    pub watch_sends_per_event: Histogram,
+    pub control_sends: Histogram,
+    /// Answers that are made while the caller takes them, from a state that is held for them.
+    pub open_reads: Gauge,
 
     pub leases_renewed: Counter,
     pub leases_expired: Counter,
@@ -343,6 +355,11 @@ impl Default for ShardMetrics {
             watchers: Gauge::default(),
             slow_watchers: Gauge::default(),
             events_sent: Counter::default(),
+            pending_events: Gauge::default(),
+            watch_sends: Histogram::new(&LATENCY),
+            watch_sends_per_event: Histogram::new(&LATENCY),
+            control_sends: Histogram::new(&LATENCY),
+            open_reads: Gauge::default(),
             leases_renewed: Counter::default(),
             leases_expired: Counter::default(),
             hash_duration: Histogram::new(&HASH),
