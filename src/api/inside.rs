@@ -112,7 +112,7 @@ impl Inside {
     }
 
     pub fn watch(&self, request: &WatchCreateRequest) -> Following<'_, crate::shard::Shard> {
-        Following::new(&self.0.shard, request)
+        Following::new(&*self.0.shard, request)
     }
 
     /// Waiting calls hold memory for as long as they like, so they are counted.
@@ -140,7 +140,7 @@ impl Drop for Seat {
 ///
 /// # Errors
 /// The reason that the watch was given.
-pub(super) fn refuse_canceled(told: WatchResponse) -> Result<(), Status> {
+fn refuse_canceled(told: WatchResponse) -> Result<(), Status> {
     match told.canceled {
         true => Err(Status::new(Code::Unknown, told.cancel_reason)),
         false => Ok(()),
@@ -185,7 +185,9 @@ impl Drop for Withdrawal {
     fn drop(&mut self) {
         if let Some(by) = self.by.take() {
             let inside = self.inside.clone();
-            runtime::spawn(async move { drop(inside.txn(&by).await) });
+            runtime::spawn(async move {
+                let _ = inside.txn(&by).await;
+            });
         }
     }
 }

@@ -220,7 +220,7 @@ impl Config {
         let env: Vec<(String, String)> = env.collect();
         let file = match settings.text("config-file") {
             // Of the variables, the one that counts whatever the others say.
-            "" => env.iter().find(|(name, _)| name == "ETCD_CONFIG_FILE").map_or("", |(_, path)| path),
+            "" => env.iter().find(|(name, _)| name == "ETCD_CONFIG_FILE").map_or("", |(_, path)| path.as_str()),
             path => path,
         };
         let file = Some(file.to_owned()).filter(|path| !path.is_empty());

@@ -251,27 +251,27 @@ impl ClientVersions {
     }
 }
 
+/// Why a learner is not promoted: what a client is told, and what etcd calls it inside, which the label carries.
+static PROMOTE_FAILURES: [(Status, &str); 4] = [
+    (error::MEMBER_NOT_FOUND, "membership: ID not found"),
+    (error::MEMBER_NOT_LEARNER, "membership: can only promote a learner member"),
+    (error::LEARNER_NOT_READY, "etcdserver: can only promote a learner member which is in sync with leader"),
+    (error::TIMEOUT, "etcdserver: request timed out"),
+];
+
 /// Promotions of learners that were refused, by the reason.
 #[derive(Debug, Default)]
-pub struct PromoteFailures([Counter; PromoteFailures::REASONS.len()]);
+pub struct PromoteFailures([Counter; 4]);
 
 impl PromoteFailures {
-    /// What a client is told, and what etcd calls it inside, which the label carries.
-    const REASONS: [(Status, &'static str); 4] = [
-        (error::MEMBER_NOT_FOUND, "membership: ID not found"),
-        (error::MEMBER_NOT_LEARNER, "membership: can only promote a learner member"),
-        (error::LEARNER_NOT_READY, "etcdserver: can only promote a learner member which is in sync with leader"),
-        (error::TIMEOUT, "etcdserver: request timed out"),
-    ];
-
     pub fn count(&self, status: &Status) {
-        if let Some(at) = Self::REASONS.iter().position(|(told, _)| told == status) {
+        if let Some(at) = PROMOTE_FAILURES.iter().position(|(told, _)| told == status) {
             self.0[at].increment();
         }
     }
 
     fn read(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Self::REASONS.iter().map(|(_, reason)| *reason).zip(self.0.iter().map(Counter::get)).collect::<Vec<_>>().into_iter()
+        PROMOTE_FAILURES.iter().zip(&self.0).map(|((_, reason), count)| (*reason, count.get()))
     }
 }
 
