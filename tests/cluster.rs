@@ -105,6 +105,10 @@ async fn a_member_moves() {
 
 #[tokio::test]
 async fn many_changes_at_once_are_made_one_after_the_other() {
+    if is_reference() {
+        // It drops a change that comes while another is under way, and leaves its caller waiting.
+        return;
+    }
     let server = Server::start_with(&["--max-learners=40"]).await;
     let client = server.client().await;
     let changes = (1..=40).map(|port| {

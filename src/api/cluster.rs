@@ -159,7 +159,8 @@ pub fn member_promote(services: Rc<Services>, message: Bytes) -> Unary {
         if let Err(status) = &promoted {
             shard.metrics.promote_failures.count(status);
         }
-        Ok(Frame::of(&MemberPromoteResponse { header: Some(header(&shard)), members: members(&promoted?) }))
+        let view = promoted?;
+        Ok(Frame::of(&MemberPromoteResponse { header: Some(header(&shard)), members: members(&view) }))
     })
 }
 

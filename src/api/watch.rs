@@ -280,7 +280,7 @@ impl<'a, H: Host> Following<'a, H> {
             match poll_fn(|context| stream.poll_work(context, &mut Silent, &mut Silent, false)).await? {
                 Work::Send => {
                     let parts = stream.host.watches().with(|table| table.take(stream.id));
-                    self.told.extend(messages(parts));
+                    self.told.extend(unframed(parts));
                 }
                 Work::CatchUp => {
                     stream.catch_up().await?;
@@ -312,7 +312,7 @@ impl Sink for Silent {
 }
 
 /// Takes whole messages, each with its prefix, out of the parts they come in.
-fn messages(parts: Vec<Bytes>) -> impl Iterator<Item = WatchResponse> {
+fn unframed(parts: Vec<Bytes>) -> impl Iterator<Item = WatchResponse> {
     let mut rest = Bytes::from(parts.concat());
     std::iter::from_fn(move || {
         if !rest.has_remaining() {

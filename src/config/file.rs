@@ -181,13 +181,14 @@ pub(super) fn read(path: &str) -> Result<Settings, ConfigError> {
 }
 
 fn settings_of(text: &str) -> Result<Settings, String> {
+    let options = serde_saphyr::options! { duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins };
     // JSON first: not all of it is YAML, tabs for one.
     let value = match serde_json::from_str(text) {
         Ok(value) => value,
         Err(_) if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) => Value::Null,
-        Err(_) => serde_saphyr::from_str(text).map_err(|cause| format!("error converting YAML to JSON: {cause}"))?,
+        Err(_) => serde_saphyr::from_str_with_options(text, options).map_err(|cause| format!("error converting YAML to JSON: {cause}"))?,
     };
-    let mut settings = Settings { from_file: true, ..Settings::default() };
+    let mut settings = Settings::from_file();
     let top = match value {
         Value::Null => return Ok(settings),
         Value::Map(pairs) => pairs,

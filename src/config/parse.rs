@@ -23,6 +23,10 @@ pub struct Settings {
 }
 
 impl Settings {
+    pub fn from_file() -> Self {
+        Settings { from_file: true, ..Settings::default() }
+    }
+
     pub fn is_set(&self, name: &str) -> bool {
         self.given.contains_key(name)
     }

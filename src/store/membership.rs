@@ -226,8 +226,9 @@ mod tests {
     fn a_learner_is_added_promoted_updated_and_removed_for_good() {
         use ConfChangeType::*;
         let mut membership = Membership::default();
-        let apply =
-            |membership: &mut Membership, kind, id, context| membership.apply(&change(kind, id, context), 1);
+        fn apply(membership: &mut Membership, kind: ConfChangeType, id: u64, context: &str) -> Result<(), Status> {
+            membership.apply(&change(kind, id, context), 1)
+        }
         let learner = r#"{"id":5,"peerURLs":["http://a"],"isLearner":true}"#;
         assert_eq!(apply(&mut membership, ConfChangeAddLearnerNode, 5, learner), Ok(()));
         assert_eq!(apply(&mut membership, ConfChangeAddLearnerNode, 5, learner), Err(error::MEMBER_EXIST));

@@ -57,7 +57,7 @@ fn a_free_lock_costs_one_entry_of_the_log_and_one_lease_takes_it_again() {
     assert_eq!((bench.proposals.len() - before, bench.reads), (1, 0));
     bench.call("/etcdserverpb.KV/Put", &PutRequest { key: "other".into(), ..Default::default() }).unwrap();
     let again = lock(&mut bench, 0x5a).unwrap();
-    assert_eq!((again.key, revision(&again)), (locked.key.clone(), 3));
+    assert_eq!((&again.key, revision(&again)), (&locked.key, 3));
     // Its key is still the one that was made first.
     let unlocked: UnlockResponse =
         bench.ask("/v3lockpb.Lock/Unlock", &UnlockRequest { key: locked.key.clone() }).unwrap();
