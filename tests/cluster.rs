@@ -99,7 +99,10 @@ async fn a_member_moves() {
         server.kill();
         server.restart().await;
         let client = server.client().await;
-        assert_eq!(members(&client).await.iter().find(|it| it.id == own.id).unwrap().peer_ur_ls, ["http://127.0.0.1:4"]);
+        assert_eq!(
+            members(&client).await.iter().find(|it| it.id == own.id).unwrap().peer_ur_ls,
+            ["http://127.0.0.1:4"]
+        );
     }
 }
 

@@ -82,12 +82,8 @@ pub fn member_add(services: Rc<Services>, message: Bytes) -> Unary {
     }
     later(async move {
         let view = change.make(&shard).await?;
-        let member = Member {
-            id: added.id,
-            peer_ur_ls: added.peer_urls,
-            is_learner: added.is_learner,
-            ..Default::default()
-        };
+        let member =
+            Member { id: added.id, peer_ur_ls: added.peer_urls, is_learner: added.is_learner, ..Default::default() };
         let (header, members) = (Some(header(&shard)), members(&view));
         Ok(Frame::of(&MemberAddResponse { header, member: Some(member), members }))
     })

@@ -17,7 +17,9 @@ use crate::{
         stream::{Gone, Replies, Requests},
     },
     proto::{
-        etcdserverpb::{RangeRequest, ResponseHeader, TxnRequest, WatchCreateRequest, watch_create_request::FilterType},
+        etcdserverpb::{
+            RangeRequest, ResponseHeader, TxnRequest, WatchCreateRequest, watch_create_request::FilterType,
+        },
         mvccpb::{KeyValue, event::EventType},
         v3electionpb::{
             CampaignRequest, CampaignResponse, LeaderKey, LeaderRequest, LeaderResponse, ProclaimRequest,

@@ -7,11 +7,7 @@ use std::rc::Rc;
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
-use super::{
-    kv, lease,
-    service::Services,
-    watch::Following,
-};
+use super::{kv, lease, service::Services, watch::Following};
 use crate::{
     error::{self, Code, Status},
     grpc::Unary,

@@ -176,7 +176,14 @@ impl Services {
                 (format!("/{}/{}", row.service, row.method), route)
             })
             .collect();
-        Rc::new(Services { shard, routes, rows, reads: ReadClock::default(), raising_no_space: Cell::new(false), waiting_inside: Cell::new(0) })
+        Rc::new(Services {
+            shard,
+            routes,
+            rows,
+            reads: ReadClock::default(),
+            raising_no_space: Cell::new(false),
+            waiting_inside: Cell::new(0),
+        })
     }
 
     /// Does a read that takes no turn of its own, and says how long it took.
@@ -261,11 +268,8 @@ impl Services {
 
     /// Raises an alarm of this member. Whether that succeeds is seen by whether it is raised.
     pub async fn raise(&self, kind: AlarmType) {
-        let alarm = AlarmRequest {
-            action: AlarmAction::Activate as i32,
-            member_id: self.shard.member.id,
-            alarm: kind as i32,
-        };
+        let alarm =
+            AlarmRequest { action: AlarmAction::Activate as i32, member_id: self.shard.member.id, alarm: kind as i32 };
         let (id, data) = kv::internal(&self.shard, Kind::Alarm, &alarm.encode_to_vec());
         let _ = self.shard.propose(id, data).await;
     }

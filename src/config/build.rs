@@ -66,9 +66,8 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
         })?;
     }
     // A file that says where to listen leaves what is advertised as it was.
-    let with_default = settings.from_file
-        || !settings.is_set("listen-client-urls")
-        || settings.is_set("advertise-client-urls");
+    let with_default =
+        settings.from_file || !settings.is_set("listen-client-urls") || settings.is_set("advertise-client-urls");
     if with_default {
         for url in &advertise_client {
             url.check_host().map_err(|cause| {

@@ -186,7 +186,8 @@ fn settings_of(text: &str) -> Result<Settings, String> {
     let value = match serde_json::from_str(text) {
         Ok(value) => value,
         Err(_) if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) => Value::Null,
-        Err(_) => serde_saphyr::from_str_with_options(text, options).map_err(|cause| format!("error converting YAML to JSON: {cause}"))?,
+        Err(_) => serde_saphyr::from_str_with_options(text, options)
+            .map_err(|cause| format!("error converting YAML to JSON: {cause}"))?,
     };
     let mut settings = Settings::from_file();
     let top = match value {
@@ -252,13 +253,7 @@ fn read_section(
     Ok(())
 }
 
-fn put(
-    settings: &mut Settings,
-    flag: &'static Flag,
-    key: &str,
-    value: &Value,
-    is_list: bool,
-) -> Result<(), String> {
+fn put(settings: &mut Settings, flag: &'static Flag, key: &str, value: &Value, is_list: bool) -> Result<(), String> {
     let text = match is_list {
         true => list_text(value),
         false => single_text(flag.kind, value),
@@ -276,12 +271,6 @@ fn single_text(kind: Kind, value: &Value) -> Result<Option<String>, &'static str
     Ok(Some(match (kind, value) {
         (_, Value::Null) => return Ok(None),
         (Kind::Bool, Value::Bool(on)) => on.to_string(),
-        // The words of YAML 1.1, which etcd's file is in.
-        (Kind::Bool, Value::Text(word)) => match word.to_ascii_lowercase().as_str() {
-            "y" | "yes" | "on" => "true".into(),
-            "n" | "no" | "off" => "false".into(),
-            _ => return Err("true or false"),
-        },
         (Kind::Bool, _) => return Err("true or false"),
         (Kind::Uint | Kind::Uint32 | Kind::Int, Value::Whole(number)) => number.to_string(),
         (Kind::Uint | Kind::Uint32 | Kind::Int, _) => return Err("a whole number"),
@@ -290,13 +279,10 @@ fn single_text(kind: Kind, value: &Value) -> Result<Option<String>, &'static str
             Err(_) => return Err("a number of nanoseconds"),
         },
         (Kind::Duration, _) => return Err("a number of nanoseconds"),
-        // What is no list, no map: for etcd too, text may stand there as a number or a truth.
         (_, Value::Text(text)) if text.is_empty() => return Ok(None),
         (_, Value::Text(text)) => text.clone(),
-        (_, Value::Whole(number)) => number.to_string(),
-        (_, Value::Fraction(number)) => number.to_string(),
-        (_, Value::Bool(on)) => on.to_string(),
-        (_, Value::List(_) | Value::Map(_)) => return Err("text"),
+        // What looks like something else has to be quoted, as for etcd.
+        _ => return Err("text"),
     }))
 }
 

@@ -80,7 +80,7 @@ logger: zap
 log-outputs: [stderr]
 force-new-cluster: false
 auto-compaction-mode: periodic
-auto-compaction-retention: 1
+auto-compaction-retention: "1"
 warning-apply-duration: 250000000
 socket-options:
   reuse-port: true
@@ -100,7 +100,7 @@ fn a_file_says_what_flags_say() {
     assert_eq!(read.log.level, crate::observe::log::Level::Debug);
     assert!(read.verify_bootstrap().is_ok());
     let about: Vec<&str> = read.warnings.iter().map(|warning| warning.about.as_str()).collect();
-    for unknown in ["discovery-fallback", "proxy", "enable-pprof", "CompactHashCheck"] {
+    for unknown in ["discovery-fallback", "proxy", "enable-pprof", "feature-gates"] {
         assert!(about.contains(&unknown), "{about:?}");
     }
     let json = r#"{
@@ -142,6 +142,9 @@ fn values_that_do_not_fit_are_refused_by_name() {
         ("warning-apply-duration: 100ms", "warning-apply-duration must be a number of nanoseconds, not text"),
         ("pre-vote: 1", "pre-vote must be true or false, not a number"),
         ("name: [a]", "name must be text, not a list"),
+        ("name: no", "name must be text, not true or false"),
+        ("auto-compaction-retention: 1", "auto-compaction-retention must be text, not a number"),
+        ("pre-vote: 'yes'", "pre-vote must be true or false, not text"),
         ("log-outputs: stderr", "log-outputs must be a list, not text"),
         ("log-outputs: [[a]]", "log-outputs must be a list of texts, not a list"),
         ("peer-transport-security: 5", "invalid peer-transport-security"),
@@ -166,8 +169,8 @@ fn values_that_do_not_fit_are_refused_by_name() {
 fn sections_are_checked_as_flags_are() {
     let error = config("discovery-config: {token: t, client: {endpoints: [\"http://a:1\"]}}").unwrap_err();
     assert!(error.message.contains("--discovery-"), "{error:?}");
-    let read = config("Peer-Transport-Security: {nonsense: 5}\nNAME: n").unwrap();
-    assert_eq!(read.name, "n");
+    let read = config("Peer-Transport-Security: {nonsense: 5}\nNAME: other").unwrap();
+    assert_eq!(read.name, "other");
     assert_eq!(read.warnings[0].about, "peer-transport-security.nonsense");
 }
 

@@ -294,10 +294,9 @@ fn a_log_file_is_rotated_as_the_operator_says() {
     let json = r#"{"maxsize": 1, "maxage": 2, "maxbackups": 3, "localtime": true, "compress": true, "other": {}}"#;
     assert_eq!(rotation(json), wanted);
     assert_eq!(rotation("{}"), log::Rotation::default());
-    for (json, message) in [
-        ("{", "improperly formatted log rotation config: "),
-        ("{\"maxsize\": \"x\"}", "invalid log rotation config: "),
-    ] {
+    for (json, message) in
+        [("{", "improperly formatted log rotation config: "), ("{\"maxsize\": \"x\"}", "invalid log rotation config: ")]
+    {
         let json = format!("--log-rotation-config-json={json}");
         let error = refused(&["--log-outputs=/a/log", "--enable-log-rotation", &json]);
         assert!(error.message.starts_with(message), "{error:?}");

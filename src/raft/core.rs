@@ -323,7 +323,11 @@ impl Core {
     pub fn has_work(&self) -> bool {
         let reads = !self.reads_new.is_empty() && self.committed_in_term;
         let proposals = !self.queue.is_empty() && self.may_propose();
-        reads || proposals || self.may_change() || self.may_write() || self.outcomes.iter().any(|outcomes| !outcomes.is_empty())
+        reads
+            || proposals
+            || self.may_change()
+            || self.may_write()
+            || self.outcomes.iter().any(|outcomes| !outcomes.is_empty())
     }
 
     /// Takes a shard's batch. Nothing happens before `turn`.
@@ -483,12 +487,13 @@ impl Core {
             && last == self.state.applied().0
     }
 
-    /// The crate puts an empty entry in the place of a change that comes before the last one is applied: nobody would
-    /// be told. So the next one waits here.
+    /// One change at a time: it must be applied before the next is known to fit.
     fn may_change(&self) -> bool {
         !self.changes.is_empty() && self.may_propose() && !self.node.raft.has_pending_conf()
     }
 
+    /// What the crate does with a proposed change, but for its look into the bytes: to its runtime a learner in etcd's
+    /// number is no change at all, and it drops the proposal.
     fn propose_change(&mut self) {
         if !self.may_change() {
             return;
@@ -496,19 +501,23 @@ impl Core {
         let Queued { caller, id, data } = self.changes.pop_front().expect("there is one");
         self.queued_bytes -= data.len();
         let caller = caller.expect("a change has a caller");
-        if let Err(cause) = translate::validate_proposal(&data) {
-            return self.fail(caller, Status::internal(cause.to_string()));
+        let raft = &mut self.node.raft;
+        let entry = Entry { entry_type: EntryType::EntryConfChange, data, ..Entry::default() };
+        // The leader refuses only while it hands over; the caller may try again.
+        if raft.lead_transferee.is_some() || !raft.append_entry(&mut [entry]) {
+            return self.fail(caller, error::NO_LEADER);
         }
+        raft.pending_conf_index = raft.raft_log.last_index();
+        raft.bcast_append();
         self.callers.insert(id, caller);
-        let mut entry = Entry { data, ..Entry::default() };
-        entry.set_entry_type(EntryType::EntryConfChange);
-        self.propose(vec![entry], &[id]);
     }
 
     fn propose_queued(&mut self) {
         if self.queue.is_empty() || !self.may_propose() {
             return;
         }
+        let mut message = Message { from: self.node.raft.id, ..Message::default() };
+        message.set_msg_type(MessageType::MsgPropose);
         let (mut entries, mut ids, mut bytes) = (Vec::with_capacity(self.queue.len()), Vec::new(), 0);
         while bytes < limits::WRITE_BATCH_BYTES {
             let Some(queued) = self.queue.pop_front() else { break };
@@ -520,13 +529,6 @@ impl Core {
             entries.push(Entry { data: queued.data, ..Entry::default() });
         }
         self.queued_bytes -= bytes;
-        self.propose(entries, &ids);
-    }
-
-    /// `ids`: of those that somebody waits for.
-    fn propose(&mut self, entries: Vec<Entry>, ids: &[u64]) {
-        let mut message = Message { from: self.node.raft.id, ..Message::default() };
-        message.set_msg_type(MessageType::MsgPropose);
         message.set_entries(entries.into());
         if let Err(cause) = self.node.step(message) {
             // The leader refuses only while it hands over; the callers may try again.
@@ -535,7 +537,7 @@ impl Core {
                 other => Status::internal(other.to_string()),
             };
             for id in ids {
-                if let Some(caller) = self.callers.remove(id) {
+                if let Some(caller) = self.callers.remove(&id) {
                     self.fail(caller, status.clone());
                 }
             }

@@ -63,10 +63,9 @@ async fn check(shard: &Shard) -> Result<Finding, Status> {
     }
     match hashed(later, revision).await {
         Ok(second) if second == first => Ok(Finding::Sound),
-        Ok(second) => Ok(Finding::Corrupt(format!(
-            "the hash of revision {revision} was {}, and is {}",
-            first.hash, second.hash
-        ))),
+        Ok(second) => {
+            Ok(Finding::Corrupt(format!("the hash of revision {revision} was {}, and is {}", first.hash, second.hash)))
+        }
         Err(cause) => judge(&cause),
     }
 }

@@ -7,8 +7,10 @@ use crate::{
     api::testing::Bench,
     error::Code,
     grpc::LocalBoxFuture,
-    proto::etcdserverpb::{LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeRequest, LeaseTimeToLiveRequest,
-        LeaseTimeToLiveResponse, PutRequest},
+    proto::etcdserverpb::{
+        LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeRequest, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
+        PutRequest,
+    },
 };
 
 fn grant(bench: &mut Bench, id: i64) {

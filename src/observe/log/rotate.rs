@@ -166,7 +166,9 @@ impl RotatingFile {
         for entry in fs::read_dir(folder)? {
             let Ok(name) = entry?.file_name().into_string() else { continue };
             let Some(rest) = name.strip_prefix(&prefix) else { continue };
-            let stamp = [&suffix, &packed].into_iter().find_map(|end| rest.strip_suffix(end.as_str()).filter(|it| is_stamp(it)));
+            let stamp = [&suffix, &packed]
+                .into_iter()
+                .find_map(|end| rest.strip_suffix(end.as_str()).filter(|it| is_stamp(it)));
             if let Some(stamp) = stamp.map(str::to_owned) {
                 old.push(Old { stamp, name });
             }

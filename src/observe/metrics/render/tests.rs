@@ -113,12 +113,9 @@ fn names_types_labels_and_buckets_are_etcds() {
     assert!(told > 95);
     for name in ours.keys() {
         let known = REFERENCE.lines().any(|line| line.split(' ').next() == Some(name));
-        let appears_later = [
-            "etcd_debugging_server_alarms",
-            "etcd_server_learner_promote_failures",
-            "grpc_server_handling_seconds",
-        ]
-        .contains(&name.as_str());
+        let appears_later =
+            ["etcd_debugging_server_alarms", "etcd_server_learner_promote_failures", "grpc_server_handling_seconds"]
+                .contains(&name.as_str());
         assert!(known || appears_later || name.starts_with("urd_"), "{name} is nobody's");
     }
 }
