@@ -168,12 +168,18 @@ table! {
     NO_INFLIGHT_DOWNGRADE: FailedPrecondition, "etcdserver: no inflight downgrade job";
     TIMEOUT_LEADER_TRANSFER: Unknown, "etcdserver: request timed out, leader transfer took too long";
     NOT_PRIMARY_LESSOR: Unknown, "not a primary lessor";
+    ELECTION_NO_LEADER: Unknown, "election: no leader";
+    ELECTION_NOT_LEADER: Unknown, "election: not leader";
+    ELECTION_LEADER_MISSING: Unknown, "\"leader\" field must be provided";
+    SESSION_EXPIRED: Unknown, "mutex: session is expired";
     CONTEXT_CANCELED: Canceled, "context canceled";
     DEADLINE_EXCEEDED: DeadlineExceeded, "context deadline exceeded";
     RANGE_STREAM_NO_SORT: Unimplemented, "RangeStream does not support custom sort orders";
     STREAM_PIN_TOO_OLD: ResourceExhausted, "range stream is read too slowly: its revision was held for too long";
     NO_REQUEST_MESSAGE: Internal, "cardinality violation: received no request message from non-client-streaming RPC";
     HEALTH_UNKNOWN_SERVICE: NotFound, "unknown service";
+    UNKNOWN_METHOD: Unknown, "etcdserver: unknown method";
+    SECOND_VOTER: Unimplemented, "this version serves one voting member: add the member as a learner";
     RANGE_STREAM_NO_FILTER: Unimplemented, "RangeStream does not support revision filters";
 }
 

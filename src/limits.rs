@@ -10,6 +10,16 @@ pub const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;
 /// `--max-txn-ops`.
 pub const TXN_OPS_DEFAULT: usize = 128;
 
+/// `--max-learners` (etcd: membership/cluster.go, DefaultMaxLearners).
+pub const LEARNERS_DEFAULT: usize = 1;
+
+/// How far a learner's log must have come, in percent of the leader's, before it may vote (etcd: server.go,
+/// readyPercentThreshold).
+pub const LEARNER_READY_PERCENT: u64 = 90;
+
+/// Between two looks of a leader at the version that the cluster states (etcd: server.go, monitorVersionInterval).
+pub const VERSION_LOOK_MS: u64 = 4_000;
+
 /// `--quota-backend-bytes` when it is 0: 2 GiB.
 pub const QUOTA_BYTES_DEFAULT: u64 = 2 * 1024 * 1024 * 1024;
 
@@ -311,6 +321,10 @@ pub const FAN_OUT_BYTES: usize = 64 * 1024 * 1024;
 
 /// Requests of one watch stream handled before others are let in: about 0.1 ms.
 pub const WATCH_REQUESTS: usize = 128;
+
+/// Calls of a shard that wait for a lock or an election, each with a watch of its own: 256 Ki of some 4 KiB are 1 GiB.
+pub const WAITING_CALLS_MAX: usize = 256 * 1024;
+
 /// Largest message that gRPC sends: grpc-go's default, the largest int32.
 pub const SEND_BYTES_MAX: usize = i32::MAX as usize;
 

@@ -1,11 +1,15 @@
 //! The services of etcd, one file each, and what they share.
 pub mod check;
 pub mod cluster;
+pub mod downgrade;
+pub mod election;
 pub mod encode;
 pub mod health;
+mod inside;
 pub mod kv;
 pub mod lease;
 pub mod listing;
+pub mod lock;
 pub mod maintenance;
 pub mod range_stream;
 pub mod request;

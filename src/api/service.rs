@@ -12,7 +12,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use prost::Message;
 
-use super::{cluster, health, kv, lease, maintenance, request::Kind, watch};
+use super::{cluster, downgrade, election, health, kv, lease, lock, maintenance, request::Kind, watch};
 use crate::{
     error::{self, Status},
     grpc::{
@@ -83,11 +83,11 @@ const METHODS: &[Row] = table! {
         LeaseLeases: Unary(lease::leases);
     }
     "etcdserverpb.Cluster" {
-        MemberAdd: Absent(Shape::Unary);
-        MemberRemove: Absent(Shape::Unary);
-        MemberUpdate: Absent(Shape::Unary);
+        MemberAdd: Unary(cluster::member_add);
+        MemberRemove: Unary(cluster::member_remove);
+        MemberUpdate: Unary(cluster::member_update);
         MemberList: Unary(cluster::member_list);
-        MemberPromote: Absent(Shape::Unary);
+        MemberPromote: Unary(cluster::member_promote);
     }
     "etcdserverpb.Maintenance" {
         Alarm: Unary(maintenance::alarm);
@@ -96,8 +96,8 @@ const METHODS: &[Row] = table! {
         Hash: Unary(maintenance::hash);
         HashKV: Unary(maintenance::hash_kv);
         Snapshot: Absent(Shape::Stream);
-        MoveLeader: Absent(Shape::Unary);
-        Downgrade: Absent(Shape::Unary);
+        MoveLeader: Unary(maintenance::move_leader);
+        Downgrade: Unary(downgrade::downgrade);
     }
     "etcdserverpb.Auth" {
         AuthEnable: Absent(Shape::Unary);
@@ -119,15 +119,15 @@ const METHODS: &[Row] = table! {
         RoleRevokePermission: Absent(Shape::Unary);
     }
     "v3lockpb.Lock" {
-        Lock: Absent(Shape::Unary);
-        Unlock: Absent(Shape::Unary);
+        Lock: Unary(lock::lock);
+        Unlock: Unary(lock::unlock);
     }
     "v3electionpb.Election" {
-        Campaign: Absent(Shape::Unary);
-        Proclaim: Absent(Shape::Unary);
-        Leader: Absent(Shape::Unary);
-        Observe: Absent(Shape::Stream);
-        Resign: Absent(Shape::Unary);
+        Campaign: Unary(election::campaign);
+        Proclaim: Unary(election::proclaim);
+        Leader: Unary(election::leader);
+        Observe: Stream(election::observe);
+        Resign: Unary(election::resign);
     }
     "grpc.health.v1.Health" {
         Check: Unary(health::check);
@@ -155,6 +155,8 @@ pub struct Services {
     reads: ReadClock,
     /// A NOSPACE alarm of this member is on its way through the log.
     raising_no_space: Cell<bool>,
+    /// Calls that wait for a lock or an election, which `inside` counts.
+    pub(super) waiting_inside: Cell<usize>,
 }
 
 impl Services {
@@ -174,7 +176,14 @@ impl Services {
                 (format!("/{}/{}", row.service, row.method), route)
             })
             .collect();
-        Rc::new(Services { shard, routes, rows, reads: ReadClock::default(), raising_no_space: Cell::new(false) })
+        Rc::new(Services {
+            shard,
+            routes,
+            rows,
+            reads: ReadClock::default(),
+            raising_no_space: Cell::new(false),
+            waiting_inside: Cell::new(0),
+        })
     }
 
     /// Does a read that takes no turn of its own, and says how long it took.
@@ -252,15 +261,17 @@ impl Services {
 
     async fn raise_no_space(&self) {
         self.raising_no_space.set(true);
-        let alarm = AlarmRequest {
-            action: AlarmAction::Activate as i32,
-            member_id: self.shard.member.id,
-            alarm: AlarmType::Nospace as i32,
-        };
-        let (id, data) = kv::internal(&self.shard, Kind::Alarm, &alarm.encode_to_vec());
         // If it fails, the next request over the quota raises it.
-        let _ = self.shard.propose(id, data).await;
+        self.raise(AlarmType::Nospace).await;
         self.raising_no_space.set(false);
+    }
+
+    /// Raises an alarm of this member. Whether that succeeds is seen by whether it is raised.
+    pub async fn raise(&self, kind: AlarmType) {
+        let alarm =
+            AlarmRequest { action: AlarmAction::Activate as i32, member_id: self.shard.member.id, alarm: kind as i32 };
+        let (id, data) = kv::internal(&self.shard, Kind::Alarm, &alarm.encode_to_vec());
+        let _ = self.shard.propose(id, data).await;
     }
 
     /// Has a request logged and applied. `body`: the request as its method spells it.
@@ -301,7 +312,7 @@ impl Services {
 /// Measures reads that are over at once: one in `SAMPLE` by the clock, of which two looks cost a tenth of such a read;
 /// the others are told to have taken as long as that one.
 #[derive(Default)]
-struct ReadClock {
+pub(super) struct ReadClock {
     until_next: Cell<u32>,
     last: Cell<Duration>,
 }
@@ -309,7 +320,7 @@ struct ReadClock {
 impl ReadClock {
     const SAMPLE: u32 = 16;
 
-    fn time<T>(&self, read: impl FnOnce() -> T) -> (T, Duration) {
+    pub fn time<T>(&self, read: impl FnOnce() -> T) -> (T, Duration) {
         if let Some(left) = self.until_next.get().checked_sub(1) {
             self.until_next.set(left);
             return (read(), self.last.get());

@@ -18,13 +18,14 @@ use crate::{
     config::Config,
     error::Status,
     grpc::{Call, Frame, Handler, Metadata, Parts, Unary, stream::Gone},
+    proto::raftpb::ConfChange,
     shard::{
         Member, Shard,
         mail::{Control, FromCore, Outcome, ToCore},
         view::{Published, View},
     },
     store::{
-        apply::{AppliedBatch, ApplyEntry},
+        apply::{Answer, AppliedBatch, ApplyEntry},
         state::State,
         types::Place,
     },
@@ -196,8 +197,15 @@ impl Bench {
         outcomes.extend(mail.reads.into_iter().map(|token| (token, Outcome::Done)));
         for control in mail.controls {
             self.controls.push(format!("{control:?}"));
-            let (Control::CompactionDone { token, .. } | Control::Defragment { token }) = control;
-            outcomes.push((token, Outcome::Done));
+            outcomes.push(match control {
+                Control::CompactionDone { token, .. } | Control::Defragment { token } => (token, Outcome::Done),
+                Control::Configure { token, data, .. } => {
+                    self.index += 1;
+                    let change = ConfChange::decode(data).expect("a change is spelled as one");
+                    let result = self.state.apply_conf_change(self.index, TERM, &change);
+                    (token, Outcome::Applied(Box::new(result.map(|()| Answer::Nothing))))
+                }
+            });
         }
         let segments = SegmentTable::in_memory(self.segments.clone());
         let view = Arc::new(View { state: self.state.clone(), segments });

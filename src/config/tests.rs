@@ -117,6 +117,23 @@ fn what_does_not_fit_is_refused_in_etcds_words() {
             &["--discovery-fallback", "proxy"],
             "v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\"",
         ),
+        (
+            &["--listen-client-http-urls", "http://localhost:2379"],
+            "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url http://localhost:2379",
+        ),
+        (&["--listen-client-http-urls", "http://foo.bar:23"], "expected IP in URL for binding (http://foo.bar:23)"),
+        (
+            &["--enable-log-rotation"],
+            "--log-outputs requires a single file path when --log-rotate-config-json is defined",
+        ),
+        (
+            &["--enable-log-rotation", "--log-outputs=a,b"],
+            "--log-outputs requires a single file path when --log-rotate-config-json is defined",
+        ),
+        (
+            &["--enable-log-rotation", "--log-outputs=a", "--log-rotation-config-json={\"maxsize\": -1}"],
+            "invalid log rotation config: sizes, ages and numbers of files are not negative",
+        ),
         (&["--compact-hash-check-time", "0s"], "--compact-hash-check-time must be >0 (set to 0s)"),
         (
             &["--initial-cluster", "garbage"],
@@ -136,14 +153,12 @@ fn what_urd_cannot_do_is_refused_with_what_to_do() {
         &["--discovery-srv", "example.com"],
         &["--discovery", "http://x"],
         &["--wal-dir", "/w"],
-        &["--config-file", "/c"],
-        &["--enable-log-rotation"],
+        &["--config-file", "/nowhere/at/all"],
         &["--log-outputs", "systemd/journal"],
         &["--enable-v2"],
         &["--experimental-enable-distributed-tracing"],
         &["--cipher-suites", "TLS_RSA_WITH_AES_128_GCM_SHA256"],
         &["--auto-tls", "--self-signed-cert-validity=0"],
-        &["--listen-client-urls", "unix://x:1", "--advertise-client-urls", "http://a:1"],
         &["--shards", "0"],
         &["--shards", "100000"],
     ] {
@@ -316,6 +331,28 @@ fn url_lists_are_sorted_and_unique() {
     let config = run(&["--listen-client-urls=http://127.0.0.1:2,http://127.0.0.1:1,http://127.0.0.1:2", advertise]);
     assert_eq!(config.listen_client_urls, ["http://127.0.0.1:1", "http://127.0.0.1:2"]);
     assert_eq!(run(&["--listen-client-urls=", advertise]).listen_client_urls, ["http://localhost:2379"]);
+}
+
+#[test]
+fn a_log_file_is_rotated_as_the_operator_says() {
+    let rotation = |json: &str| {
+        let json = format!("--log-rotation-config-json={json}");
+        run(&["--log-outputs=/a/log,stderr", "--enable-log-rotation", &json]).log.rotation.unwrap()
+    };
+    let config = run(&["--log-outputs=/a/log", "--enable-log-rotation"]);
+    let default = log::Rotation { maxsize: 100, ..Default::default() };
+    assert_eq!(config.log.rotation, Some(default));
+    let wanted = log::Rotation { maxsize: 1, maxage: 2, maxbackups: 3, localtime: true, compress: true };
+    let json = r#"{"maxsize": 1, "maxage": 2, "maxbackups": 3, "localtime": true, "compress": true, "other": {}}"#;
+    assert_eq!(rotation(json), wanted);
+    assert_eq!(rotation("{}"), log::Rotation::default());
+    for (json, message) in
+        [("{", "improperly formatted log rotation config: "), ("{\"maxsize\": \"x\"}", "invalid log rotation config: ")]
+    {
+        let json = format!("--log-rotation-config-json={json}");
+        let error = refused(&["--log-outputs=/a/log", "--enable-log-rotation", &json]);
+        assert!(error.message.starts_with(message), "{error:?}");
+    }
 }
 
 #[test]

@@ -66,6 +66,25 @@ pub struct RaftStatus {
     pub progress: Vec<(u64, u64, u64)>,
 }
 
+impl Surface {
+    pub fn takes_grpc(self) -> bool {
+        matches!(self, Surface::Client | Surface::Grpc)
+    }
+
+    pub fn takes_http(self) -> bool {
+        self != Surface::Grpc
+    }
+
+    /// What is spoken there, as etcd's logs have it.
+    pub fn traffic(self) -> &'static str {
+        match self {
+            Surface::Client => "grpc+http",
+            Surface::Grpc => "grpc",
+            Surface::Http | Surface::Metrics => "http",
+        }
+    }
+}
+
 /// What the answers are made of.
 pub trait Source {
     fn alarms(&self) -> Vec<Alarm>;
@@ -90,8 +109,12 @@ pub trait Source {
 /// Which listener a connection came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Surface {
-    /// Everything, with the checks of hosts and origins.
+    /// Everything, with the checks of hosts and origins; gRPC beside it.
     Client,
+    /// The same without gRPC (`--listen-client-http-urls`).
+    Http,
+    /// gRPC alone: where HTTP has listeners of its own.
+    Grpc,
     /// `/metrics`, `/health`, `/livez` and `/readyz` only.
     Metrics,
 }
@@ -222,11 +245,11 @@ async fn route(
         _ if path.starts_with("/livez") || path.starts_with("/readyz") => {
             health::checks(source, method, path, query).await
         }
-        "/version" if surface == Surface::Client => match method {
+        "/version" if surface != Surface::Metrics => match method {
             &Method::GET => answer::json("application/json", versions(source)),
             _ => allow_get(),
         },
-        "/debug/vars" if surface == Surface::Client => match method {
+        "/debug/vars" if surface != Surface::Metrics => match method {
             &Method::GET => answer::json("application/json; charset=utf-8", debug::variables(&source.raft_status())),
             _ => allow_get(),
         },

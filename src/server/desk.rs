@@ -17,7 +17,7 @@ use crate::{
         sniff::{Protocol, Rewound, sniff},
         tls::Guard,
     },
-    observe::log::shown,
+    observe::{self, log::shown},
     runtime::{
         self,
         mesh::Port,
@@ -30,7 +30,7 @@ pub(super) struct Desk {
     pub house: Arc<House>,
     pub port: Rc<Port<Letter>>,
     pub shard: Rc<Shard>,
-    services: Rc<Services>,
+    pub services: Rc<Services>,
     source: Rc<ShardSource>,
     settings: Rc<Settings>,
     traffic: Rc<Traffic>,
@@ -67,6 +67,9 @@ impl Desk {
                 let (busy, turns) = runtime::worked();
                 self.shard.metrics.busy_nanoseconds.add(busy.as_nanos() as u64);
                 self.shard.metrics.turns.add(turns);
+                if observe::log::take_untidy() {
+                    runtime::spawn(runtime::bulk(observe::log::tidy));
+                }
             }
         }
     }
@@ -135,10 +138,10 @@ impl Desk {
         S: AsyncRead + AsyncWrite + hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
     {
         match protocol {
-            Protocol::Http2 if surface == Surface::Client => {
+            Protocol::Http2 if surface.takes_grpc() => {
                 grpc::serve(io, self.services.clone(), self.settings.clone(), self.drain.clone()).await;
             }
-            Protocol::Http1 => {
+            Protocol::Http1 if surface.takes_http() => {
                 let mut waiter = self.drain.waiter();
                 let drained = poll_fn(move |context| waiter.poll(context));
                 self.shard.metrics.connections.add(1);
@@ -147,7 +150,7 @@ impl Desk {
                 self.shard.metrics.connections.add(-1);
             }
             // It speaks nothing that is spoken here.
-            Protocol::Http2 | Protocol::Tls => {}
+            _ => {}
         }
     }
 

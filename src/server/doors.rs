@@ -43,9 +43,12 @@ pub(super) struct Bound {
 /// for both.
 pub(super) fn bind(config: &Config) -> Result<Vec<Bound>, String> {
     let mut bound: Vec<(&str, Bound)> = Vec::new();
-    let clients = config.listen_client_urls.iter().map(|url| (url, Surface::Client));
+    // Where HTTP has listeners of its own, the client URLs are gRPC's.
+    let client = if config.listen_client_http_urls.is_empty() { Surface::Client } else { Surface::Grpc };
+    let clients = config.listen_client_urls.iter().map(|url| (url, client));
+    let http = config.listen_client_http_urls.iter().map(|url| (url, Surface::Http));
     let metrics = config.listen_metrics_urls.iter().map(|url| (url, Surface::Metrics));
-    for (url, surface) in clients.chain(metrics) {
+    for (url, surface) in clients.chain(http).chain(metrics) {
         let (scheme, place) = url.split_once("://").expect("URLs have been checked");
         let encrypted = matches!(scheme, "https" | "unixs");
         let same = |(known, bound): &&mut (&str, Bound)| *known == place && bound.surface == surface;
@@ -54,7 +57,7 @@ pub(super) fn bind(config: &Config) -> Result<Vec<Bound>, String> {
             bound.encrypted |= encrypted;
             continue;
         }
-        let listener = Listener::bind(url).map_err(|cause| cause.to_string())?;
+        let listener = Listener::bind_with(url, config.socket_reuse_port).map_err(|cause| cause.to_string())?;
         bound.push((place, Bound { listener, surface, plain: !encrypted, encrypted }));
     }
     Ok(bound.into_iter().map(|(_, bound)| bound).collect())
@@ -86,7 +89,8 @@ fn client_guard(config: &Config) -> Result<Guard, String> {
         let host = place.rsplit_once(':').map_or(place, |(host, _)| host);
         host.trim_start_matches('[').trim_end_matches(']').to_owned()
     };
-    let hosts: Vec<String> = config.listen_client_urls.iter().map(host).collect();
+    let urls = config.listen_client_urls.iter().chain(&config.listen_client_http_urls);
+    let hosts: Vec<String> = urls.map(host).collect();
     let folder = config.data_dir.join("fixtures").join("client");
     let (cert, key) = tls::make_certificate(&folder, &hosts, *self_signed_years)?;
     Guard::new(&config.tls, &Files { cert, key, ..client.clone() })
@@ -97,7 +101,7 @@ fn client_guard(config: &Config) -> Result<Guard, String> {
 pub(super) async fn open_and_wait(desk: Rc<Desk>) {
     let (listeners, signals) = take(&desk.house.entrance);
     let (clients, metrics): (Vec<_>, Vec<_>) =
-        listeners.into_iter().partition(|(_, door)| door.surface == Surface::Client);
+        listeners.into_iter().partition(|(_, door)| door.surface != Surface::Metrics);
     let mut doors: Vec<runtime::Task<()>> = Vec::new();
     for (listener, door) in metrics {
         let scheme = if door.guard.is_some() { "https" } else { "http" };
@@ -111,13 +115,13 @@ pub(super) async fn open_and_wait(desk: Rc<Desk>) {
     }
     desk.shard.tick(runtime::now_ms());
     for (listener, door) in clients {
-        let address = listener.local().to_string();
+        let (address, traffic) = (listener.local().to_string(), door.surface.traffic());
         if door.plain {
             let message = "serving client traffic insecurely; this is strongly discouraged!";
-            log!(Info, message, "traffic" = "grpc+http", "address" = address);
+            log!(Info, message, "traffic" = traffic, "address" = address.clone());
         }
         if door.guard.is_some() {
-            log!(Info, "serving client traffic securely", "traffic" = "grpc+http", "address" = address);
+            log!(Info, "serving client traffic securely", "traffic" = traffic, "address" = address);
         }
         doors.push(open(&desk, listener, door));
     }

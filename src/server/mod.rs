@@ -3,6 +3,7 @@
 
 mod desk;
 mod doors;
+mod integrity;
 mod source;
 
 use std::{
@@ -153,6 +154,9 @@ async fn live(house: Arc<House>, number: usize) {
         }
         if driver.is_none() {
             runtime::spawn(desk.clone().write_to_core());
+        }
+        if number == 0 {
+            runtime::spawn(integrity::watch_over(desk.services.clone()));
         }
     }
     runtime::spawn(sort_letters(port.clone(), desk.clone(), driver.clone()));

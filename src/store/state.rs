@@ -4,7 +4,11 @@
 use std::sync::Arc;
 
 use super::{index::Index, lease::LeaseBook, membership::Membership};
-use crate::proto::{etcdserverpb::AlarmType, raftpb};
+use crate::{
+    limits,
+    proto::{etcdserverpb::AlarmType, raftpb},
+    version,
+};
 
 /// Alarms that are raised, in order of kind and member.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,6 +67,8 @@ pub struct State {
     pub(super) applied_term: u64,
     /// Shortest lease, in seconds: one and a half election timeouts, rounded up. The same on every member.
     pub(super) lease_ttl_min: i64,
+    /// `--max-learners`.
+    pub(super) learners_max: usize,
 }
 
 impl State {
@@ -78,7 +84,19 @@ impl State {
             applied_index: 0,
             applied_term: 0,
             lease_ttl_min,
+            learners_max: limits::LEARNERS_DEFAULT,
         }
+    }
+
+    /// The version that the cluster is to state: this release's, or the one to which it is being downgraded.
+    /// (etcd: version/monitor.go, decideClusterVersion.)
+    pub fn cluster_version_due(&self) -> &str {
+        self.downgrade.as_ref().map_or(version::CLUSTER, |downgrade| &downgrade.target)
+    }
+
+    /// The version of the storage's schema in etcd's terms, which follows the cluster's. None before that is decided.
+    pub fn storage_version(&self) -> Option<&str> {
+        self.cluster_version.as_deref()
     }
 
     /// Index and term of the last applied entry.
@@ -88,6 +106,14 @@ impl State {
 
     pub fn set_lease_ttl_min(&mut self, seconds: i64) {
         self.lease_ttl_min = seconds;
+    }
+
+    pub fn set_learners_max(&mut self, learners: usize) {
+        self.learners_max = learners;
+    }
+
+    pub fn learners_max(&self) -> usize {
+        self.learners_max
     }
 
     pub fn conf_state(&self) -> &raftpb::ConfState {

@@ -37,8 +37,8 @@ fn the_table_is_the_descriptors() {
 #[test]
 fn methods_to_come_say_so_in_grpcs_words() {
     let mut bench = Bench::new();
-    let refused = bench.call("/v3lockpb.Lock/Lock", &()).unwrap_err();
-    assert_eq!(refused, Status::fixed(Code::Unimplemented, "method Lock not implemented"));
+    let refused = bench.call("/etcdserverpb.Auth/UserAdd", &()).unwrap_err();
+    assert_eq!(refused, Status::fixed(Code::Unimplemented, "method UserAdd not implemented"));
 }
 
 #[test]
