@@ -205,6 +205,16 @@ pub fn send_too_large(len: usize, max: usize) -> Status {
     Status::new(Code::ResourceExhausted, format!("grpc: trying to send message larger than max ({len} vs. {max})"))
 }
 
+/// A message that is larger than is let in, in grpc-go's words.
+pub fn received_too_large(len: usize, max: usize) -> Status {
+    Status::new(Code::ResourceExhausted, format!("grpc: received message larger than max ({len} vs. {max})"))
+}
+
+/// A body of HTTP that is larger than any that a message which is let in may need.
+pub fn body_too_large(max: usize) -> Status {
+    Status::new(Code::ResourceExhausted, format!("the body of the request is larger than {max} bytes"))
+}
+
 /// A method that this version does not serve, in grpc-go's words.
 pub fn method_unimplemented(method: &str) -> Status {
     Status::unimplemented(format!("method {method} not implemented"))

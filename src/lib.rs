@@ -4,8 +4,8 @@
 //!
 //! * [`config`] reads etcd's flags and variables; [`server`] starts an executor a core and says who runs where.
 //! * [`net`] accepts, gives each connection to the least-loaded shard and tells HTTP/2 from HTTP/1.1.
-//! * [`grpc`] takes messages out of HTTP/2 streams and puts answers and statuses back; [`http`] serves health, version and
-//!   metrics.
+//! * [`grpc`] takes messages out of HTTP/2 streams and puts answers and statuses back; [`http`] serves health, version,
+//!   metrics, and the API in JSON.
 //! * [`api`] has one file a service: it checks a request in etcd's order and has it proposed, or reads the published
 //!   state and writes the answer straight from the index ([`wire`] is the pen).
 //! * [`shard`] is what one core owns: the requests that wait, the watches, the lease deadlines.

@@ -401,3 +401,26 @@ pub const HTTP_IDLE_SECONDS_MAX: u64 = 300;
 
 /// How long an answer that is on its way may hold a drain up, in seconds: a read waits 7 s at etcd's defaults.
 pub const HTTP_DRAIN_SECONDS_MAX: u64 = 10;
+
+/// Bytes of the body of a request under `/v3/` for each byte that its message may have: base64 makes four letters of three
+/// bytes, names and blanks come on top. Also what a websocket's message may have. At the default 8 MiB.
+pub const GATEWAY_BODY_FACTOR: usize = 4;
+
+/// In so many seconds it must have come; the message of a stream may take longer. Go's server waits for ever.
+pub const GATEWAY_BODY_SECONDS_MAX: u64 = 300;
+
+/// Messages within one another in JSON: as many as the decoder takes that comes next (prost: RECURSION_LIMIT).
+pub const GATEWAY_MESSAGE_DEPTH_MAX: usize = 100;
+
+/// JSON that is made a message of on the shard's own core: some 300 MB/s, so that 128 KiB are 0.4 ms. A background thread
+/// takes what is longer.
+pub const GATEWAY_INLINE_BYTES: usize = 128 * 1024;
+
+/// JSON made of an answer before others get their turn: some 0.1 ms.
+pub const GATEWAY_CHUNK_BYTES: usize = 64 * 1024;
+
+/// An answer up to this long is sent with its length, a longer one in chunks (Go: net/http, bufferBeforeChunkingSize).
+pub const GATEWAY_WHOLE_BYTES: usize = 2048;
+
+/// Bytes read from a websocket at a time.
+pub const WEBSOCKET_READ_BYTES: usize = 16 * 1024;

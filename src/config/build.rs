@@ -157,6 +157,7 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
         listen_metrics_urls: texts(&listen_metrics),
         cors: strings(&settings, "cors"),
         host_whitelist: strings(&settings, "host-whitelist"),
+        json_gateway: settings.flag("enable-grpc-gateway"),
         compaction_batch_limit: match settings.int("compaction-batch-limit") {
             count @ 1.. => count as usize,
             _ => 1_000,

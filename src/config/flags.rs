@@ -172,7 +172,7 @@ pub const FLAGS: &[Flag] = &[
     row(Member, "backend-batch-limit", Int, "0", NoEffect(NO_BBOLT), "Most operations before bbolt commits."),
     row(Member, "socket-reuse-port", Bool, "false", Works, "Share ports with other processes by SO_REUSEPORT."),
     row(Member, "socket-reuse-address", Bool, "false", NoEffect("urd always sets SO_REUSEADDR"), "Bind a port although connections of its last owner linger."),
-    row(Member, "enable-grpc-gateway", Bool, "true", NoEffect("the JSON gateway is not available in this version"), "Serve the JSON gateway under /v3/."),
+    row(Member, "enable-grpc-gateway", Bool, "true", Works, "Serve the JSON gateway under /v3/."),
     row(Member, "raft-read-timeout", Duration, "5s", NoEffect(ONE_MEMBER), "Longest wait for bytes from another member."),
     row(Member, "raft-write-timeout", Duration, "5s", NoEffect(ONE_MEMBER), "Longest wait to hand bytes to another member."),
     row(Member, "feature-gates", Gates, "", Works, "Features to turn on or off: `Name=true,…`."),

@@ -59,6 +59,8 @@ pub struct Config {
     pub cors: Vec<String>,
     /// Host names that an HTTP request may be addressed to; `*`: any.
     pub host_whitelist: Vec<String>,
+    /// `--enable-grpc-gateway`: the API in JSON under `/v3/`.
+    pub json_gateway: bool,
     /// Revisions that compaction removes at a time.
     pub compaction_batch_limit: usize,
     /// Pause between two such batches.
@@ -192,6 +194,7 @@ impl Default for Config {
             listen_metrics_urls: Vec::new(),
             cors: vec!["*".into()],
             host_whitelist: vec!["*".into()],
+            json_gateway: true,
             compaction_batch_limit: 1_000,
             compaction_sleep_interval_ms: 10,
             tls: tls::Tls::default(),

@@ -8,8 +8,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::{House, Letter, doors::Door, source::ShardSource};
 use crate::{
     api::service::Services,
-    grpc::{self, Drain, Settings},
-    http::{self, Surface},
+    grpc::{self, Drain, Settings, local::Local},
+    http::{self, Site, Surface, gateway::Gateway},
     limits, log,
     net::{
         listener::Arrival,
@@ -32,6 +32,7 @@ pub(super) struct Desk {
     pub shard: Rc<Shard>,
     pub services: Rc<Services>,
     source: Rc<ShardSource>,
+    gateway: Option<Rc<Gateway>>,
     settings: Rc<Settings>,
     traffic: Rc<Traffic>,
     drain: Drain,
@@ -48,7 +49,9 @@ impl Desk {
         let settings = Rc::new(Settings::of(&house.member.config, shard.metrics.clone()));
         let source = Rc::new(ShardSource::new(services.clone()));
         let (traffic, drain, ticks) = (Rc::default(), Drain::new(), Cell::new(0));
-        Desk { house, port, shard, services, source, settings, traffic, drain, ticks }
+        let local = Local { handler: services.clone(), settings: settings.clone(), drain: drain.clone() };
+        let gateway = house.member.config.json_gateway.then(|| Rc::new(Gateway::new(local)));
+        Desk { house, port, shard, services, source, gateway, settings, traffic, drain, ticks }
     }
 
     /// How long after the signal to drain a connection may still be open.
@@ -145,8 +148,9 @@ impl Desk {
                 let mut waiter = self.drain.waiter();
                 let drained = poll_fn(move |context| waiter.poll(context));
                 self.shard.metrics.connections.add(1);
+                let site = Site { source: self.source.clone(), gateway: self.gateway.clone(), surface };
                 // In a box: most connections are of gRPC, and each would be larger by it.
-                Box::pin(http::serve(io, self.source.clone(), surface, drained)).await;
+                Box::pin(http::serve(io, site, drained)).await;
                 self.shard.metrics.connections.add(-1);
             }
             // It speaks nothing that is spoken here.

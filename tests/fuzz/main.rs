@@ -124,7 +124,36 @@ fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     ];
     let checkpoint = fs::read(samples.join("checkpoint")).unwrap();
     let checkpoints = vec![[&[0], &checkpoint[..]].concat(), [&[1], &checkpoint[..]].concat()];
-    vec![("record", records), ("checkpoint", checkpoints), ("request", requests()), ("grpc", connections())]
+    vec![
+        ("record", records),
+        ("checkpoint", checkpoints),
+        ("request", requests()),
+        ("grpc", connections()),
+        ("json", texts()),
+    ]
+}
+
+/// JSON of every kind of message, in whole and in pieces.
+fn texts() -> Vec<Vec<u8>> {
+    [
+        (0, r#"{"key":"Zm9v","range_end":"AA==","limit":"2","sort_order":"ASCEND","sortTarget":4,"serializable":true}"#),
+        (1, r#"{"key":"Zm9v","value":"dmFsdWU-P34","lease":1e3,"prevKv":null,"x":[{"y":"\ud83d\ude00"}]}"#),
+        (
+            2,
+            r#"{"compare":[{"target":"VERSION","result":1,"key":"YQ==","version":"-1"}],"success":[{"request_put":{"key":"YQ=="}},{"request_txn":{"failure":[{"requestRange":{"key":"AA"}},{}]}}]}"#,
+        ),
+        (3, r#"{"create_request":{"key":"AA==","filters":["NOPUT",1],"fragment":true}} {"progress_request":{}}"#),
+        (4, r#"{"TTL":"60","ID":9223372036854775807}"#),
+        (5, r#"{"action":"ACTIVATE","memberID":"18446744073709551615","alarm":"NOSPACE"}"#),
+        (6, r#"{"name":"\u0000<>&\u2028\"","password":"","options":{"no_password":true}}"#),
+        (7, r#"{"name":"r","perm":{"permType":"READWRITE","key":"YQ==","range_end":"Yg=="}}"#),
+        (8, r#"{"peerURLs":["http://a:1","b"],"isLearner":false}"#),
+        (10, r#"{"header":{"revision":"3"},"kvs":[{"key":"YQ==","version":"1"},{}],"more":true}"#),
+        (12, r#"{"watch_id":"-1","canceled":true,"cancel_reason":"a","events":[{"type":"DELETE","kv":{}}]}"#),
+    ]
+    .iter()
+    .flat_map(|(which, text)| [*which, which | 0x10, which | 0x20].map(|how| [&[how], text.as_bytes()].concat()))
+    .collect()
 }
 
 fn framed(which: u8, message: &impl Message) -> Vec<u8> {

@@ -17,6 +17,7 @@ use urd::{
         Call, Drain, Frame, Handler, LocalBoxFuture, Route, Settings, Shape, Unary, serve,
         stream::{Replies, Requests},
     },
+    http::gateway::transcode::{Escape, Input, Read, Scan, Scanner, Schema, Step, Writer, read},
     proto::{etcdserverpb::*, raftpb},
     runtime,
     store::{
@@ -37,7 +38,8 @@ use urd::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them, by name.
-pub const TARGETS: [Target; 4] = [("record", record), ("checkpoint", checkpoint), ("request", request), ("grpc", grpc)];
+pub const TARGETS: [Target; 5] =
+    [("record", record), ("checkpoint", checkpoint), ("request", request), ("grpc", grpc), ("json", json)];
 
 // ---- records ----
 
@@ -289,6 +291,69 @@ fn others(which: u8, body: &[u8]) {
         34 MoveLeaderRequest, 35 LeaseCheckpointRequest, 36 RangeResponse, 37 WatchResponse, 38 TxnResponse,
         39 AuthUserGrantRoleRequest, 40 AuthRoleAddRequest, 41 MemberPromoteRequest, 42 MemberRemoveRequest,
         43 urd::proto::grpc::health::v1::HealthCheckRequest,
+    }
+}
+
+// ---- JSON ----
+
+/// JSON for one of the gateway's messages: the first byte says which, and in what pieces the scanner is given it. What is read
+/// is written again, read again, and the same.
+pub fn json(input: &[u8]) {
+    const NAMES: [&str; 16] = [
+        "etcdserverpb.RangeRequest",
+        "etcdserverpb.PutRequest",
+        "etcdserverpb.TxnRequest",
+        "etcdserverpb.WatchRequest",
+        "etcdserverpb.LeaseGrantRequest",
+        "etcdserverpb.AlarmRequest",
+        "etcdserverpb.AuthUserAddRequest",
+        "etcdserverpb.AuthRoleGrantPermissionRequest",
+        "etcdserverpb.MemberAddRequest",
+        "v3electionpb.ProclaimRequest",
+        "etcdserverpb.RangeResponse",
+        "etcdserverpb.TxnResponse",
+        "etcdserverpb.WatchResponse",
+        "etcdserverpb.StatusResponse",
+        "etcdserverpb.MemberListResponse",
+        "etcdserverpb.HashKVResponse",
+    ];
+    let Some((how, text)) = input.split_first() else { return };
+    let message = Schema::message(NAMES[usize::from(how & 15)]).expect("it travels through the gateway");
+    let mut scanner = Scanner::default();
+    let mut end = None;
+    let piece = [usize::MAX, 1, 7, 64][usize::from(how >> 4 & 3)].min(text.len().max(1));
+    for (at, piece) in text.chunks(piece).enumerate().map(|(at, bytes)| (at * piece, bytes)) {
+        match scanner.scan(piece) {
+            Scan::More => {}
+            Scan::Value(len) => {
+                end = Some(at + len);
+                break;
+            }
+            Scan::Bad(_) => return,
+        }
+    }
+    let Some(end) = end else {
+        scanner.end();
+        return;
+    };
+    let written = |bytes: &[u8], escape| {
+        let mut writer = Writer::new(message, bytes.len(), escape);
+        let (mut input, mut out) = (Input::default(), Vec::new());
+        input.push(Bytes::copy_from_slice(bytes));
+        let step = writer.write(&mut input, &mut out, usize::MAX);
+        (step, out)
+    };
+    // Whatever it is, it is written or is broken.
+    let _ = written(text, Escape::Json);
+    let Ok(Read::Message(bytes)) = read(message, &text[..end], 1 << 20) else { return };
+    for escape in [Escape::Json, Escape::Html] {
+        let (step, out) = written(&bytes, escape);
+        assert_eq!(step, Step::Done, "what is read can be written");
+        assert_eq!(Scanner::default().scan(&out), Scan::Value(out.len()), "what is written is JSON");
+        match read(message, &out, 1 << 20) {
+            Ok(Read::Message(again)) => assert!(again == bytes, "nothing is lost on the way"),
+            other => panic!("{other:?}"),
+        }
     }
 }
 

@@ -24,6 +24,7 @@ use crate::{
 mod abuse;
 mod conformance;
 mod lifetime;
+mod local;
 mod raw;
 mod streaming;
 mod unary;
