@@ -95,6 +95,12 @@ pub enum Entry<'a> {
     Bucket(Bucket),
 }
 
+/// Is shown a key and what it stands for; says if it will not have it.
+pub type ShownEntry<'v> = dyn FnMut(&[u8], Entry<'_>) -> Result<(), String> + 'v;
+
+/// The same with the bucket's name first.
+pub type ShownEntryOf<'v> = dyn FnMut(&[u8], &[u8], Entry<'_>) -> Result<(), String> + 'v;
+
 impl<S: Source> Database<S> {
     /// Opens a database. `name` is what errors call it.
     ///
@@ -147,11 +153,7 @@ impl<S: Source> Database<S> {
     ///
     /// # Errors
     /// Where its pages are damaged; `Refused` with what `visit` has said.
-    pub fn each(
-        &self,
-        bucket: &Bucket,
-        visit: &mut dyn FnMut(&[u8], Entry<'_>) -> Result<(), String>,
-    ) -> Result<(), ReadError> {
+    pub fn each(&self, bucket: &Bucket, visit: &mut ShownEntry<'_>) -> Result<(), ReadError> {
         self.walk(bucket, &mut self.seen()?, &mut |_, key, entry| visit(key, entry).map_err(ReadError::Refused))
     }
 
@@ -160,10 +162,7 @@ impl<S: Source> Database<S> {
     ///
     /// # Errors
     /// As `each`.
-    pub fn each_bucket(
-        &self,
-        visit: &mut dyn FnMut(&[u8], &[u8], Entry<'_>) -> Result<(), String>,
-    ) -> Result<(), ReadError> {
+    pub fn each_bucket(&self, visit: &mut ShownEntryOf<'_>) -> Result<(), ReadError> {
         let (mut seen, mut buckets) = (self.seen()?, Vec::new());
         self.walk_top(&mut seen, &mut buckets)?;
         for (name, bucket) in &buckets {

@@ -54,10 +54,10 @@ fn state() -> (State, Segments) {
     for at in 0..300usize {
         let key = format!("key{}", at % 50).into();
         let value = vec![at as u8; at * 97 % 5000].into();
-        let lease = if at % 3 == 0 { 9 } else { 0 };
+        let lease = if at.is_multiple_of(3) { 9 } else { 0 };
         let put = Some(PutRequest { key, value, lease, ..Default::default() });
         apply(InternalRaftRequest { put, ..Default::default() });
-        if at % 10 == 0 {
+        if at.is_multiple_of(10) {
             let key = format!("key{}", at % 7).into();
             let delete_range = Some(DeleteRangeRequest { key, ..Default::default() });
             apply(InternalRaftRequest { delete_range, ..Default::default() });

@@ -131,9 +131,9 @@ fn request(kind: u8, key: u8, len: usize, lease: i64, current: i64) -> InternalR
     let name = format!("key{}", key % 12);
     let mut request = InternalRaftRequest::default();
     match kind % 10 {
-        0..=4 => request.put = Some(put(&name, vec![key; len], if kind % 2 == 0 { lease } else { 0 })),
+        0..=4 => request.put = Some(put(&name, vec![key; len], if kind.is_multiple_of(2) { lease } else { 0 })),
         5 => {
-            let end = if key % 3 == 0 { Bytes::from_static(b"key9") } else { Bytes::new() };
+            let end = if key.is_multiple_of(3) { Bytes::from_static(b"key9") } else { Bytes::new() };
             request.delete_range = Some(DeleteRangeRequest { key: name.into(), range_end: end, prev_kv: false });
         }
         6 => {

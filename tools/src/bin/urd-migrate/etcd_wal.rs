@@ -201,7 +201,7 @@ impl Reader<'_> {
             }
             SNAPSHOT => {
                 let snapshot = walpb::Snapshot::decode(data)?;
-                match snapshot.index.unwrap_or(0) <= self.next() - 1 {
+                match snapshot.index.unwrap_or(0) < self.next() {
                     true => Ok(()),
                     // One that came from another member and did not get into the database.
                     false => Err(gap(self.dir, self.next() - 1, snapshot.index.map(|index| index + 1))),
@@ -212,7 +212,7 @@ impl Reader<'_> {
     }
 
     fn metadata(&mut self, metadata: Metadata) -> Result<(), Failure> {
-        match self.metadata.get_or_insert_with(|| metadata.clone()) == &metadata {
+        match *self.metadata.get_or_insert(metadata) == metadata {
             true => Ok(()),
             false => Err("the log's files belong to several members".into()),
         }
