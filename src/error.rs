@@ -176,6 +176,8 @@ table! {
     DEADLINE_EXCEEDED: DeadlineExceeded, "context deadline exceeded";
     RANGE_STREAM_NO_SORT: Unimplemented, "RangeStream does not support custom sort orders";
     STREAM_PIN_TOO_OLD: ResourceExhausted, "range stream is read too slowly: its revision was held for too long";
+    SNAPSHOT_PIN_TOO_OLD: ResourceExhausted, "snapshot is read too slowly: its revision was held for too long";
+    SNAPSHOT_PIN_TOO_LARGE: ResourceExhausted, "snapshot is read too slowly: it holds too much of the log that nobody else needs";
     NO_REQUEST_MESSAGE: Internal, "cardinality violation: received no request message from non-client-streaming RPC";
     HEALTH_UNKNOWN_SERVICE: NotFound, "unknown service";
     UNKNOWN_METHOD: Unknown, "etcdserver: unknown method";

@@ -361,6 +361,21 @@ pub const TXN_DEPTH_MAX: usize = 40;
 /// gone to sleep would keep the log from being recycled.
 pub const STREAM_PIN_MS_MAX: u64 = 10 * 60 * 1000;
 
+/// Bytes of a database in one message of a snapshot (etcd: v3rpc/maintenance.go, snapshotSendBufferSize).
+pub const SNAPSHOT_MESSAGE_BYTES: usize = 32 * 1024;
+
+/// What is made of a snapshot at once, on a background thread: 32 messages, some 3 ms. Beside it the next piece waits, and
+/// one value that goes beyond its end.
+pub const SNAPSHOT_PIECE_BYTES: usize = 32 * SNAPSHOT_MESSAGE_BYTES;
+
+/// How long a snapshot may hold its revision beyond `STREAM_PIN_MS_MAX`: a second for so many bytes. 2 GiB get 18 minutes in
+/// all, so that 2 MB/s are enough; a line of 100 Mbit/s carries six times that.
+pub const SNAPSHOT_BYTES_PER_SECOND_MIN: u64 = 4 * 1024 * 1024;
+
+/// Segments that only a snapshot holds, in bytes: as much as the default quota, so that a directory takes at most about
+/// twice its quota while one is read.
+pub const SNAPSHOT_HELD_BYTES_MAX: u64 = QUOTA_BYTES_DEFAULT;
+
 /// Keys in the first message of a RangeStream (etcd: v3_server.go, initialStreamChunkLimit).
 pub const STREAM_FIRST_KEYS: u64 = 10;
 

@@ -14,6 +14,7 @@ pub mod maintenance;
 pub mod range_stream;
 pub mod request;
 pub mod service;
+pub mod snapshot;
 #[cfg(test)]
 mod testing;
 pub mod values;

@@ -95,7 +95,7 @@ const METHODS: &[Row] = table! {
         Defragment: Unary(maintenance::defragment);
         Hash: Unary(maintenance::hash);
         HashKV: Unary(maintenance::hash_kv);
-        Snapshot: Absent(Shape::Stream);
+        Snapshot: Stream(super::snapshot::serve);
         MoveLeader: Unary(maintenance::move_leader);
         Downgrade: Unary(downgrade::downgrade);
     }

@@ -270,6 +270,11 @@ impl Shard {
         self.pins.wait(self.now_ms.get())
     }
 
+    /// The same for who may hold it so many milliseconds longer.
+    pub fn pin_expires_later(&self, by_ms: u64) -> Waiting<()> {
+        self.pins.wait(self.now_ms.get() + by_ms)
+    }
+
     fn owns(&self, id: i64) -> bool {
         lease::owner(id, self.neighbours.len()) == self.id
     }

@@ -3,7 +3,11 @@
 
 use std::sync::Arc;
 
-use super::{index::Index, lease::LeaseBook, membership::Membership};
+use super::{
+    index::Index,
+    lease::LeaseBook,
+    membership::{Member, Membership},
+};
 use crate::{
     limits,
     proto::{etcdserverpb::AlarmType, raftpb},
@@ -102,6 +106,15 @@ impl State {
     /// Index and term of the last applied entry.
     pub fn applied(&self) -> (u64, u64) {
         (self.applied_index, self.applied_term)
+    }
+
+    /// Makes the state that of a cluster which these members found, whatever it was before: their entries, one each, are
+    /// all that the cluster's log holds. (etcd: etcdutl/snapshot, saveWALAndSnap.)
+    pub fn found(&mut self, founders: Vec<Member>) {
+        let voters: Vec<u64> = founders.iter().map(|founder| founder.id).collect();
+        (self.applied_index, self.applied_term) = (voters.len() as u64, 1);
+        self.set_conf_state(raftpb::ConfState { voters, auto_leave: Some(false), ..Default::default() });
+        self.membership = Membership::from_parts(founders, []);
     }
 
     pub fn set_lease_ttl_min(&mut self, seconds: i64) {

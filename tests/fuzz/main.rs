@@ -13,7 +13,10 @@ use std::{
 
 use prost::Message;
 use targets::TARGETS;
-use urd::proto::etcdserverpb::*;
+use urd::{
+    bolt::write::{Part, Planner, Writer},
+    proto::etcdserverpb::*,
+};
 use urd_client::{op, raw};
 
 fn corpus(target: &str) -> std::path::PathBuf {
@@ -127,6 +130,7 @@ fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     vec![
         ("record", records),
         ("checkpoint", checkpoints),
+        ("database", databases()),
         ("request", requests()),
         ("grpc", connections()),
         ("json", texts()),
@@ -154,6 +158,53 @@ fn texts() -> Vec<Vec<u8>> {
     .iter()
     .flat_map(|(which, text)| [*which, which | 0x10, which | 0x20].map(|how| [&[how], text.as_bytes()].concat()))
     .collect()
+}
+
+/// Databases of four pages, of what each bucket may hold.
+fn databases() -> Vec<Vec<u8>> {
+    type Entries = &'static [(&'static [u8], &'static [u8])];
+    const KEY: Entries = &[
+        (b"\0\0\0\0\0\0\0\x02_\0\0\0\0\0\0\0\0", b"\x0a\x01k\x10\x02\x18\x02\x20\x01\x2a\x05value\x30\x07"),
+        (b"\0\0\0\0\0\0\0\x03_\0\0\0\0\0\0\0\0", b"\x0a\x01l\x10\x03\x18\x03\x20\x01"),
+        (b"\0\0\0\0\0\0\0\x03_\0\0\0\0\0\0\0\x01t", b"\x0a\x01k"),
+        (b"\0\0\0\0\0\0\0\x09_\0\0\0\0\0\0\0\0", b""),
+    ];
+    const META: Entries = &[
+        (b"confState", br#"{"voters":[255],"auto_leave":false}"#),
+        (b"consistent_index", b"\0\0\0\0\0\0\0\x05"),
+        (b"finishedCompactRev", b"\0\0\0\0\0\0\0\x02_\0\0\0\0\0\0\0\0"),
+        (b"scheduledCompactRev", b"\0\0\0\0\0\0\0\x03_\0\0\0\0\0\0\0\0"),
+        (b"storageVersion", b"3.7.0"),
+        (b"term", b"\0\0\0\0\0\0\0\x02"),
+    ];
+    let all: [(&str, Entries); 9] = [
+        ("alarm", &[(b"\x08\x05\x10\x01", b"")]),
+        ("auth", &[(b"authEnabled", b"\0"), (b"authRevision", b"\0\0\0\0\0\0\0\x01")]),
+        ("authUsers", &[(b"root", b"\x0a\x04root")]),
+        ("cluster", &[(b"clusterVersion", b"3.7.0"), (b"downgrade", br#"{"target-version":"3.6.0","enabled":true}"#)]),
+        ("key", KEY),
+        ("lease", &[(b"\0\0\0\0\0\0\0\x07", b"\x08\x07\x10\x3c")]),
+        ("members", &[(b"ff", br#"{"id":255,"peerURLs":["http://a"],"name":"n"}"#)]),
+        ("members_removed", &[(b"3", b"removed")]),
+        ("meta", META),
+    ];
+    let file = |buckets: &[(&str, Entries)]| {
+        let mut planner = Planner::default();
+        for (name, entries) in buckets {
+            planner.bucket(name, entries.iter().map(|(key, value)| (key.len(), value.len())));
+        }
+        let mut writer = Writer::<()>::new(planner.finish());
+        for (_, entries) in buckets {
+            entries.iter().for_each(|(key, value)| writer.entry(key, &[Part::Bytes(value)]));
+            writer.end_bucket();
+        }
+        writer.finish();
+        // What is cut off its end is zeros.
+        let mut input = [&[1], &writer.out()[..]].concat();
+        input.truncate(16_384);
+        input
+    };
+    vec![file(&all), file(&all[4..5]), file(&all[8..]), file(&[])]
 }
 
 fn framed(which: u8, message: &impl Message) -> Vec<u8> {

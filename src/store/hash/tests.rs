@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
+use prost::Message;
 
 use super::*;
 use crate::{
