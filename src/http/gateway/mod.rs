@@ -49,6 +49,13 @@ struct Order {
     call: Call,
 }
 
+impl Order {
+    /// Its deadline has passed before it is made.
+    fn is_late(&self) -> bool {
+        self.call.deadline.is_some_and(|deadline| deadline <= runtime::now())
+    }
+}
+
 impl Gateway {
     pub fn new(local: Local) -> Self {
         Gateway { local }
@@ -70,8 +77,12 @@ impl Gateway {
             Ok(order) => order,
             Err(status) => return refusal(&status, Told::Whole),
         };
+        let takes_trailers = takes_trailers(&head.headers);
         if order.method.takes_many {
-            return self.converse(order, body).await;
+            return match order.is_late() {
+                true => refusal(&error::DEADLINE_EXCEEDED, Told::before_the_call(takes_trailers)),
+                false => self.converse(order, body).await,
+            };
         }
         let json = match verb {
             Verb::PostOfForm => Ok(Bytes::new()),
@@ -84,16 +95,15 @@ impl Gateway {
                 }
             }
         };
-        let takes_trailers = takes_trailers(&head.headers);
         let message = match json {
             Ok(json) => self.message_of(json, order.method).await,
             Err(status) => Err(status),
         };
         match message {
+            Ok(_) if order.is_late() => refusal(&error::DEADLINE_EXCEEDED, Told::before_the_call(takes_trailers)),
             Ok(message) if order.method.gives_many => lines(self.begin(order, message)).await,
             Ok(message) => one(self.begin(order, message), takes_trailers).await,
-            Err(status) if takes_trailers => refusal(&status, Told::Chunked),
-            Err(status) => refusal(&status, Told::Whole),
+            Err(status) => refusal(&status, Told::before_the_call(takes_trailers)),
         }
     }
 
@@ -220,6 +230,13 @@ enum Told {
     Chunked,
     /// With what gRPC has told in its trailers, for who takes trailers.
     WithTrailer,
+}
+
+impl Told {
+    /// Of what has not come to the call: there are no trailers of gRPC then.
+    fn before_the_call(takes_trailers: bool) -> Self {
+        if takes_trailers { Told::Chunked } else { Told::Whole }
+    }
 }
 
 fn refusal(status: &Status, told: Told) -> Answer {
