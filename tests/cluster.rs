@@ -112,7 +112,7 @@ async fn many_changes_at_once_are_made_one_after_the_other() {
         // It drops a change that comes while another is under way, and leaves its caller waiting.
         return;
     }
-    let server = Server::start_with(&["--max-learners=40"]).await;
+    let mut server = Server::start_with(&["--max-learners=40"]).await;
     let client = server.client().await;
     let changes = (1..=40).map(|port| {
         let client = client.clone();
@@ -126,6 +126,13 @@ async fn many_changes_at_once_are_made_one_after_the_other() {
         ids.push(soon(change).await.unwrap().unwrap().member.unwrap().id);
     }
     assert_eq!(members(&client).await.len(), 41);
+    // A lower bound lets nobody new in, and turns nobody out.
+    server.kill();
+    let mut server = server.with(&["--max-learners=1"]);
+    server.restart().await;
+    let client = server.client().await;
+    assert_eq!(members(&client).await.len(), 41);
+    refused(add(&client, "http://127.0.0.1:99", true).await, &error::TOO_MANY_LEARNERS);
     for id in ids {
         remove(&client, id).await.unwrap();
     }

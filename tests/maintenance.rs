@@ -144,10 +144,10 @@ async fn a_corrupt_alarm_refuses_everything() {
     let raised = AlarmMember { member_id: 5, alarm: AlarmType::Corrupt as i32 };
     for _ in 0..2 {
         let told = client.call(&alarm(AlarmAction::Activate, AlarmType::Corrupt, 5)).await.unwrap();
-        assert_eq!(told.alarms, [raised.clone()], "raising it twice raises it once");
+        assert_eq!(told.alarms, [raised], "raising it twice raises it once");
     }
     let told = client.call(&alarm(AlarmAction::Get, AlarmType::None, 0)).await.unwrap();
-    assert_eq!(told.alarms, [raised.clone()]);
+    assert_eq!(told.alarms, [raised]);
     assert_eq!(client.status().await.unwrap().errors, ["memberID:5 alarm:CORRUPT"]);
     refused(client.put("k", "w").await, &error::CORRUPT);
     refused(client.delete("k").await, &error::CORRUPT);

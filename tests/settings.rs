@@ -176,6 +176,10 @@ async fn a_full_log_file_is_moved_aside_packed_and_in_time_removed() {
 
 #[tokio::test]
 async fn data_that_are_sound_pass_every_check() {
+    if is_reference() {
+        // It says nothing of a check that finds nothing.
+        return;
+    }
     let server = Server::start_with(&["--corrupt-check-time=50ms", "--log-level=debug"]).await;
     let client = server.client().await;
     for i in 0..100 {

@@ -207,7 +207,7 @@ async fn observe_one(inside: &Inside, prefix: &Bytes, replies: &mut Replies) -> 
                 return Ok(());
             }
             if let Some(kv) = event.kv {
-                tell(replies, header.clone(), kv).await?;
+                tell(replies, header, kv).await?;
             }
         }
     }

@@ -202,7 +202,8 @@ impl Bench {
                 Control::Configure { token, data, .. } => {
                     self.index += 1;
                     let change = ConfChange::decode(data).expect("a change is spelled as one");
-                    let result = self.state.apply_conf_change(self.index, TERM, &change);
+                    let fits = self.state.membership.check(&change, self.state.learners_max());
+                    let result = fits.and_then(|()| self.state.apply_conf_change(self.index, TERM, &change));
                     (token, Outcome::Applied(Box::new(result.map(|()| Answer::Nothing))))
                 }
             });

@@ -487,7 +487,7 @@ impl Core {
             && last == self.state.applied().0
     }
 
-    /// One change at a time: it must be applied before the next is known to fit.
+    /// One change at a time: only when it is applied is it known whether the next one fits.
     fn may_change(&self) -> bool {
         !self.changes.is_empty() && self.may_propose() && !self.node.raft.has_pending_conf()
     }
@@ -501,6 +501,13 @@ impl Core {
         let Queued { caller, id, data } = self.changes.pop_front().expect("there is one");
         self.queued_bytes -= data.len();
         let caller = caller.expect("a change has a caller");
+        let fits = match translate::conf_change(&data) {
+            Ok((change, _)) => self.state.membership.check(&change, self.state.learners_max()),
+            Err(cause) => Err(Status::internal(cause.to_string())),
+        };
+        if let Err(status) = fits {
+            return self.fail(caller, status);
+        }
         let raft = &mut self.node.raft;
         let entry = Entry { entry_type: EntryType::EntryConfChange, data, ..Entry::default() };
         // The leader refuses only while it hands over; the caller may try again.

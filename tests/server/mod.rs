@@ -90,6 +90,12 @@ impl Server {
         command
     }
 
+    /// The same, with more flags from its next start on.
+    pub fn with(mut self, more: &[&str]) -> Self {
+        self.more.extend(more.iter().map(|&flag| flag.to_owned()));
+        self
+    }
+
     pub fn data_dir(&self) -> PathBuf {
         self.home.path().join("data")
     }

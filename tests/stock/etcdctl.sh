@@ -188,7 +188,8 @@ TXN
     ctl member add n3 --peer-urls=http://127.0.0.1:1 --learner
     ctl member add n3 --peer-urls=http://127.0.0.1:2 --learner
     ctl member add n3 --peer-urls=nonsense
-    ctl member list
+    # In order of ids, which are hashes of the ports and the time.
+    ctl member list | sed -E 's/^[0-9a-f]+,/ID,/' | sort
     learner=$("$reference/etcdctl" --endpoints="$endpoint" member list | awk -F, '/unstarted/ { print $1 }')
     own=$("$reference/etcdctl" --endpoints="$endpoint" member list | awk -F, '/ started/ { print $1 }')
     {
@@ -225,6 +226,7 @@ normalise() {
         -e 's/remaining\([0-9]+s\)/remaining(T)/; s/"ttl":5[0-9]{2}/"ttl":T/' \
         -e 's/^[0-9a-f]{15,16}, (started|unstarted)/ID, \1/; s/^(ID|LEARNER|OWN), (started|unstarted)/ID, \2/' \
         -e 's/cluster +[0-9a-f]{15,16}/cluster ID/; s/Member +[0-9a-f]{15,16}/Member ID/' \
+        -e 's/^ETCD_INITIAL_CLUSTER=.*/ETCD_INITIAL_CLUSTER/' \
         -e 's/^(mutex|poll)\/[0-9a-f]+/\1\/LEASE/' \
         -e 's/memberID:[0-9]+/memberID:N/' \
         -e 's/\[[0-9.]+[a-zµ]+\]/[T]/'
