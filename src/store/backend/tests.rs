@@ -54,16 +54,13 @@ impl Store {
     fn new() -> Store {
         let mut state = State::new(2);
         let json = r#"{"id":255,"peerURLs":["http://a?b=<1>&c"],"name":"n"}"#;
-        state.apply_conf_change(
-            1,
-            1,
-            &raftpb::ConfChange {
-                id: None,
-                r#type: Some(raftpb::ConfChangeType::ConfChangeAddNode as i32),
-                node_id: Some(255),
-                context: Some(json.into()),
-            },
-        );
+        let change = raftpb::ConfChange {
+            id: None,
+            r#type: Some(raftpb::ConfChangeType::ConfChangeAddNode as i32),
+            node_id: Some(255),
+            context: Some(json.into()),
+        };
+        state.apply_conf_change(1, 1, &change).unwrap();
         state.set_conf_state(raftpb::ConfState { voters: vec![255], auto_leave: Some(false), ..Default::default() });
         Store { state, segments: HashMap::new() }
     }
