@@ -208,8 +208,6 @@ requests() {
     stream 2 $watch $'{"create_request":{"key":"Zm9v"}}\n{"cancel_request":{"watch_id":"0"}}\n'
     stream 1 $watch '{"create_request":{"key":"eg==","range_end":"YQ=="}}'
     stream 1 $watch '{"create_request":{"key":"Zm9v"}} junk {"create_request":{"key":"Zm9v"}}'
-    post $watch '{"create_request":{"key":"Zm9v"}}' -H 'Grpc-Timeout: 500m'
-    post $watch '{}' -H 'Grpc-Timeout: 300m'
     post $watch '{}' -H 'Grpc-Timeout: x'
     post $watch '{}' -H 'Grpc-Timeout: -1n' -H 'TE: trailers'
     post $range '{}' -H 'Grpc-Timeout: -1n' -H 'TE: trailers'
