@@ -8,6 +8,7 @@ mod body;
 mod debug;
 pub mod gateway;
 mod health;
+pub(crate) mod io;
 mod path;
 
 #[cfg(test)]
@@ -25,10 +26,12 @@ use std::{
 use futures_util::future::{Either, select};
 use http::{HeaderMap, Method, Request, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::{
     answer::{Answer, allow_get, not_found, redirect},
     gateway::{Gateway, websocket},
+    io::ForHyper,
     path::{Cleaned, Query},
 };
 use crate::{
@@ -143,7 +146,7 @@ pub struct Site {
 /// connection closes; one that brings no whole request for five to ten minutes closes as well.
 pub async fn serve<T>(io: T, site: Site, drain: impl Future<Output = ()>)
 where
-    T: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let activity = Rc::new(Activity::default());
     let idle = idle(activity.clone());
@@ -198,7 +201,7 @@ async fn serve_until<T>(
     stop: impl Future<Output = ()>,
     grace: impl Future<Output = ()>,
 ) where
-    T: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let (mut stop, mut grace) = (pin!(stop), pin!(grace));
     let session: Rc<Cell<Option<websocket::Session>>> = Rc::default();
@@ -216,7 +219,7 @@ async fn serve_until<T>(
         .max_buf_size(limits::HTTP_HEAD_BYTES_MAX)
         .max_headers(limits::HTTP_HEADERS_MAX)
         .title_case_headers(true)
-        .serve_connection(io, service);
+        .serve_connection(ForHyper(io), service);
     let mut ended = match select(poll_fn(|context| connection.poll_without_shutdown(context)), stop.as_mut()).await {
         Either::Left((ended, _)) => Some(ended),
         Either::Right(_) => None,
@@ -238,7 +241,7 @@ async fn serve_until<T>(
         }
         Some(Ok(())) => {}
     }
-    let http1::Parts { mut io, read_buf, .. } = connection.into_parts();
+    let http1::Parts { io: ForHyper(mut io), read_buf, .. } = connection.into_parts();
     let Some(session) = session.take() else {
         // Who does not let itself be told is gone.
         let _ = poll_fn(|context| Pin::new(&mut io).poll_shutdown(context)).await;

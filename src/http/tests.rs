@@ -2,12 +2,11 @@
 //! (started with `--enable-grpc-gateway=false`), without its dates.
 
 use std::{
-    io,
     pin::Pin,
     task::{Context, Poll, Waker},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, duplex};
 
 use super::*;
 use crate::error;
@@ -73,35 +72,6 @@ impl Source for Fake {
     }
 }
 
-/// One end of the pipe, as hyper wants to be given it.
-struct Io(DuplexStream);
-
-impl hyper::rt::Read for Io {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        mut cursor: hyper::rt::ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        let mut bytes = vec![0; cursor.remaining()];
-        let mut buffer = ReadBuf::new(&mut bytes);
-        let polled = Pin::new(&mut self.0).poll_read(context, &mut buffer);
-        cursor.put_slice(buffer.filled());
-        polled
-    }
-}
-
-impl hyper::rt::Write for Io {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
-    }
-}
-
 /// What comes back for `request`, without the date, and whether the server hung up. Everything is in memory, so a poll
 /// that changes nothing means that nothing more will come.
 fn exchange_on(fake: Fake, surface: Surface, request: &str, drained: bool) -> (String, bool) {
@@ -113,7 +83,7 @@ fn exchange_on(fake: Fake, surface: Surface, request: &str, drained: bool) -> (S
         }
     };
     let site = Site { source: Rc::new(fake), gateway: None, surface };
-    let mut server = pin!(serve_until(Io(theirs), site, Rc::default(), stop, std::future::ready(())));
+    let mut server = pin!(serve_until(theirs, site, Rc::default(), stop, std::future::ready(())));
     let sent = Pin::new(&mut ours).poll_write(&mut context, request.as_bytes());
     assert!(matches!(sent, Poll::Ready(Ok(bytes)) if bytes == request.len()));
     let mut closed = false;

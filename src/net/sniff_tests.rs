@@ -3,6 +3,7 @@ use std::{collections::VecDeque, rc::Rc};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::http::io::ForHyper;
 use crate::runtime::{
     executors::run_one,
     socket::{Bound, Socket},
@@ -171,7 +172,7 @@ fn hyper_runs_on_a_sniffed_socket() {
                 let path = request.uri().path().to_owned();
                 Ok::<_, std::convert::Infallible>(http::Response::new(http_body_util::Full::<bytes::Bytes>::from(path)))
             });
-            hyper::server::conn::http1::Builder::new().serve_connection(io, service).await
+            hyper::server::conn::http1::Builder::new().serve_connection(ForHyper(io), service).await
         });
         client.write_all(b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
         let mut answer = String::new();

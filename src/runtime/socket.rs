@@ -273,47 +273,6 @@ impl AsyncWrite for Socket {
     }
 }
 
-impl hyper::rt::Read for Socket {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        mut buffer: hyper::rt::ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        // SAFETY: only the first `count` bytes are written, none is made uninitialized; so many are then filled.
-        unsafe {
-            let count = std::task::ready!(self.poll_receive(context, buffer.as_mut()))?;
-            buffer.advance(count);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl hyper::rt::Write for Socket {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_send(context, &[IoSlice::new(buffer)])
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffers: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_send(context, buffers)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.end_sending())
-    }
-}
-
 #[cfg(test)]
 #[path = "socket_tests.rs"]
 mod tests;

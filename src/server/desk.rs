@@ -138,7 +138,7 @@ impl Desk {
 
     async fn serve_plain<S>(self: Rc<Self>, protocol: Protocol, io: S, surface: Surface)
     where
-        S: AsyncRead + AsyncWrite + hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         match protocol {
             Protocol::Http2 if surface.takes_grpc() => {

@@ -17,6 +17,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use hyper::body::Incoming;
 use sha1::{Digest, Sha1};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tungstenite::{
     Error, Message,
     protocol::{Role, WebSocketConfig, WebSocketContext},
@@ -113,7 +114,7 @@ fn inner_headers(headers: &HeaderMap) -> HeaderMap {
 /// Serves a websocket to its end. `read`: what has been read of it with the request.
 pub(in crate::http) async fn serve<T>(io: T, read: Bytes, session: Session)
 where
-    T: hyper::rt::Read + hyper::rt::Write + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
 {
     let mut socket = Socket::new(io, read, session);
     poll_fn(|context| socket.poll(context)).await;
@@ -219,7 +220,7 @@ const QUEUED: usize = limits::GATEWAY_CHUNK_BYTES;
 /// Rounds before others get their turn.
 const ROUNDS: usize = 16;
 
-impl<T: hyper::rt::Read + hyper::rt::Write + Unpin> Socket<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> Socket<T> {
     fn new(io: T, read: Bytes, session: Session) -> Self {
         let Session { gateway, path, headers } = session;
         let bounds = gateway.bounds();
@@ -308,8 +309,8 @@ impl<T: hyper::rt::Read + hyper::rt::Write + Unpin> Socket<T> {
                 Ok(_) => continue,
                 Err(Error::Io(cause)) if cause.kind() == io::ErrorKind::WouldBlock => {
                     let mut bytes = [0; limits::WEBSOCKET_READ_BYTES];
-                    let mut buffer = hyper::rt::ReadBuf::new(&mut bytes);
-                    ready!(Pin::new(&mut self.io).poll_read(context, buffer.unfilled()))?;
+                    let mut buffer = ReadBuf::new(&mut bytes);
+                    ready!(Pin::new(&mut self.io).poll_read(context, &mut buffer))?;
                     if buffer.filled().is_empty() {
                         return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
                     }
