@@ -1,6 +1,9 @@
 //! What a client's certificate must be beside genuine: of an allowed name, and not revoked.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 use rustls::{
     client::verify_server_name,
@@ -12,13 +15,15 @@ use x509_parser::{
     prelude::{CertificateRevocationList, FromDer, X509Certificate},
 };
 
-use super::read;
+use super::{read, reread::Reread};
 use crate::config::tls::Files;
 
 pub(super) struct Admission {
     names: Names,
     /// Empty: no list.
-    revoked: PathBuf,
+    list: PathBuf,
+    /// Serial numbers on it.
+    revoked: Reread<HashSet<Vec<u8>>>,
 }
 
 enum Names {
@@ -34,7 +39,7 @@ impl Admission {
             (common @ [_, ..], _) => Names::Common(common.to_vec()),
             ([], hosts) => Names::Hosts(hosts.to_vec()),
         };
-        Admission { names, revoked: files.crl.clone() }
+        Admission { names, list: files.crl.clone(), revoked: Reread::default() }
     }
 
     /// Looks at the certificates that a client has shown, its own first.
@@ -48,10 +53,25 @@ impl Admission {
         if !is_allowed {
             return Err("client certificate authentication failed".into());
         }
-        match self.revoked.as_os_str().is_empty() {
+        match self.list.as_os_str().is_empty() {
             true => Ok(()),
-            false => check_revocation(&self.revoked, chain),
+            false => self.check_revocation(chain),
         }
+    }
+
+    /// By serial numbers alone, as etcd: whoever may write the file is believed. It is looked at in every handshake, for to be
+    /// revoked is to be revoked now; a list that cannot be read lets nobody in.
+    fn check_revocation(&self, chain: &[CertificateDer<'_>]) -> Result<(), String> {
+        let revoked = self.revoked.current(&[&self.list], || serials(&self.list))?;
+        for certificate in chain {
+            let (_, parsed) = X509Certificate::from_der(certificate).map_err(|cause| cause.to_string())?;
+            let serial = significant(parsed.raw_serial());
+            if revoked.contains(serial) {
+                let digits: String = serial.iter().map(|byte| format!("{byte:02x}")).collect();
+                return Err(format!("transport: certificate serial {digits} revoked"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -70,9 +90,8 @@ fn is_of_host(certificate: &CertificateDer<'_>, host: &str) -> bool {
     }
 }
 
-/// By serial numbers alone, as etcd: whoever may write the file is believed. It is read at every handshake, for to be
-/// revoked is to be revoked now; a list that cannot be read lets nobody in.
-fn check_revocation(path: &Path, chain: &[CertificateDer<'_>]) -> Result<(), String> {
+/// The serial numbers on a list.
+fn serials(path: &Path) -> Result<HashSet<Vec<u8>>, String> {
     let bytes = read(path)?;
     let malformed = || format!("{}: x509: malformed crl", path.display());
     // Text as well, which etcd does not take.
@@ -81,15 +100,7 @@ fn check_revocation(path: &Path, chain: &[CertificateDer<'_>]) -> Result<(), Str
         false => bytes,
     };
     let (_, list) = CertificateRevocationList::from_der(&der).map_err(|_| malformed())?;
-    for certificate in chain {
-        let (_, parsed) = X509Certificate::from_der(certificate).map_err(|cause| cause.to_string())?;
-        let serial = significant(parsed.raw_serial());
-        if list.iter_revoked_certificates().any(|revoked| significant(revoked.raw_serial()) == serial) {
-            let digits: String = serial.iter().map(|byte| format!("{byte:02x}")).collect();
-            return Err(format!("transport: certificate serial {digits} revoked"));
-        }
-    }
-    Ok(())
+    Ok(list.iter_revoked_certificates().map(|revoked| significant(revoked.raw_serial()).to_vec()).collect())
 }
 
 /// A number without the zeros in front that its encoding may have.

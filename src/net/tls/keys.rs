@@ -1,11 +1,9 @@
-//! The certificate and key that are shown, from files that somebody renews while the server runs: looked at before each
-//! handshake, read when they have changed.
+//! The certificate and key that are shown: looked at before each handshake.
 
 use std::{
-    fmt, fs, io,
-    os::unix::fs::MetadataExt,
+    fmt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::Arc,
 };
 
 use rustls::{
@@ -15,45 +13,25 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use super::read;
+use super::{read, reread::Reread};
 use crate::{log, observe::log::shown};
 
 pub(super) struct KeyFiles {
     cert: PathBuf,
     key: PathBuf,
     provider: Arc<CryptoProvider>,
-    /// Handshakes of all cores share it; it is held for two looks at the file system, and longer only when there is news.
-    read: Mutex<(Stamps, Arc<CertifiedKey>)>,
-}
-
-type Stamps = [Stamp; 2];
-
-/// What changes when a file is written or replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
+    pair: Reread<CertifiedKey>,
 }
 
 impl KeyFiles {
     pub fn new(cert: &Path, key: &Path, provider: Arc<CryptoProvider>) -> Result<Self, String> {
-        // Before they are read: a change in between is seen at the next handshake.
-        let stamps = stamps(cert, key).map_err(|(path, cause)| {
-            format!("open {}: {}", path.display(), crate::net::listener::in_go_words(&cause))
-        })?;
-        let pair = load(cert, key, &provider)?;
-        Ok(KeyFiles { cert: cert.into(), key: key.into(), provider, read: Mutex::new((stamps, pair)) })
+        let files = KeyFiles { cert: cert.into(), key: key.into(), provider, pair: Reread::default() };
+        files.current()?;
+        Ok(files)
     }
 
     fn current(&self) -> Result<Arc<CertifiedKey>, String> {
-        let stamps = stamps(&self.cert, &self.key).map_err(|(path, cause)| format!("{}: {cause}", path.display()))?;
-        let mut read = self.read.lock().expect("nothing panics while it holds this");
-        if read.0 != stamps {
-            *read = (stamps, load(&self.cert, &self.key, &self.provider)?);
-        }
-        Ok(read.1.clone())
+        self.pair.current(&[&self.cert, &self.key], || load(&self.cert, &self.key, &self.provider))
     }
 }
 
@@ -82,16 +60,7 @@ impl fmt::Debug for KeyFiles {
     }
 }
 
-fn stamps<'a>(cert: &'a Path, key: &'a Path) -> Result<Stamps, (&'a Path, io::Error)> {
-    let stamp = |path: &'a Path| {
-        let found = fs::metadata(path).map_err(|cause| (path, cause))?;
-        let modified = (found.mtime(), found.mtime_nsec());
-        Ok(Stamp { device: found.dev(), inode: found.ino(), size: found.size(), modified })
-    };
-    Ok([stamp(cert)?, stamp(key)?])
-}
-
-fn load(cert: &Path, key: &Path, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, String> {
+fn load(cert: &Path, key: &Path, provider: &CryptoProvider) -> Result<CertifiedKey, String> {
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&read(cert)?)
         .collect::<Result<_, _>>()
         .map_err(|cause| format!("{}: {cause}", cert.display()))?;
@@ -100,7 +69,7 @@ fn load(cert: &Path, key: &Path, provider: &CryptoProvider) -> Result<Arc<Certif
     }
     let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|cause| format!("{}: {cause}", key.display()))?;
     match CertifiedKey::from_der(chain, private, provider) {
-        Ok(pair) => Ok(Arc::new(pair)),
+        Ok(pair) => Ok(pair),
         Err(rustls::Error::InconsistentKeys(_)) => {
             Err(format!("tls: private key does not match public key ({} and {})", cert.display(), key.display()))
         }

@@ -6,9 +6,10 @@ mod admission;
 mod clients;
 mod keys;
 mod made;
+mod reread;
 mod stream;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use rustls::{
     ServerConfig,
@@ -102,7 +103,12 @@ fn provider(tls: &Tls) -> CryptoProvider {
 
 /// The bytes of a file of certificates or keys.
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    std::fs::read(path).map_err(|cause| format!("open {}: {}", path.display(), super::listener::in_go_words(&cause)))
+    std::fs::read(path).map_err(cannot_open(path))
+}
+
+/// As Go says it.
+fn cannot_open(path: &Path) -> impl FnOnce(io::Error) -> String + '_ {
+    move |cause| format!("open {}: {}", path.display(), super::listener::in_go_words(&cause))
 }
 
 #[cfg(test)]
