@@ -3,40 +3,19 @@
 
 mod server;
 
-use std::{cell::Cell, collections::HashMap, io};
+use std::cell::Cell;
 
-use bytes::Bytes;
 use server::{Server, is_reference, soon};
 use sha2::{Digest, Sha256};
 use urd::{
     bolt::read::Database,
     store::{
-        backend::import::{self, Imported, KeepValues},
+        backend::import::{self, Imported, InMemory},
         hash,
-        types::{KeyRange, Place, Revision, Values},
+        types::{KeyRange, Values},
     },
 };
 use urd_client::{Client, Receiver, Sender, etcdserverpb::*, op};
-
-#[derive(Default)]
-struct Kept(HashMap<u32, Bytes>);
-
-impl KeepValues for Kept {
-    fn keep(&mut self, values: Vec<(Revision, Bytes)>) -> io::Result<Vec<Place>> {
-        let mut keep = |(_, value): (Revision, Bytes)| {
-            let (segment, len) = (self.0.len() as u32 + 1, value.len() as u32);
-            self.0.insert(segment, value);
-            Place { segment, offset: 0, len }
-        };
-        Ok(values.into_iter().map(&mut keep).collect())
-    }
-}
-
-impl Values for Kept {
-    fn read(&self, place: Place) -> io::Result<Bytes> {
-        Ok(self.0[&place.segment].clone())
-    }
-}
 
 type Stream = (Sender<SnapshotRequest>, Receiver<SnapshotResponse>);
 
@@ -70,8 +49,8 @@ async fn taken(client: &Client) -> Vec<u8> {
     rest(Vec::new(), open(client).await).await
 }
 
-fn imported(file: &[u8]) -> (Imported, Kept) {
-    let mut kept = Kept::default();
+fn imported(file: &[u8]) -> (Imported, InMemory) {
+    let mut kept = InMemory::default();
     let imported = import::import(&Database::open(file, "the snapshot").unwrap(), 2, &mut kept).unwrap();
     (imported, kept)
 }

@@ -25,7 +25,7 @@ use urd::{
         apply::{AppliedBatch, ApplyEntry},
         backend::{
             export::Export,
-            import::{self, KeepValues},
+            import::{self, InMemory},
         },
         checkpoint, hash,
         state::State,
@@ -54,26 +54,6 @@ pub const TARGETS: [Target; 6] = [
 
 // ---- databases ----
 
-#[derive(Default)]
-struct Kept(Vec<Bytes>);
-
-impl KeepValues for Kept {
-    fn keep(&mut self, values: Vec<(Revision, Bytes)>) -> io::Result<Vec<Place>> {
-        let mut keep = |(_, value): (Revision, Bytes)| {
-            let (segment, len) = (self.0.len() as u32 + 1, value.len() as u32);
-            self.0.push(value);
-            Place { segment, offset: 0, len }
-        };
-        Ok(values.into_iter().map(&mut keep).collect())
-    }
-}
-
-impl Values for Kept {
-    fn read(&self, place: Place) -> io::Result<Bytes> {
-        Ok(self.0[place.segment as usize - 1].clone())
-    }
-}
-
 /// A file as etcd's database. The first byte: bit 1 puts both metas' checksums right, where they would lie with pages of
 /// 4 KiB. What is taken over makes a database that gives the same state.
 pub fn database(input: &[u8]) {
@@ -91,12 +71,12 @@ pub fn database(input: &[u8]) {
         }
     }
     let take = |file: &[u8]| {
-        let mut kept = Kept::default();
+        let mut kept = InMemory::default();
         let imported = import::import(&Database::open(file, "the file")?, 2, &mut kept)?;
         Ok::<_, ReadError>((imported, kept))
     };
     let Ok((imported, kept)) = take(&file) else { return };
-    let hash_of = |state: &State, kept: &Kept| hash::hash(state, kept).expect("every value is there");
+    let hash_of = |state: &State, kept: &InMemory| hash::hash(state, kept).expect("every value is there");
     assert_eq!(hash::hash_changes(&imported.state.index, &kept).expect("every value is there"), imported.changes_hash);
     let mut export = Export::new(imported.state.clone());
     for hole in export.make(usize::MAX) {

@@ -1,5 +1,3 @@
-use std::collections::HashMap;
-
 use prost::Message;
 
 use super::*;
@@ -8,9 +6,8 @@ use crate::{
     bolt::read::Database,
     proto::etcdserverpb::SnapshotResponse,
     store::{
-        backend::import::{self, KeepValues},
+        backend::import::{self, InMemory},
         hash,
-        types::{Place, Revision, Values},
     },
     wire::frame::PREFIX_BYTES,
 };
@@ -25,26 +22,6 @@ fn taken(view: Arc<View>, piece: usize) -> io::Result<(Vec<Bytes>, Vec<u8>)> {
     Ok((pieces, snapshot.digest.finalize().to_vec()))
 }
 
-#[derive(Default)]
-struct Kept(HashMap<u32, Bytes>);
-
-impl KeepValues for Kept {
-    fn keep(&mut self, values: Vec<(Revision, Bytes)>) -> io::Result<Vec<Place>> {
-        let mut keep = |(_, value): (Revision, Bytes)| {
-            let (segment, len) = (self.0.len() as u32 + 1, value.len() as u32);
-            self.0.insert(segment, value);
-            Place { segment, offset: 0, len }
-        };
-        Ok(values.into_iter().map(&mut keep).collect())
-    }
-}
-
-impl Values for Kept {
-    fn read(&self, place: Place) -> io::Result<Bytes> {
-        Ok(self.0[&place.segment].clone())
-    }
-}
-
 #[test]
 fn pieces_of_any_size_are_the_same_database() {
     let mut bench = Bench::new();
@@ -54,7 +31,7 @@ fn pieces_of_any_size_are_the_same_database() {
     let wanted = hash::hash(&view.state, &view.segments).unwrap();
     let (whole, digest) = taken(view.clone(), usize::MAX).unwrap();
     assert_eq!(whole.len(), 1);
-    let mut kept = Kept::default();
+    let mut kept = InMemory::default();
     let imported = import::import(&Database::open(&whole[0][..], "f").unwrap(), 2, &mut kept).unwrap();
     assert_eq!(hash::hash(&imported.state, &kept).unwrap(), wanted);
     assert_eq!(digest, Sha256::digest(&whole[0]).to_vec());

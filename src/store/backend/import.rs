@@ -17,7 +17,7 @@ use crate::{
         lease::{Lease, LeaseBook},
         membership::{Member, Membership},
         state::{Alarms, Downgrade, State},
-        types::{KeyMeta, KeyRange, Place, Revision},
+        types::{KeyMeta, KeyRange, Place, Revision, Values},
     },
     version,
 };
@@ -29,6 +29,35 @@ const BATCH_BYTES: usize = 1 << 20;
 pub trait KeepValues {
     /// Keeps values, each with the revision whose value it is, and says where each lies now.
     fn keep(&mut self, values: Vec<(Revision, Bytes)>) -> io::Result<Vec<Place>>;
+}
+
+/// Values kept in memory, each a segment of its own: of databases that are only looked into.
+#[derive(Debug, Default)]
+pub struct InMemory(Vec<Bytes>);
+
+impl InMemory {
+    /// Gives the number of the segment that these bytes are now.
+    pub fn add(&mut self, segment: Bytes) -> u32 {
+        self.0.push(segment);
+        self.0.len() as u32
+    }
+}
+
+impl KeepValues for InMemory {
+    fn keep(&mut self, values: Vec<(Revision, Bytes)>) -> io::Result<Vec<Place>> {
+        let mut keep = |(_, value): (Revision, Bytes)| {
+            let len = value.len() as u32;
+            Place { segment: self.add(value), offset: 0, len }
+        };
+        Ok(values.into_iter().map(&mut keep).collect())
+    }
+}
+
+impl Values for InMemory {
+    fn read(&self, place: Place) -> io::Result<Bytes> {
+        let from = place.offset as usize;
+        Ok(self.0[place.segment as usize - 1].slice(from..from + place.len as usize))
+    }
 }
 
 /// What a database holds.

@@ -1,4 +1,4 @@
-use std::{collections::HashMap, io};
+use std::io;
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -6,7 +6,7 @@ use prost::Message as _;
 
 use super::{
     export::Export,
-    import::{self, Imported, KeepValues},
+    import::{self, Imported, InMemory},
     *,
 };
 use crate::{
@@ -26,27 +26,12 @@ use crate::{
 /// A state with its values, one segment for each.
 struct Store {
     state: State,
-    segments: HashMap<u32, Bytes>,
+    values: InMemory,
 }
 
 impl Values for Store {
     fn read(&self, place: Place) -> io::Result<Bytes> {
-        let from = place.offset as usize;
-        Ok(self.segments[&place.segment].slice(from..from + place.len as usize))
-    }
-}
-
-struct Kept(HashMap<u32, Bytes>);
-
-impl KeepValues for Kept {
-    fn keep(&mut self, values: Vec<(Revision, Bytes)>) -> io::Result<Vec<Place>> {
-        let keep = |(_, value): (Revision, Bytes)| {
-            let segment = self.0.len() as u32 + 1;
-            let len = value.len() as u32;
-            self.0.insert(segment, value);
-            Place { segment, offset: 0, len }
-        };
-        Ok(values.into_iter().map(keep).collect())
+        self.values.read(place)
     }
 }
 
@@ -62,21 +47,18 @@ impl Store {
         };
         state.apply_conf_change(1, 1, &change).unwrap();
         state.set_conf_state(raftpb::ConfState { voters: vec![255], auto_leave: Some(false), ..Default::default() });
-        Store { state, segments: HashMap::new() }
+        Store { state, values: InMemory::default() }
     }
 
     fn apply(&mut self, request: InternalRaftRequest) {
         let (index, _) = self.state.applied();
         let data = Bytes::from(request.encode_to_vec());
-        let segment = self.segments.len() as u32 + 1;
-        self.segments.insert(segment, data.clone());
+        let segment = self.values.add(data.clone());
         let base = Place { segment, offset: 0, len: data.len() as u32 };
         let entry = ApplyEntry { index: index + 1, term: 2, base, data, quota_room: None };
-        let Store { state, segments } = self;
-        let values = Store { state: State::new(2), segments: std::mem::take(segments) };
+        let Store { state, values } = self;
         // What is refused changes nothing.
-        let _ = state.apply(&entry, &values, &mut AppliedBatch::default()).unwrap();
-        *segments = values.segments;
+        let _ = state.apply(&entry, &*values, &mut AppliedBatch::default()).unwrap();
     }
 
     fn sweep(&mut self, steps: usize) {
@@ -112,9 +94,9 @@ impl Store {
 
 fn imported(file: &[u8]) -> (Store, Imported) {
     let database = Database::open(file, "the file").unwrap();
-    let mut kept = Kept(HashMap::new());
+    let mut kept = InMemory::default();
     let imported = import::import(&database, 2, &mut kept).unwrap();
-    let store = Store { state: imported.state.clone(), segments: kept.0 };
+    let store = Store { state: imported.state.clone(), values: kept };
     assert_eq!(hash::hash_changes(&store.state.index, &store).unwrap(), imported.changes_hash);
     (store, imported)
 }
@@ -324,7 +306,7 @@ fn what_etcd_does_not_write_is_refused_by_name() {
     let refusal = |key: &[(Vec<u8>, Vec<u8>)], meta: &[(&[u8], &[u8])]| {
         let file = database(key, meta);
         let database = Database::open(&file[..], "f").unwrap();
-        import::import(&database, 2, &mut Kept(HashMap::new())).unwrap_err().to_string()
+        import::import(&database, 2, &mut InMemory::default()).unwrap_err().to_string()
     };
     let sound = (name(2), kv(2).encode_to_vec());
     let told = |told: String, wanted: &str| assert!(told.contains(wanted), "{told}\nwanted: {wanted}");
