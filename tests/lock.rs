@@ -20,6 +20,17 @@ fn unlock(key: &bytes::Bytes) -> UnlockRequest {
     UnlockRequest { key: key.clone() }
 }
 
+/// A server with so many leases, the first of which holds the lock.
+async fn held_among(leases: i64) -> (Server, Client, LockResponse) {
+    let server = Server::start().await;
+    let client = server.client().await;
+    for lease in 1..=leases {
+        client.grant(lease, 600).await.unwrap();
+    }
+    let held = client.call(&lock(1)).await.unwrap();
+    (server, client, held)
+}
+
 /// Begins to wait for the lock; ends when it is had, or when the task is aborted.
 fn wait(client: &Client, lease: i64) -> tokio::task::JoinHandle<Result<LockResponse, urd_client::Error>> {
     let client = client.clone();
@@ -110,12 +121,7 @@ async fn a_holder_that_dies_loses_it_with_its_lease() {
 
 #[tokio::test]
 async fn a_waiter_that_goes_takes_its_key_along() {
-    let server = Server::start().await;
-    let client = server.client().await;
-    for lease in 1..=4 {
-        client.grant(lease, 600).await.unwrap();
-    }
-    let held = client.call(&lock(1)).await.unwrap();
+    let (server, client, held) = held_among(4).await;
     let gives_up = wait(&client, 2);
     keys(&client, 2).await;
     // One by its deadline, one by a reset of its stream, one with its connection.
@@ -140,12 +146,7 @@ async fn a_waiter_that_goes_takes_its_key_along() {
 
 #[tokio::test]
 async fn a_waiter_whose_lease_ends_is_told_so_in_its_turn() {
-    let server = Server::start().await;
-    let client = server.client().await;
-    for lease in 1..=2 {
-        client.grant(lease, 600).await.unwrap();
-    }
-    let held = client.call(&lock(1)).await.unwrap();
+    let (_server, client, held) = held_among(2).await;
     let waiter = wait(&client, 2);
     keys(&client, 2).await;
     client.revoke(2).await.unwrap();
@@ -155,12 +156,7 @@ async fn a_waiter_whose_lease_ends_is_told_so_in_its_turn() {
 
 #[tokio::test]
 async fn waiting_outlives_a_compaction() {
-    let server = Server::start().await;
-    let client = server.client().await;
-    for lease in 1..=3 {
-        client.grant(lease, 600).await.unwrap();
-    }
-    let held = client.call(&lock(1)).await.unwrap();
+    let (_server, client, held) = held_among(3).await;
     let waiter = wait(&client, 2);
     keys(&client, 2).await;
     for at in 0..20 {
@@ -174,12 +170,7 @@ async fn waiting_outlives_a_compaction() {
 
 #[tokio::test]
 async fn the_holder_keeps_it_over_a_crash_and_waiters_have_to_come_back() {
-    let mut server = Server::start().await;
-    let client = server.client().await;
-    for lease in 1..=2 {
-        client.grant(lease, 600).await.unwrap();
-    }
-    let held = client.call(&lock(1)).await.unwrap();
+    let (mut server, client, held) = held_among(2).await;
     let waiter = wait(&client, 2);
     keys(&client, 2).await;
     server.kill();
