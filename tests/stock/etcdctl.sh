@@ -14,29 +14,20 @@ finish() {
 }
 trap finish EXIT
 
-free_port() {
-    local port
-    for port in $(shuf -i 21000-29999 -n 100); do
-        if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then echo "$port"; return; fi
-    done
-    echo "no free port" >&2; return 1
-}
+source "$(dirname "$0")/servers.sh"
 
 # start NAME BINARY: sets `endpoint`.
 start() {
     local client peer
     client=$(free_port); peer=$(free_port)
     endpoint=127.0.0.1:$client
-    "$2" --name=default --data-dir="$work/$1.data" \
-        --listen-client-urls="http://$endpoint" --advertise-client-urls="http://$endpoint" \
-        --listen-peer-urls="http://127.0.0.1:$peer" --initial-advertise-peer-urls="http://127.0.0.1:$peer" \
-        --initial-cluster="default=http://127.0.0.1:$peer" >"$work/$1.log" 2>&1 &
-    pids+=($!)
+    launch "$1" "$2" "$client" "$peer" "http://127.0.0.1:$peer"
+    pids+=("$launched")
     for _ in $(seq 300); do
         if "$reference/etcdctl" --endpoints="$endpoint" get ready >/dev/null 2>&1; then return; fi
         sleep 0.1
     done
-    echo "$1 does not get ready:" >&2; tail -n 20 "$work/$1.log" >&2; return 1
+    not_ready "$1"
 }
 
 # ctl ARGS...: one command with what it prints and how it ends. Reads stdin where the command does.

@@ -19,29 +19,21 @@ finish() {
 }
 trap finish EXIT
 
-free_port() {
-    local port
-    for port in $(shuf -i 21000-29999 -n 100); do
-        if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then echo "$port"; return; fi
-    done
-    echo "no free port" >&2; return 1
-}
+source "$(dirname "$0")/servers.sh"
 client=$(free_port)
 peer=$(free_port)
 url=http://127.0.0.1:$client
 
 # start NAME BINARY
 start() {
-    "$2" --name=default --data-dir="$work/$1.data" --listen-client-urls="$url" --advertise-client-urls="$url" \
-        --listen-peer-urls="http://127.0.0.1:$peer" --initial-advertise-peer-urls="http://127.0.0.1:$peer" \
-        --initial-cluster="default=http://127.0.0.1:$peer" >"$work/$1.log" 2>&1 &
-    pid=$!
+    launch "$1" "$2" "$client" "$peer" "http://127.0.0.1:$peer"
+    pid=$launched
     for _ in $(seq 300); do
         # The reference learns the storage's version a moment after it has begun to serve.
         if curl -sS "$url/version" 2>/dev/null | grep -q '"storage":"3'; then return; fi
         sleep 0.1
     done
-    echo "$1 does not get ready:" >&2; tail -n 20 "$work/$1.log" >&2; return 1
+    not_ready "$1"
 }
 
 # show: the answer in $work/head and $work/body.

@@ -19,31 +19,21 @@ finish() {
 trap finish EXIT
 fail() { echo "snapshot: $*" >&2; exit 1; }
 
-free_port() {
-    local port
-    for port in $(shuf -i 21000-29999 -n 100); do
-        if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then echo "$port"; return; fi
-    done
-    fail "no free port"
-}
+source "$(dirname "$0")/servers.sh"
 
 # start NAME BINARY: starts it on the data directory of that name; sets `endpoint`.
 start() {
     local client
     client=$(free_port)
     endpoint=127.0.0.1:$client
-    "$2" --name=default --data-dir="$work/$1.data" \
-        --listen-client-urls="http://$endpoint" --advertise-client-urls="http://$endpoint" \
-        --listen-peer-urls="http://127.0.0.1:$(free_port)" --initial-advertise-peer-urls="$peer" \
-        --initial-cluster="default=$peer" >"$work/$1.log" 2>&1 &
-    pids[$1]=$!
+    launch "$1" "$2" "$client" "$(free_port)" "$peer"
+    pids[$1]=$launched
     for _ in $(seq 300); do
         if ctl get ready >/dev/null 2>&1; then return; fi
         kill -0 "${pids[$1]}" 2>/dev/null || break
         sleep 0.1
     done
-    tail -n 20 "$work/$1.log" >&2
-    fail "$1 does not get ready"
+    not_ready "$1"
 }
 # stop NAME [SIGNAL]
 stop() {
