@@ -9,6 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use prost::Message;
+use tokio::task::JoinHandle;
 use urd_client::{
     Client, Receiver, Sender,
     etcdserverpb::{
@@ -148,7 +149,7 @@ impl Mix {
 
 /// What the callers of one run share.
 #[derive(Default)]
-struct Tally {
+pub struct Tally {
     is_over: Cell<bool>,
     is_measuring: Cell<bool>,
     begun: Cell<u64>,
@@ -158,7 +159,58 @@ struct Tally {
 }
 
 impl Tally {
-    fn done(&self, begin: Instant) {
+    pub fn shared() -> Rc<Self> {
+        Rc::default()
+    }
+
+    /// Starts a caller. Its failure ends the run.
+    pub fn spawn(self: &Rc<Self>, caller: impl Future<Output = Result<(), String>> + 'static) -> JoinHandle<()> {
+        let tally = self.clone();
+        tokio::task::spawn_local(async move {
+            if let Err(cause) = caller.await {
+                tally.is_over.set(true);
+                tally.failure.borrow_mut().get_or_insert(cause);
+            }
+        })
+    }
+
+    /// Lets callers go on until they have done what the plan says, or for as long as it says.
+    pub async fn measure(&self, site: &Site, plan: &Plan, callers: Vec<JoinHandle<()>>) -> Result<Outcome, String> {
+        let mut outcome = Outcome::default();
+        if let Some(operations) = plan.operations {
+            self.is_measuring.set(true);
+            let stopwatch = Stopwatch::start(site.gauge.as_ref());
+            site.progress.begin(operations);
+            while callers.iter().any(|caller| !caller.is_finished()) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                site.progress.at(self.done.get());
+            }
+            outcome.take(stopwatch.lap());
+        } else {
+            tokio::time::sleep(Duration::from_secs_f64(plan.warm_up_seconds)).await;
+            self.is_measuring.set(true);
+            let stopwatch = Stopwatch::start(site.gauge.as_ref());
+            site.progress.wait(Duration::from_secs_f64(plan.seconds)).await;
+            self.is_measuring.set(false);
+            outcome.take(stopwatch.lap());
+            self.is_over.set(true);
+        }
+        for caller in callers {
+            caller.await.map_err(|cause| cause.to_string())?;
+        }
+        self.check()?;
+        outcome.operations = self.done.get();
+        outcome.latency = self.latency.take();
+        Ok(outcome)
+    }
+
+    /// The number of the next operation; None once there is none.
+    pub fn next(&self, limit: u64) -> Option<u64> {
+        let number = self.begun.replace(self.begun.get() + 1);
+        (!self.is_over.get() && number < limit).then_some(number)
+    }
+
+    pub fn done(&self, begin: Instant) {
         if self.is_measuring.get() {
             self.done.set(self.done.get() + 1);
             self.latency.borrow_mut().record(begin.elapsed());
@@ -192,44 +244,14 @@ pub fn note_sync(site: &Site, outcome: &mut Outcome) {
 
 pub async fn closed(site: &Site, plan: &Plan) -> Result<Outcome, String> {
     let connections = site.connections(plan.connections.min(plan.callers).max(1)).await?;
-    let tally = Rc::new(Tally::default());
+    let (tally, limit) = (Tally::shared(), plan.operations.unwrap_or(u64::MAX));
     let mut callers = Vec::with_capacity(plan.callers);
     for at in 0..plan.callers {
         let caller = Caller::new(connections[at % connections.len()].clone(), plan, at as u64).await?;
-        let (tally, limit) = (tally.clone(), plan.operations.unwrap_or(u64::MAX));
-        callers.push(tokio::task::spawn_local(async move {
-            if let Err(cause) = caller.run(&tally, limit).await {
-                tally.is_over.set(true);
-                tally.failure.borrow_mut().get_or_insert(cause);
-            }
-        }));
+        let seen = tally.clone();
+        callers.push(tally.spawn(async move { caller.run(&seen, limit).await }));
     }
-    let mut outcome = Outcome::default();
-    if let Some(operations) = plan.operations {
-        tally.is_measuring.set(true);
-        let stopwatch = Stopwatch::start(site.gauge.as_ref());
-        site.progress.begin(operations);
-        while callers.iter().any(|caller| !caller.is_finished()) {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-            site.progress.at(tally.done.get());
-        }
-        outcome.take(stopwatch.lap());
-    } else {
-        tokio::time::sleep(Duration::from_secs_f64(plan.warm_up_seconds)).await;
-        tally.is_measuring.set(true);
-        let stopwatch = Stopwatch::start(site.gauge.as_ref());
-        site.progress.wait(Duration::from_secs_f64(plan.seconds)).await;
-        tally.is_measuring.set(false);
-        outcome.take(stopwatch.lap());
-        tally.is_over.set(true);
-    }
-    for caller in callers {
-        caller.await.map_err(|cause| cause.to_string())?;
-    }
-    tally.check()?;
-    outcome.operations = tally.done.get();
-    outcome.latency = tally.latency.take();
-    Ok(outcome)
+    tally.measure(site, plan, callers).await
 }
 
 async fn open(site: &Site, plan: &Plan, rate: f64) -> Result<Outcome, String> {
@@ -267,11 +289,7 @@ impl Caller {
     }
 
     async fn run(mut self, tally: &Tally, limit: u64) -> Result<(), String> {
-        while !tally.is_over.get() {
-            let number = tally.begun.replace(tally.begun.get() + 1);
-            if number >= limit {
-                break;
-            }
+        while let Some(number) = tally.next(limit) {
             let begin = Instant::now();
             match &mut self.lease {
                 None => self.mix.next_request(number).call(&self.client).await?,
