@@ -37,12 +37,9 @@ impl Listener {
     /// scheme says about TLS is for others. As Go's net.Listen: a name that has several addresses gives its first
     /// IPv4 one; a wildcard of either family takes both; an error reads as Go's does. As etcd: a socket left behind
     /// at a path is replaced.
-    pub fn bind(url: &str) -> Result<Self, BindError> {
-        Listener::bind_with(url, false)
-    }
-
+    ///
     /// `shared`: the port may be shared with other processes that say so too; a path never is.
-    pub fn bind_with(url: &str, shared: bool) -> Result<Self, BindError> {
+    pub fn bind(url: &str, shared: bool) -> Result<Self, BindError> {
         let (scheme, rest) = url.split_once(':').ok_or_else(|| BindError::Url(url.to_owned()))?;
         let rest = rest.strip_prefix("//").unwrap_or(rest);
         match scheme {
@@ -70,19 +67,19 @@ impl Listener {
         };
         if wildcard {
             let both = SocketAddr::from((IpAddr::V6(Ipv6Addr::UNSPECIFIED), port));
-            match Bound::inet_with(both, limits::LISTEN_BACKLOG, shared) {
+            match Bound::inet(both, limits::LISTEN_BACKLOG, shared) {
                 Ok(bound) => return Ok(Listener { bound, path: None }),
                 // No IPv6 here: what was asked for, then.
                 Err(error) if no_ipv6(&error.source) && address.is_ipv4() => {}
                 Err(error) if no_ipv6(&error.source) && host.is_empty() => {
                     let all = SocketAddr::from(([0, 0, 0, 0], port));
-                    let bound = Bound::inet_with(all, limits::LISTEN_BACKLOG, shared).map_err(failed)?;
+                    let bound = Bound::inet(all, limits::LISTEN_BACKLOG, shared).map_err(failed)?;
                     return Ok(Listener { bound, path: None });
                 }
                 Err(error) => return Err(failed(error)),
             }
         }
-        let bound = Bound::inet_with(address, limits::LISTEN_BACKLOG, shared).map_err(failed)?;
+        let bound = Bound::inet(address, limits::LISTEN_BACKLOG, shared).map_err(failed)?;
         Ok(Listener { bound, path: None })
     }
 

@@ -5,6 +5,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::runtime::{executors::run_one, socket::Socket, spawn_with_handle, yield_now};
 
+fn bind(url: &str) -> Result<Listener, BindError> {
+    Listener::bind(url, false)
+}
+
 fn port(listener: &Listener) -> u16 {
     match listener.local() {
         Address::Inet(address) => address.port(),
@@ -14,27 +18,27 @@ fn port(listener: &Listener) -> u16 {
 
 #[test]
 fn a_port_is_shared_by_those_who_all_say_so() {
-    let first = Listener::bind_with("http://127.0.0.1:0", true).unwrap();
+    let first = Listener::bind("http://127.0.0.1:0", true).unwrap();
     let url = format!("http://{}", first.local());
-    Listener::bind_with(&url, true).unwrap();
-    assert!(Listener::bind(&url).is_err());
+    Listener::bind(&url, true).unwrap();
+    assert!(bind(&url).is_err());
 }
 
 #[test]
 fn a_port_in_use_is_an_error_in_gos_words() {
-    let first = Listener::bind("http://127.0.0.1:0").unwrap();
+    let first = bind("http://127.0.0.1:0").unwrap();
     let port = port(&first);
-    let error = Listener::bind(&format!("http://127.0.0.1:{port}")).unwrap_err();
+    let error = bind(&format!("http://127.0.0.1:{port}")).unwrap_err();
     assert_eq!(error.to_string(), format!("listen tcp 127.0.0.1:{port}: bind: address already in use"));
-    let error = Listener::bind(&format!("http://localhost:{port}")).unwrap_err();
+    let error = bind(&format!("http://localhost:{port}")).unwrap_err();
     assert_eq!(error.to_string(), format!("listen tcp 127.0.0.1:{port}: bind: address already in use"));
     drop(first);
-    Listener::bind(&format!("http://127.0.0.1:{port}")).unwrap();
+    bind(&format!("http://127.0.0.1:{port}")).unwrap();
 }
 
 #[test]
 fn addresses_are_understood_as_go_understands_them() {
-    let listens_on = |url: &str| match Listener::bind(url).unwrap().local() {
+    let listens_on = |url: &str| match bind(url).unwrap().local() {
         Address::Inet(address) => address.ip().to_string(),
         Address::Unix(path) => path.display().to_string(),
     };
@@ -49,7 +53,7 @@ fn addresses_are_understood_as_go_understands_them() {
 
 #[test]
 fn what_cannot_be_listened_on_is_said() {
-    let error = |url: &str| Listener::bind(url).unwrap_err().to_string();
+    let error = |url: &str| bind(url).unwrap_err().to_string();
     assert_eq!(error("http://192.0.2.1:2379"), "listen tcp 192.0.2.1:2379: bind: cannot assign requested address");
     assert_eq!(error("http://no.such.host.invalid:1"), "listen tcp: lookup no.such.host.invalid: no such host");
     assert_eq!(error("unix:///no/such/place"), "listen unix /no/such/place: bind: no such file or directory");
@@ -66,7 +70,7 @@ fn a_socket_left_at_a_path_is_replaced_and_removed_in_the_end() {
     // What a killed server leaves.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(path.exists());
-    let listener = Listener::bind(&url).unwrap();
+    let listener = bind(&url).unwrap();
     assert_eq!(listener.local(), &Address::Unix(path.clone()));
     assert!(path.exists());
     drop(listener);
@@ -76,7 +80,7 @@ fn a_socket_left_at_a_path_is_replaced_and_removed_in_the_end() {
 #[test]
 fn connections_go_to_the_least_loaded_shard() {
     run_one(|| async {
-        let listener = Listener::bind("http://127.0.0.1:0").unwrap();
+        let listener = bind("http://127.0.0.1:0").unwrap();
         let address = listener.local().clone();
         let seats = Seats::new(2, 100);
         let arrivals = Rc::new(RefCell::new(Vec::new()));
@@ -110,7 +114,7 @@ fn connections_go_to_the_least_loaded_shard() {
 #[test]
 fn a_full_server_lets_clients_wait() {
     run_one(|| async {
-        let listener = Listener::bind("http://127.0.0.1:0").unwrap();
+        let listener = bind("http://127.0.0.1:0").unwrap();
         let address = listener.local().clone();
         let seats = Seats::new(1, 2);
         let _acceptor = spawn_with_handle(async move {

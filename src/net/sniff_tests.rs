@@ -122,7 +122,7 @@ fn a_silent_connection_is_given_up() {
 }
 
 async fn connected() -> (Socket, Socket) {
-    let listening = Bound::inet("127.0.0.1:0".parse().unwrap(), 16).unwrap().adopt().unwrap();
+    let listening = Bound::inet("127.0.0.1:0".parse().unwrap(), 16, false).unwrap().adopt().unwrap();
     let client = Socket::connect(listening.local().clone(), Rc::default()).await.unwrap();
     (Socket::new(listening.accept().await.unwrap(), Rc::default()).unwrap(), client)
 }

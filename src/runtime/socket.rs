@@ -78,12 +78,8 @@ pub struct Bound {
 impl Bound {
     /// Listens on a TCP address; port 0 takes a free one. A port in use is an error: SO_REUSEADDR is set, so that a
     /// restart need not wait for old connections to time out. An IPv6 wildcard takes IPv4 too.
-    pub fn inet(address: SocketAddr, backlog: i32) -> Result<Self, ListenError> {
-        Bound::inet_with(address, backlog, false)
-    }
-
     /// `shared`: other sockets may listen there too if they say so (SO_REUSEPORT).
-    pub fn inet_with(address: SocketAddr, backlog: i32, shared: bool) -> Result<Self, ListenError> {
+    pub fn inet(address: SocketAddr, backlog: i32, shared: bool) -> Result<Self, ListenError> {
         let family = if address.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
         let fd = os::stream_socket(family).map_err(ListenError::of("socket"))?;
         if address.is_ipv6() {

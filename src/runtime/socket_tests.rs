@@ -15,14 +15,14 @@ async fn pair(bound: Bound) -> (Socket, Socket) {
 }
 
 fn loopback() -> Bound {
-    Bound::inet("127.0.0.1:0".parse().unwrap(), crate::limits::LISTEN_BACKLOG).unwrap()
+    Bound::inet("127.0.0.1:0".parse().unwrap(), crate::limits::LISTEN_BACKLOG, false).unwrap()
 }
 
 fn on_each_kind<F: Future<Output = ()> + 'static>(test: impl Fn(Socket, Socket) -> F + Send + 'static) {
     let dir = tempfile::tempdir().unwrap();
     run_one(move || async move {
         let unix = Bound::unix(&dir.path().join("socket"), 16).unwrap();
-        let v6 = Bound::inet("[::1]:0".parse().unwrap(), 16).unwrap();
+        let v6 = Bound::inet("[::1]:0".parse().unwrap(), 16, false).unwrap();
         for bound in [loopback(), v6, unix] {
             let (server, client) = pair(bound).await;
             test(server, client).await;
@@ -209,7 +209,7 @@ fn an_address_is_free_as_soon_as_nobody_listens() {
             yield_now().await;
         }
         drop(listening);
-        drop(Bound::inet(address, 16).unwrap());
+        drop(Bound::inet(address, 16, false).unwrap());
     })
     .unwrap();
 }

@@ -117,7 +117,9 @@ impl Desk {
         match (protocol, door.guard) {
             // In a box: a plain connection need not be as large as one of these.
             (Protocol::Tls, Some(guard)) => Box::pin(self.serve_encrypted(io, guard, door.surface)).await,
-            (Protocol::Http1 | Protocol::Http2, _) if door.plain => self.serve_plain(protocol, io, door.surface).await,
+            (Protocol::Http1 | Protocol::Http2, _) if door.plain => {
+                self.serve_protocol(protocol, io, door.surface).await
+            }
             // It speaks nothing that is spoken here.
             _ => {}
         }
@@ -128,7 +130,7 @@ impl Desk {
         match guard.admit(io).await {
             Ok(io) => {
                 let Ok((protocol, io)) = sniff(io).await else { return };
-                self.serve_plain(protocol, io, surface).await;
+                self.serve_protocol(protocol, io, surface).await;
             }
             Err(cause) => {
                 log!(Warn, "rejected connection on client endpoint", "remote-addr" = shown(&peer), "error" = cause);
@@ -136,7 +138,7 @@ impl Desk {
         }
     }
 
-    async fn serve_plain<S>(self: Rc<Self>, protocol: Protocol, io: S, surface: Surface)
+    async fn serve_protocol<S>(self: Rc<Self>, protocol: Protocol, io: S, surface: Surface)
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {

@@ -57,7 +57,7 @@ pub(super) fn bind(config: &Config) -> Result<Vec<Bound>, String> {
             bound.encrypted |= encrypted;
             continue;
         }
-        let listener = Listener::bind_with(url, config.socket_reuse_port).map_err(|cause| cause.to_string())?;
+        let listener = Listener::bind(url, config.socket_reuse_port).map_err(|cause| cause.to_string())?;
         bound.push((place, Bound { listener, surface, plain: !encrypted, encrypted }));
     }
     Ok(bound.into_iter().map(|(_, bound)| bound).collect())
