@@ -11,6 +11,7 @@
 //! * [`shard`] is what one core owns: the requests that wait, the watches, the lease deadlines.
 //! * [`raft`] gathers proposals, logs them in one durable write, applies what is committed and publishes the new root.
 //! * [`store`] is the state and what a request does to it: a copy-on-write index of keys and events that points at values.
+//! * [`auth`] is the part of that state that says who may do what, and the one function that decides it.
 //! * [`wal`] is where the values lie: segments of checksummed records, written once, and what a restart makes of them.
 //!
 //! Beneath all of them: [`runtime`] (executors on io_uring), [`observe`] (logs and metrics), [`limits`] (every bound and
@@ -20,6 +21,7 @@
 //! `docs/format.md` draws the bytes on disk.
 
 pub mod api;
+pub mod auth;
 pub mod config;
 pub mod error;
 pub mod grpc;

@@ -16,6 +16,6 @@ pub use http::uri::Scheme;
 pub use methods::{Streaming, Unary, op};
 pub use urd::{
     error::Code,
-    proto::{etcdserverpb, mvccpb},
+    proto::{authpb, etcdserverpb, mvccpb},
 };
 pub use watch::Watcher;

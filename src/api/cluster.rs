@@ -4,28 +4,35 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::service::{Services, decode, later, refuse};
+use super::{
+    caller::Caller,
+    service::{Services, decode, later, refuse},
+};
 use crate::{
+    auth::Ask,
+    error::Status,
     grpc::{Frame, Unary},
     proto::etcdserverpb::{Member, MemberListRequest, MemberListResponse, ResponseHeader},
-    shard::{Shard, view::View},
+    shard::view::View,
 };
 
-pub fn member_list(services: Rc<Services>, message: Bytes) -> Unary {
+pub fn member_list(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     let request: MemberListRequest = match decode(message) {
         Ok(request) => request,
         Err(status) => return refuse(status),
     };
     if !request.linearizable {
-        return Unary::Ready(Ok(listed(&services.shard, &services.shard.view())));
+        return Unary::Ready(listed(&services, &caller, &services.shard.view()));
     }
     later(async move {
         let view = services.shard.linearizable().await?;
-        Ok(listed(&services.shard, &view))
+        listed(&services, &caller, &view)
     })
 }
 
-fn listed(shard: &Shard, view: &View) -> Frame {
+fn listed(services: &Services, caller: &Caller, view: &View) -> Result<Frame, Status> {
+    services.authorize(caller, view, Ask::Known)?;
+    let member = &services.shard.member;
     let members = view
         .state
         .membership
@@ -39,11 +46,7 @@ fn listed(shard: &Shard, view: &View) -> Frame {
         })
         .collect();
     // Cluster states no revision (etcd: v3rpc/member.go, header).
-    let header = ResponseHeader {
-        cluster_id: shard.member.cluster_id,
-        member_id: shard.member.id,
-        revision: 0,
-        raft_term: shard.member.term(),
-    };
-    Frame::of(&MemberListResponse { header: Some(header), members })
+    let header =
+        ResponseHeader { cluster_id: member.cluster_id, member_id: member.id, revision: 0, raft_term: member.term() };
+    Ok(Frame::of(&MemberListResponse { header: Some(header), members }))
 }

@@ -17,6 +17,7 @@ use super::service::Services;
 use crate::{
     config::Config,
     error::Status,
+    proto::etcdserverpb::InternalRaftRequest,
     grpc::{Call, Frame, Handler, Metadata, Parts, Unary, stream::Gone},
     shard::{
         Member, Shard,
@@ -24,7 +25,7 @@ use crate::{
         view::{Published, View},
     },
     store::{
-        apply::{AppliedBatch, ApplyEntry},
+        apply::{Answer, AppliedBatch, ApplyEntry},
         state::State,
         types::Place,
     },
@@ -169,6 +170,17 @@ impl Bench {
         true
     }
 
+    /// Applies a request that no shard has proposed.
+    pub fn apply(&mut self, request: &InternalRaftRequest) -> Result<Answer, Status> {
+        self.index += 1;
+        let data: Bytes = request.encode_to_vec().into();
+        let base = Place { segment: self.index as u32, offset: 0, len: data.len() as u32 };
+        self.segments.push((base.segment, data.clone()));
+        let entry = ApplyEntry { index: self.index, term: TERM, base, data, quota_room: self.room() };
+        let table = SegmentTable::in_memory(self.segments.clone());
+        self.state.apply(&entry, &table, &mut AppliedBatch::default()).expect("values lie in memory").result
+    }
+
     fn turn(&mut self, mail: ToCore) {
         let mut batch = AppliedBatch::default();
         let mut outcomes = Vec::new();
@@ -202,7 +214,8 @@ impl Bench {
         let segments = SegmentTable::in_memory(self.segments.clone());
         let view = Arc::new(View { state: self.state.clone(), segments });
         self.published.publish(view.clone());
-        let AppliedBatch { events, leases, .. } = batch;
+        let AppliedBatch { events, leases, tokens, .. } = batch;
+        self.shard().member.tokens.change(&tokens, 0);
         self.shard().deliver(FromCore { view, outcomes, events: Arc::new(events), leases: Arc::new(leases) });
     }
 

@@ -12,32 +12,32 @@ use std::{
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::values;
+use super::{caller::Caller, service::Services, values};
 use crate::{
+    auth::Ask,
     error::{self, Status},
     grpc::{
         Call,
         stream::{Gone, Replies, Requests},
     },
     limits,
-    proto::etcdserverpb::{WatchRequest, watch_request::RequestUnion},
+    proto::etcdserverpb::{WatchCreateRequest, WatchRequest, watch_request::RequestUnion},
     shard::{
-        Shard,
         view::View,
         watch::{Moment, Snapshot, StreamId, Watches, catchup::Slice, let_others_run},
     },
+    store::types::KeyRange,
 };
 
 /// Serves `/etcdserverpb.Watch/Watch`. Ends when the stream is gone, when the server stops, or, for a client that
 /// requires a leader, when there has been none for three election timeouts; a client that has closed its side goes
 /// on being told of events.
-pub async fn serve(shard: Rc<Shard>, call: Call, requests: Requests, replies: Replies) -> Result<(), Status> {
+pub async fn serve(services: Rc<Services>, call: Call, requests: Requests, replies: Replies) -> Result<(), Status> {
     let needs_leader = call.metadata.get("hasleader").is_some_and(|value| value == b"true");
-    drop(call);
-    if needs_leader && shard.member.standing.leader.load(Relaxed) == 0 {
+    if needs_leader && services.shard.member.standing.leader.load(Relaxed) == 0 {
         return Err(error::NO_LEADER);
     }
-    run(&*shard, needs_leader, requests, replies).await
+    run(&Asked { services, caller: Caller::of(call) }, needs_leader, requests, replies).await
 }
 
 /// The requests of one stream.
@@ -85,24 +85,40 @@ pub trait Host {
 
     fn term(&self) -> u64;
 
+    /// Whether the stream's caller may watch a range.
+    ///
+    /// # Errors
+    /// What the watch is refused with.
+    fn authorize(&self, range: KeyRange<'_>) -> Result<(), Status>;
+
     fn moment(&self) -> Moment {
         Moment { revision: self.snapshot().index().current(), term: self.term() }
     }
 }
 
-impl Host for Shard {
+/// The shard as the caller of one stream sees it.
+struct Asked {
+    services: Rc<Services>,
+    caller: Caller,
+}
+
+impl Host for Asked {
     type Snapshot = std::sync::Arc<View>;
 
     fn watches(&self) -> &Watches<Self::Snapshot> {
-        &self.watches
+        &self.services.shard.watches
     }
 
     fn snapshot(&self) -> Self::Snapshot {
-        self.view()
+        self.services.shard.view()
     }
 
     fn term(&self) -> u64 {
-        self.member.term()
+        self.services.shard.member.term()
+    }
+
+    fn authorize(&self, range: KeyRange<'_>) -> Result<(), Status> {
+        self.services.authorize(&self.caller, &self.services.shard.view(), Ask::Range(range))
     }
 }
 
@@ -206,10 +222,24 @@ impl<H: Host> Open<'_, H> {
         Ok(true)
     }
 
+    /// Asked for at each creation only: a watch that was made goes on. (etcd: v3rpc/watch.go, isWatchPermitted.)
+    fn refusal(&self, create: &WatchCreateRequest) -> Option<Status> {
+        // A bad start revision is told first.
+        if create.start_revision < 0 {
+            return None;
+        }
+        // An empty key stands for the smallest there is.
+        let key: &[u8] = if create.key.is_empty() { &[0] } else { &create.key };
+        self.host.authorize(KeyRange::new(key, &create.range_end)).err()
+    }
+
     fn handle(&self, request: WatchRequest) {
         let now = self.host.moment();
         self.host.watches().with(|table| match request.request_union {
-            Some(RequestUnion::CreateRequest(create)) => table.create(self.id, &create, now),
+            Some(RequestUnion::CreateRequest(create)) => match self.refusal(&create) {
+                Some(status) => table.refuse(self.id, &status.to_string(), now),
+                None => table.create(self.id, &create, now),
+            },
             Some(RequestUnion::CancelRequest(cancel)) => table.cancel(self.id, cancel.watch_id, now),
             Some(RequestUnion::ProgressRequest(_)) => table.request_progress(self.id, now),
             // A kind that is not known here: passed over, as etcd does.

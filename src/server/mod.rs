@@ -17,6 +17,7 @@ use prost::Message as _;
 
 use self::desk::Desk;
 use crate::{
+    auth::tokens::Tokens,
     config::Config,
     http::Surface,
     log,
@@ -68,6 +69,11 @@ pub fn run(config: Config) -> Result<Infallible, String> {
     let own_core = cores > 2 && config.shards < cores;
     let placement = Placement::new(config.shards + usize::from(own_core)).map_err(text)?;
     let seats = Seats::within_descriptor_limit(config.shards).map_err(text)?;
+    let tokens = Tokens::from_option(&config.auth_token, config.auth_token_ttl_ms, &|path| std::fs::read(path))
+        .map_err(|cause| format!("--auth-token: {cause}"))?;
+    if matches!(tokens, Tokens::Simple(_)) {
+        log!(Warn, "simple token is not cryptographically signed");
+    }
     let bind = |urls: &[String], surface| {
         let bound = urls.iter().map(|url| Listener::bind(url).map(|listener| (listener, surface)).map_err(text));
         bound.collect::<Result<Vec<_>, String>>()
@@ -89,7 +95,7 @@ pub fn run(config: Config) -> Result<Infallible, String> {
             "index" = cut.index
         );
     }
-    let member = Arc::new(Member::new(started.member_id, started.cluster_id, config, unix_ms()));
+    let member = Arc::new(Member::new(started.member_id, started.cluster_id, config, unix_ms()).with_tokens(tokens));
     let view = View { state: started.parts.state.clone(), segments: started.parts.writer.table().clone() };
     log!(
         Info,

@@ -110,10 +110,18 @@ pub fn hash(state: &State, values: &dyn Values) -> io::Result<u32> {
         buckets.entry(alarm, b"");
     }
     buckets.open("auth");
-    // Never enabled and never changed: the revision is that of a new store.
-    buckets.entry(b"authRevision", &1u64.to_be_bytes());
+    if let Some(enabled) = state.auth.enabled() {
+        buckets.entry(b"authEnabled", &[u8::from(enabled)]);
+    }
+    buckets.entry(b"authRevision", &state.auth.revision().to_be_bytes());
     buckets.open("authRoles");
+    for role in state.auth.roles() {
+        buckets.entry(&role.name, &role.encode_to_vec());
+    }
     buckets.open("authUsers");
+    for user in state.auth.users() {
+        buckets.entry(&user.name, &user.encode_to_vec());
+    }
     buckets.open("cluster");
     if let Some(version) = &state.cluster_version {
         buckets.entry(b"clusterVersion", version.as_bytes());

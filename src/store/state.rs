@@ -4,7 +4,10 @@
 use std::sync::Arc;
 
 use super::{index::Index, lease::LeaseBook, membership::Membership};
-use crate::proto::{etcdserverpb::AlarmType, raftpb};
+use crate::{
+    auth::Auth,
+    proto::{etcdserverpb::AlarmType, raftpb},
+};
 
 /// Alarms that are raised, in order of kind and member.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,6 +58,7 @@ pub struct State {
     pub leases: LeaseBook,
     pub alarms: Alarms,
     pub membership: Membership,
+    pub auth: Auth,
     /// `major.minor.0`; None until the first leader has stated it.
     pub cluster_version: Option<Arc<str>>,
     pub downgrade: Option<Arc<Downgrade>>,
@@ -72,6 +76,7 @@ impl State {
             leases: LeaseBook::default(),
             alarms: Alarms::default(),
             membership: Membership::default(),
+            auth: Auth::default(),
             cluster_version: None,
             downgrade: None,
             conf_state: Arc::default(),
