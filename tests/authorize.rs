@@ -12,7 +12,7 @@ use prost_types::{
     DescriptorProto, FieldDescriptorProto, FileDescriptorSet, MethodDescriptorProto,
     field_descriptor_proto::{Label, Type},
 };
-use server::{Server, is_reference, soon, users};
+use server::{PATIENCE, Server, is_reference, users};
 use urd::{
     api::service,
     error::{self, Code, Status},
@@ -200,6 +200,10 @@ fn number_field(out: &mut BytesMut, number: i32, value: i64) {
     varint(out, value as u64);
 }
 
+async fn answered<T>(path: &str, call: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, call).await.unwrap_or_else(|_| panic!("{path} is not answered"))
+}
+
 /// What is said to a request, be it by a status or within an answer; None: nothing against it.
 async fn refusal(client: &Client, service: &str, method: &str, schema: &Schema, request: Bytes) -> Option<Error> {
     let path = format!("/{service}/{method}");
@@ -209,15 +213,22 @@ async fn refusal(client: &Client, service: &str, method: &str, schema: &Schema, 
     framed.put_slice(&request);
     let described = &schema.methods[&(service.to_owned(), method.to_owned())];
     if !described.client_streaming() && !described.server_streaming() {
-        return soon(client.unary_bytes(&path, framed.freeze())).await.err();
+        return answered(&path, client.unary_bytes(&path, framed.freeze())).await.err();
     }
     let (mut sender, mut receiver) = match client.stream_at::<(), WatchResponse>(&path).await {
         Ok(stream) => stream,
         Err(error) => return Some(error),
     };
     sender.send_bytes(framed.freeze()).unwrap();
-    let answer = soon(receiver.next_bytes()).await;
-    let answer = match answer {
+    // A call of one request is not served before its end is seen.
+    let _open = match described.client_streaming() {
+        true => Some(sender),
+        false => {
+            sender.finish().unwrap();
+            None
+        }
+    };
+    let answer = match answered(&path, receiver.next_bytes()).await {
         Ok(answer) => answer?,
         Err(error) => return Some(error),
     };

@@ -400,7 +400,7 @@ impl Driver {
         let total = core.writer().log_bytes() + self.checkpoint_bytes.get();
         let index = &core.state().index;
         // What the index itself would take on disk, by the last checkpoint; values by their length.
-        let live = index.usage().live_bytes() + self.checkpoint_bytes.get();
+        let live = index.usage().live_bytes() + core.state().auth.bytes() as u64 + self.checkpoint_bytes.get();
         self.member.db_size.store(total, Relaxed);
         self.member.db_size_in_use.store(live.min(total), Relaxed);
         let metrics = &self.member.metrics.core;
