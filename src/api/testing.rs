@@ -17,8 +17,8 @@ use super::service::Services;
 use crate::{
     config::Config,
     error::Status,
-    proto::etcdserverpb::InternalRaftRequest,
     grpc::{Call, Frame, Handler, Metadata, Parts, Unary, stream::Gone},
+    proto::etcdserverpb::InternalRaftRequest,
     shard::{
         Member, Shard,
         mail::{Control, FromCore, Outcome, ToCore},

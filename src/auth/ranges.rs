@@ -53,8 +53,8 @@ impl Ranges {
         Ranges(merged)
     }
 
-    /// Whether all keys of a range are among them. Of a range that ends before it begins the key alone counts, as in
-    /// etcd.
+    /// Whether all keys of a range are among them. Of a range that ends before it begins, and so holds none, the key alone
+    /// counts; in etcd that depends on how its tree of intervals was filled.
     pub fn cover(&self, range: KeyRange<'_>) -> bool {
         let (from, end) = match range {
             KeyRange::One(key) => return self.stretch(key).is_some(),
@@ -92,7 +92,6 @@ mod tests {
         Ranges::union(owned.iter().map(|(key, end)| (key, end)))
     }
 
-    /// The second of each: what the reference says of the same grants.
     #[test]
     fn what_touches_is_one_interval_and_gaps_are_gaps() {
         let ranges = union(&[("a", "c"), ("c", "e"), ("g", ""), ("g\0", "h"), ("x", "\0")]);

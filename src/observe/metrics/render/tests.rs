@@ -85,7 +85,6 @@ fn families(text: &str) -> BTreeMap<String, Family> {
 
 /// What of etcd's is not told, because there is no such thing here.
 const ABSENT: &[&str] = &[
-    "etcd_debugging_auth_revision",
     "etcd_debugging_disk_backend_commit_rebalance_duration_seconds",
     "etcd_debugging_disk_backend_commit_spill_duration_seconds",
     "etcd_debugging_disk_backend_commit_write_duration_seconds",
