@@ -349,6 +349,35 @@ async fn the_revision_is_among_the_metrics() {
     assert_eq!(users::metric(&server, "etcd_debugging_auth_revision").await, 3.0);
 }
 
+#[tokio::test]
+async fn a_token_is_known_to_every_shard_at_once() {
+    let shards = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(2));
+    let flag = format!("--shards={shards}");
+    let flags: &[&str] = if server::is_reference() { &[users::CHEAP] } else { &[users::CHEAP, &flag] };
+    let server = Server::start_with(flags).await;
+    let client = server.client().await;
+    let root = users::enable(&client).await;
+    let mut connections = Vec::new();
+    for _ in 0..6 {
+        connections.push(server.client().await);
+    }
+    for round in 0..20 {
+        let name = format!("user{round}");
+        root.add_user(&name, "pw").await.unwrap();
+        let request = AuthenticateRequest { name: name.clone(), password: "pw".into() };
+        let token = connections[round % 6].call(&request).await.unwrap().token;
+        for connection in &connections {
+            let own = connection.with_metadata("token", &token);
+            own.call(&AuthUserGetRequest { name: name.clone() }).await.unwrap();
+            refused(own.get("k").await, &error::PERMISSION_DENIED);
+        }
+        root.call(&AuthUserDeleteRequest { name: name.clone() }).await.unwrap();
+        for connection in &connections {
+            refused(connection.with_metadata("token", &token).get("k").await, &error::INVALID_AUTH_TOKEN);
+        }
+    }
+}
+
 /// A flag for signed tokens with one of the tests' keys.
 fn signed(method: &str, options: &str) -> String {
     let keys = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/keys");

@@ -30,7 +30,7 @@ start() {
     "$2" --name=default --data-dir="$work/$1.data" \
         --listen-client-urls="http://$endpoint" --advertise-client-urls="http://$endpoint" \
         --listen-peer-urls="http://127.0.0.1:$peer" --initial-advertise-peer-urls="http://127.0.0.1:$peer" \
-        --initial-cluster="default=http://127.0.0.1:$peer" >"$work/$1.log" 2>&1 &
+        --initial-cluster="default=http://127.0.0.1:$peer" --bcrypt-cost=4 >"$work/$1.log" 2>&1 &
     pids+=($!)
     for _ in $(seq 300); do
         if "$reference/etcdctl" --endpoints="$endpoint" get ready >/dev/null 2>&1; then return; fi
