@@ -171,12 +171,20 @@ table! {
     NO_INFLIGHT_DOWNGRADE: FailedPrecondition, "etcdserver: no inflight downgrade job";
     TIMEOUT_LEADER_TRANSFER: Unknown, "etcdserver: request timed out, leader transfer took too long";
     NOT_PRIMARY_LESSOR: Unknown, "not a primary lessor";
+    ELECTION_NO_LEADER: Unknown, "election: no leader";
+    ELECTION_NOT_LEADER: Unknown, "election: not leader";
+    ELECTION_LEADER_MISSING: Unknown, "\"leader\" field must be provided";
+    SESSION_EXPIRED: Unknown, "mutex: session is expired";
     CONTEXT_CANCELED: Canceled, "context canceled";
     DEADLINE_EXCEEDED: DeadlineExceeded, "context deadline exceeded";
     RANGE_STREAM_NO_SORT: Unimplemented, "RangeStream does not support custom sort orders";
     STREAM_PIN_TOO_OLD: ResourceExhausted, "range stream is read too slowly: its revision was held for too long";
+    SNAPSHOT_PIN_TOO_OLD: ResourceExhausted, "snapshot is read too slowly: its revision was held for too long";
+    SNAPSHOT_PIN_TOO_LARGE: ResourceExhausted, "snapshot is read too slowly: it holds too much of the log that nobody else needs";
     NO_REQUEST_MESSAGE: Internal, "cardinality violation: received no request message from non-client-streaming RPC";
     HEALTH_UNKNOWN_SERVICE: NotFound, "unknown service";
+    UNKNOWN_METHOD: Unknown, "etcdserver: unknown method";
+    SECOND_VOTER: Unimplemented, "this version serves one voting member: add the member as a learner";
     RANGE_STREAM_NO_FILTER: Unimplemented, "RangeStream does not support revision filters";
 }
 
@@ -200,6 +208,16 @@ fn decode_cause(cause: &prost::DecodeError) -> &'static str {
 /// A reply that gRPC cannot carry, in grpc-go's words.
 pub fn send_too_large(len: usize, max: usize) -> Status {
     Status::new(Code::ResourceExhausted, format!("grpc: trying to send message larger than max ({len} vs. {max})"))
+}
+
+/// A message that is larger than is let in, in grpc-go's words.
+pub fn received_too_large(len: usize, max: usize) -> Status {
+    Status::new(Code::ResourceExhausted, format!("grpc: received message larger than max ({len} vs. {max})"))
+}
+
+/// A body of HTTP that is larger than any that a message which is let in may need.
+pub fn body_too_large(max: usize) -> Status {
+    Status::new(Code::ResourceExhausted, format!("the body of the request is larger than {max} bytes"))
 }
 
 /// A method that this version does not serve, in grpc-go's words.

@@ -4,14 +4,15 @@
 //!
 //! * [`config`] reads etcd's flags and variables; [`server`] starts an executor a core and says who runs where.
 //! * [`net`] accepts, gives each connection to the least-loaded shard and tells HTTP/2 from HTTP/1.1.
-//! * [`grpc`] takes messages out of HTTP/2 streams and puts answers and statuses back; [`http`] serves health, version and
-//!   metrics.
+//! * [`grpc`] takes messages out of HTTP/2 streams and puts answers and statuses back; [`http`] serves health, version,
+//!   metrics, and the API in JSON.
 //! * [`api`] has one file a service: it checks a request in etcd's order and has it proposed, or reads the published
 //!   state and writes the answer straight from the index ([`wire`] is the pen).
 //! * [`shard`] is what one core owns: the requests that wait, the watches, the lease deadlines.
 //! * [`raft`] gathers proposals, logs them in one durable write, applies what is committed and publishes the new root.
 //! * [`store`] is the state and what a request does to it: a copy-on-write index of keys and events that points at values.
 //! * [`auth`] is the part of that state that says who may do what, and the one function that decides it.
+//! * [`bolt`] is etcd's database format, for the way to etcd and back: snapshots.
 //! * [`wal`] is where the values lie: segments of checksummed records, written once, and what a restart makes of them.
 //!
 //! Beneath all of them: [`runtime`] (executors on io_uring), [`observe`] (logs and metrics), [`limits`] (every bound and
@@ -22,6 +23,7 @@
 
 pub mod api;
 pub mod auth;
+pub mod bolt;
 pub mod config;
 pub mod error;
 pub mod grpc;

@@ -10,6 +10,16 @@ pub const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;
 /// `--max-txn-ops`.
 pub const TXN_OPS_DEFAULT: usize = 128;
 
+/// `--max-learners` (etcd: membership/cluster.go, DefaultMaxLearners).
+pub const LEARNERS_DEFAULT: usize = 1;
+
+/// How far a learner's log must have come, in percent of the leader's, before it may vote (etcd: server.go,
+/// readyPercentThreshold).
+pub const LEARNER_READY_PERCENT: u64 = 90;
+
+/// Between two looks of a leader at the version that the cluster states (etcd: server.go, monitorVersionInterval).
+pub const VERSION_LOOK_MS: u64 = 4_000;
+
 /// `--quota-backend-bytes` when it is 0: 2 GiB.
 pub const QUOTA_BYTES_DEFAULT: u64 = 2 * 1024 * 1024 * 1024;
 
@@ -184,6 +194,9 @@ pub const LISTEN_BACKLOG: i32 = 4096;
 /// time. A Go client sends its preface with the dial; one that waits this long has gone.
 pub const SNIFF_MILLISECONDS_MAX: u64 = 10_000;
 
+/// How long a TLS handshake may take, in seconds (etcd: tlsHandshakeTimeout).
+pub const TLS_HANDSHAKE_SECONDS_MAX: u64 = 10;
+
 /// How long accepting rests after the system ran out of something (descriptors, memory). Go's net/http starts at 5 ms
 /// and doubles to 1 s.
 pub const ACCEPT_REST_MILLISECONDS_MIN: u64 = 5;
@@ -308,6 +321,7 @@ pub const FAN_OUT_BYTES: usize = 64 * 1024 * 1024;
 
 /// Requests of one watch stream handled before others are let in: about 0.1 ms.
 pub const WATCH_REQUESTS: usize = 128;
+
 /// Simple tokens of a member: 256 Ki of about 130 bytes are 34 MB. At the usual cost of a password two threads prove 36 of
 /// them a second, so that in five minutes, the life of an unused token, 11,000 come together.
 pub const AUTH_TOKENS_MAX: usize = 256 * 1024;
@@ -325,6 +339,9 @@ pub const PROVEN_TOKENS_MAX: usize = 4096;
 
 /// Bytes of a token: a signed one has some 700 with the longest keys. Longer ones are not looked at.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+
+/// Calls of a shard that wait for a lock or an election, each with a watch of its own: 256 Ki of some 4 KiB are 1 GiB.
+pub const WAITING_CALLS_MAX: usize = 256 * 1024;
 
 /// Largest message that gRPC sends: grpc-go's default, the largest int32.
 pub const SEND_BYTES_MAX: usize = i32::MAX as usize;
@@ -361,6 +378,21 @@ pub const TXN_DEPTH_MAX: usize = 40;
 /// How long a RangeStream may hold its revision: 10 minutes carry 1 GiB at 1.8 MB/s. Longer, and a reader that has
 /// gone to sleep would keep the log from being recycled.
 pub const STREAM_PIN_MS_MAX: u64 = 10 * 60 * 1000;
+
+/// Bytes of a database in one message of a snapshot (etcd: v3rpc/maintenance.go, snapshotSendBufferSize).
+pub const SNAPSHOT_MESSAGE_BYTES: usize = 32 * 1024;
+
+/// What is made of a snapshot at once, on a background thread: 32 messages, some 3 ms. Beside it the next piece waits, and
+/// one value that goes beyond its end.
+pub const SNAPSHOT_PIECE_BYTES: usize = 32 * SNAPSHOT_MESSAGE_BYTES;
+
+/// How long a snapshot may hold its revision beyond `STREAM_PIN_MS_MAX`: a second for so many bytes. 2 GiB get 18 minutes in
+/// all, so that 2 MB/s are enough; a line of 100 Mbit/s carries six times that.
+pub const SNAPSHOT_BYTES_PER_SECOND_MIN: u64 = 4 * 1024 * 1024;
+
+/// Segments that only a snapshot holds, in bytes: as much as the default quota, so that a directory takes at most about
+/// twice its quota while one is read.
+pub const SNAPSHOT_HELD_BYTES_MAX: u64 = QUOTA_BYTES_DEFAULT;
 
 /// Keys in the first message of a RangeStream (etcd: v3_server.go, initialStreamChunkLimit).
 pub const STREAM_FIRST_KEYS: u64 = 10;
@@ -402,3 +434,26 @@ pub const HTTP_IDLE_SECONDS_MAX: u64 = 300;
 
 /// How long an answer that is on its way may hold a drain up, in seconds: a read waits 7 s at etcd's defaults.
 pub const HTTP_DRAIN_SECONDS_MAX: u64 = 10;
+
+/// Bytes of the body of a request under `/v3/` for each byte that its message may have: base64 makes four letters of three
+/// bytes, names and blanks come on top. Also what a websocket's message may have. At the default 8 MiB.
+pub const GATEWAY_BODY_FACTOR: usize = 4;
+
+/// In so many seconds it must have come; the message of a stream may take longer. Go's server waits for ever.
+pub const GATEWAY_BODY_SECONDS_MAX: u64 = 300;
+
+/// Messages within one another in JSON: as many as the decoder takes that comes next (prost: RECURSION_LIMIT).
+pub const GATEWAY_MESSAGE_DEPTH_MAX: usize = 100;
+
+/// JSON that is made a message of on the shard's own core: some 300 MB/s, so that 128 KiB are 0.4 ms. A background thread
+/// takes what is longer.
+pub const GATEWAY_INLINE_BYTES: usize = 128 * 1024;
+
+/// JSON made of an answer before others get their turn: some 0.1 ms.
+pub const GATEWAY_CHUNK_BYTES: usize = 64 * 1024;
+
+/// An answer up to this long is sent with its length, a longer one in chunks (Go: net/http, bufferBeforeChunkingSize).
+pub const GATEWAY_WHOLE_BYTES: usize = 2048;
+
+/// Bytes read from a websocket at a time.
+pub const WEBSOCKET_READ_BYTES: usize = 16 * 1024;

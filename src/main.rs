@@ -41,6 +41,11 @@ fn run(config: Config) -> ExitCode {
         eprintln!("cannot open the log's output: {cause}");
         return ExitCode::FAILURE;
     }
+    if let Some(path) = &config.config_file {
+        let message = "loaded server configuration, other configuration command line flags and environment variables \
+                       will be ignored if provided";
+        log!(Info, message, "path" = path);
+    }
     for warning in &config.warnings {
         log!(Warn, &warning.message, "about" = warning.about, "value" = warning.value);
     }

@@ -335,6 +335,39 @@ async fn a_value_that_has_changed_on_disk_is_refused_and_the_others_are_served()
     assert!(server.client().await.call(&past).await.unwrap().kvs[0].value == value(key, LEN));
 }
 
+/// What nobody has read is read all the same, and then nothing more is written on top of it.
+#[tokio::test]
+async fn a_check_of_the_data_finds_what_has_changed_on_disk() {
+    if is_reference() {
+        return;
+    }
+    let mut server = Server::start_with(&["--corrupt-check-time=100ms"]).await;
+    let client = server.client().await;
+    fill(&client, 0..40, LEN).await;
+    client.call(&DefragmentRequest {}).await.unwrap();
+    client.put("later", "x").await.unwrap();
+    server.kill();
+    let first = server.data_dir().join("00000001.seg");
+    let is_put = |it: &&Found| it.file == first && it.kind == Type::Entry && it.end - it.begin > LEN as u64;
+    let all = records(&server.data_dir());
+    let hit = all.iter().filter(is_put).nth(10).unwrap();
+    flip(&hit.file, (hit.begin + hit.end) / 2);
+    server.restart().await;
+    let client = server.client().await;
+    let corrupt = soon(async {
+        loop {
+            if let Err(refused) = client.put("k", "v").await {
+                return refused;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert!(corrupt.is(&urd::error::CORRUPT), "{corrupt}");
+    assert_eq!(client.get("later").await.unwrap().kvs[0].value, "x");
+    assert!(server.log().contains("is damaged at byte "));
+}
+
 const MIB: u64 = 1024 * 1024;
 
 /// What takes the room on a disk of blocks until there is to be more of it.

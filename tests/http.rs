@@ -122,3 +122,42 @@ async fn what_is_not_there_is_not_found() {
     let _ = tokio::time::timeout(PATIENCE, socket.read_to_end(&mut bytes)).await.expect("the connection is closed");
     assert_eq!(get(&server, "/version").await.status, 200);
 }
+
+/// Every name that a reference 3.7.3 server tells after the same, with its type; but for the Go runtime's.
+#[tokio::test]
+async fn every_metric_of_etcds_is_told() {
+    use urd_client::{etcdserverpb::*, op};
+    let server = Server::start().await;
+    let client = server.client().await;
+    client.put("k", "v").await.unwrap();
+    client.get("k").await.unwrap();
+    let txn = TxnRequest { success: vec![op::get("k"), op::put("k", "")], ..Default::default() };
+    client.call(&txn).await.unwrap();
+    client.call(&RangeRequest { key: "k".into(), revision: 99, ..Default::default() }).await.unwrap_err();
+    let mut watcher = client.watch("k", "", 1).await.unwrap();
+    watcher.next().await.unwrap();
+    for path in ["/health", "/livez", "/readyz"] {
+        assert_eq!(get(&server, path).await.status, 200, "{path}");
+    }
+    get(&server, "/metrics").await;
+    let answer = get(&server, "/metrics").await;
+    let types: std::collections::BTreeMap<&str, &str> =
+        answer.body.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
+    let list = include_str!("compatibility/etcd-3.7.3-metrics.txt");
+    let mut told = 0;
+    for line in list.lines() {
+        let mut words = line.split(' ');
+        let (name, kind) = (words.next().unwrap(), words.next().unwrap());
+        let of_go = name.starts_with("go_") || name == "etcd_server_go_version";
+        if of_go || name == "etcd_debugging_auth_revision" {
+            continue;
+        }
+        assert_eq!(types.get(name), Some(&kind), "{name}");
+        told += 1;
+    }
+    assert!(told > 95, "{told}");
+    assert_eq!(metric(&answer.body, "promhttp_metric_handler_requests_total{code=\"200\"}"), 1.0);
+    assert!(metric(&answer.body, "process_network_receive_bytes_total") > 0.0);
+    let events = "etcd_debugging_server_watch_send_loop_watch_stream_duration_seconds_count";
+    assert!(metric(&answer.body, events) >= 1.0);
+}

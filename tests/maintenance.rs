@@ -2,7 +2,7 @@
 
 mod server;
 
-use server::{Server, ended_well, is_reference, refused};
+use server::{Server, ended_well, refused};
 use urd::{
     error::{self, Code},
     proto::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus},
@@ -140,13 +140,33 @@ async fn a_corrupt_alarm_refuses_everything() {
     let server = Server::start().await;
     let client = server.client().await;
     client.put("k", "v").await.unwrap();
-    client.call(&alarm(AlarmAction::Activate, AlarmType::Corrupt, 5)).await.unwrap();
+    client.grant(7, 60).await.unwrap();
+    let raised = AlarmMember { member_id: 5, alarm: AlarmType::Corrupt as i32 };
+    for _ in 0..2 {
+        let told = client.call(&alarm(AlarmAction::Activate, AlarmType::Corrupt, 5)).await.unwrap();
+        assert_eq!(told.alarms, [raised], "raising it twice raises it once");
+    }
+    let told = client.call(&alarm(AlarmAction::Get, AlarmType::None, 0)).await.unwrap();
+    assert_eq!(told.alarms, [raised]);
+    assert_eq!(client.status().await.unwrap().errors, ["memberID:5 alarm:CORRUPT"]);
     refused(client.put("k", "w").await, &error::CORRUPT);
     refused(client.delete("k").await, &error::CORRUPT);
     refused(client.grant(1, 60).await, &error::CORRUPT);
+    refused(client.revoke(7).await, &error::CORRUPT);
     refused(client.compact(1).await, &error::CORRUPT);
-    client.call(&alarm(AlarmAction::Deactivate, AlarmType::Corrupt, 5)).await.unwrap();
+    let changing = TxnRequest { success: vec![op::put("k", "w")], ..Default::default() };
+    refused(client.call(&changing).await, &error::CORRUPT);
+    // What only reads is answered, and so is who keeps a lease alive.
+    let reading = TxnRequest { success: vec![op::get("k")], ..Default::default() };
+    client.call(&reading).await.unwrap();
+    assert_eq!(client.get("k").await.unwrap().kvs[0].value, "v");
+    assert_eq!(client.keep_alive_once(7).await.unwrap().ttl, 60);
+    client.call(&alarm(AlarmAction::Deactivate, AlarmType::Corrupt, 4)).await.unwrap();
+    refused(client.put("k", "w").await, &error::CORRUPT);
+    let told = client.call(&alarm(AlarmAction::Deactivate, AlarmType::Corrupt, 5)).await.unwrap();
+    assert_eq!(told.alarms, [raised]);
     client.put("k", "w").await.unwrap();
+    assert!(client.status().await.unwrap().errors.is_empty());
 }
 
 #[tokio::test]
@@ -157,12 +177,7 @@ async fn a_member_alone_can_be_defragmented_and_cannot_hand_over() {
     let before = client.hash_kv(0).await.unwrap().hash;
     assert_eq!(client.call(&DefragmentRequest {}).await.unwrap().header, None);
     assert_eq!(client.hash_kv(0).await.unwrap().hash, before);
-    let refusal = client.call(&MoveLeaderRequest { target_id: 1 }).await;
-    match is_reference() {
-        true => refused(refusal, &error::BAD_LEADER_TRANSFEREE),
-        // Leadership is not moved in this version.
-        false => assert_eq!(refusal.unwrap_err().code(), Some(Code::Unimplemented)),
-    }
+    refused(client.call(&MoveLeaderRequest { target_id: 1 }).await, &error::BAD_LEADER_TRANSFEREE);
 }
 
 #[tokio::test]

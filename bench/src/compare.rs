@@ -57,6 +57,10 @@ pub struct CompareOptions {
     /// A further flag of urd.
     #[arg(long, allow_hyphen_values = true)]
     pub urd_flag: Vec<String>,
+    /// Clients of both servers speak TLS, by certificates made for the run.
+    #[arg(long)]
+    #[serde(default)]
+    pub tls: bool,
     /// The folder of etcd's Go client's program, for the row put-one-go.
     #[arg(long, default_value = "tests/stock")]
     pub go: PathBuf,
@@ -66,12 +70,13 @@ struct Contender {
     name: &'static str,
     program: PathBuf,
     flags: Vec<String>,
+    tls: bool,
 }
 
 impl Contender {
     fn recipe(&self, cores: Cores, data: &Path, flags: &[String]) -> Recipe {
         let flags = self.flags.iter().chain(flags).cloned().collect();
-        Recipe { program: self.program.clone(), flags, core: cores.server, parent: data.to_owned() }
+        Recipe { program: self.program.clone(), flags, core: cores.server, parent: data.to_owned(), tls: self.tls }
     }
 }
 
@@ -89,8 +94,8 @@ pub fn compare_stages(options: &CompareOptions, stages: Vec<Stage>) -> Result<()
     machine::pin(cores.driver)
         .map_err(|cause| format!("the driver cannot be pinned to CPU {}: {cause}", cores.driver))?;
     let contenders = [
-        Contender { name: ETCD, program: options.etcd.clone(), flags: options.etcd_flag.clone() },
-        Contender { name: URD, program: options.urd.clone(), flags: options.urd_flag.clone() },
+        Contender { name: ETCD, program: options.etcd.clone(), flags: options.etcd_flag.clone(), tls: options.tls },
+        Contender { name: URD, program: options.urd.clone(), flags: options.urd_flag.clone(), tls: options.tls },
     ];
     println!("{}\nserver on CPU {}, driver on CPU {}", machine.text(), cores.server, cores.driver);
     let mut servers = Vec::new();
@@ -162,9 +167,11 @@ fn look_at(contender: &Contender, cores: Cores, data: &Path) -> Result<ServerSee
     Ok(ServerSeen { name: contender.name.to_owned(), program, syncs, cpu_source })
 }
 
-/// The row that needs go is left out where there is none, and that is said.
+/// The row that needs go is left out where it cannot be had, and that is said.
 fn without_go_if_missing(mut stages: Vec<Stage>, options: &CompareOptions) -> Vec<Stage> {
-    let cause = if !Process::new("go").arg("version").output().is_ok_and(|output| output.status.success()) {
+    let cause = if options.tls {
+        "it speaks no TLS".to_owned()
+    } else if !Process::new("go").arg("version").output().is_ok_and(|output| output.status.success()) {
         "there is no go".to_owned()
     } else if !options.go.join("one/main.go").is_file() {
         format!("{} is not there (--go)", options.go.join("one").display())

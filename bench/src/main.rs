@@ -2,6 +2,7 @@
 //! costs the server: rate, latency, CPU, memory and disk. `compare` starts urd and etcd itself, one after the other, each
 //! pinned to one core with the driver on another, and runs the same load against both.
 
+mod certificates;
 mod compare;
 mod gauge;
 mod interrupt;

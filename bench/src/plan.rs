@@ -48,6 +48,8 @@ pub enum Workload {
     /// Loads `--keys`, kills the server, and takes the time from its start to the first linearizable read: with a warm page
     /// cache, and again, on a copy of the same data, with an empty one.
     Restart,
+    /// Opens a connection, reads one key, closes it.
+    Connect,
     /// One put after the other by etcd's Go client (tests/stock/one).
     PutGo,
 }

@@ -121,7 +121,8 @@ struct Found {
 
 async fn measure(options: &PressureOptions, cores: Cores, limit: MemoryLimit) -> Result<Found, String> {
     let flags = vec!["--quota-backend-bytes=17179869184".to_owned()];
-    let recipe = Recipe { program: options.urd.clone(), flags, core: cores.server, parent: options.data.clone() };
+    let recipe =
+        Recipe { program: options.urd.clone(), flags, core: cores.server, parent: options.data.clone(), tls: false };
     let server = Server::start_within(recipe, Some(limit)).await?;
     let (gauge, dialer) = (server.gauge(), Dialer::new(server.target())?);
     let progress = Progress::new("loading");

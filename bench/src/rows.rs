@@ -221,6 +221,7 @@ fn stages(scale: Scale) -> Vec<Stage> {
             &[("cpu_us_per_op", OfReference(0.25)), ("p99_ms", OfReference(1.0 / 3.0))],
         ),
         row("lease-grant", "lease grant", plan(LeaseGrant), &[]),
+        row("connect", "connection, one get", Plan { callers: 10, ..plan(Connect) }, &[]),
     ];
     let idle = row(
         "idle",

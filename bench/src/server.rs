@@ -11,6 +11,7 @@ use std::{
 };
 
 use crate::{
+    certificates,
     gauge::{Cgroup, Gauge, MemoryLimit},
     interrupt, machine,
     target::{Dialer, Target},
@@ -30,6 +31,8 @@ pub struct Recipe {
     pub core: usize,
     /// Where the data folder is made.
     pub parent: PathBuf,
+    /// Clients are served with TLS.
+    pub tls: bool,
 }
 
 pub struct Server {
@@ -56,13 +59,24 @@ impl Server {
         let dir = tempfile::Builder::new().prefix("urd-bench-").tempdir_in(&recipe.parent).map_err(text)?;
         let ports = free_ports().map_err(text)?;
         interrupt::keep(dir.path());
+        if recipe.tls {
+            certificates::make(dir.path())?;
+        }
         let mut server = Server { recipe, child: None, cgroup: Cgroup::create(), limit, dir, ports };
         server.launch().await?;
         Ok(server)
     }
 
     pub fn target(&self) -> Target {
-        Target { endpoints: vec![format!("127.0.0.1:{}", self.ports.0)], ..Target::default() }
+        Target {
+            endpoints: vec![self.client_url()],
+            cacert: self.recipe.tls.then(|| self.dir.path().join(certificates::AUTHORITY)),
+            ..Target::default()
+        }
+    }
+
+    fn client_url(&self) -> String {
+        format!("{}://127.0.0.1:{}", if self.recipe.tls { "https" } else { "http" }, self.ports.0)
     }
 
     pub fn data_dir(&self) -> PathBuf {
@@ -107,8 +121,7 @@ impl Server {
         ];
         let (core, fds) =
             (self.recipe.core, entrances.each_ref().map(|one| one.as_ref().map(|entrance| entrance.fd())));
-        let (client, peer) =
-            (format!("http://127.0.0.1:{}", self.ports.0), format!("http://127.0.0.1:{}", self.ports.1));
+        let (client, peer) = (self.client_url(), format!("http://127.0.0.1:{}", self.ports.1));
         let mut command = Command::new(&self.recipe.program);
         command
             .arg(format!("--data-dir={}", self.data_dir().display()))
@@ -118,6 +131,7 @@ impl Server {
             .arg(format!("--initial-advertise-peer-urls={peer}"))
             .arg(format!("--initial-cluster=default={peer}"))
             .arg("--log-level=error")
+            .args(self.tls_flags())
             .args(&self.recipe.flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -150,6 +164,14 @@ impl Server {
                 end.into_iter().rev().collect::<Vec<_>>().join("\n")
             )
         })
+    }
+
+    fn tls_flags(&self) -> Vec<String> {
+        if !self.recipe.tls {
+            return Vec::new();
+        }
+        let [cert, key] = certificates::SERVER.map(|name| self.dir.path().join(name).display().to_string());
+        vec![format!("--cert-file={cert}"), format!("--key-file={key}")]
     }
 
     async fn first_read(&mut self, begin: Instant) -> Result<Duration, String> {

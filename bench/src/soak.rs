@@ -130,7 +130,8 @@ async fn take_samples(
         format!("--auto-compaction-mode={}", options.auto_compaction_mode),
         format!("--auto-compaction-retention={}", options.auto_compaction_retention),
     ];
-    let recipe = Recipe { program: options.urd.clone(), flags, core: cores.server, parent: options.data.clone() };
+    let recipe =
+        Recipe { program: options.urd.clone(), flags, core: cores.server, parent: options.data.clone(), tls: false };
     let server = Server::start(recipe).await?;
     let gauge = server.gauge();
     let dialer = Dialer::new(server.target())?;

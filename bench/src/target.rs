@@ -64,6 +64,11 @@ impl Dialer {
         Ok(Dialer { target, tls, next: Cell::new(0), token: RefCell::new(None) })
     }
 
+    /// One more for the same target.
+    pub fn another(&self) -> Result<Self, String> {
+        Dialer::new(self.target.clone())
+    }
+
     pub fn endpoints(&self) -> &[String] {
         &self.target.endpoints
     }

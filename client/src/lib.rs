@@ -3,6 +3,7 @@
 //! server did is what the caller sees. Needs a tokio runtime; one thread is enough.
 
 mod channel;
+mod coordination;
 mod error;
 mod frames;
 mod methods;
@@ -16,6 +17,6 @@ pub use http::uri::Scheme;
 pub use methods::{Streaming, Unary, op};
 pub use urd::{
     error::Code,
-    proto::{authpb, etcdserverpb, mvccpb},
+    proto::{authpb, etcdserverpb, mvccpb, v3electionpb, v3lockpb},
 };
 pub use watch::Watcher;

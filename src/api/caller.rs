@@ -3,6 +3,7 @@
 //! v3_server.go, doSerialize and processInternalRaftRequestOnce.)
 
 use std::{
+    rc::Rc,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -24,18 +25,20 @@ use crate::{
     shard::view::View,
 };
 
-/// What a call shows of who makes it. A connection's certificate belongs here, too, once there are any: where no token is
-/// shown, `identify` takes its name.
+/// What a call shows of who makes it: a token in its metadata, or the name of its connection's certificate.
 #[derive(Clone)]
 pub enum Caller {
-    Client(Metadata),
+    Client {
+        metadata: Metadata,
+        certified: Option<Rc<str>>,
+    },
     /// The member itself, which looks after its health: nothing is refused it.
     Member,
 }
 
 impl Caller {
     pub fn of(call: Call) -> Self {
-        Caller::Client(call.metadata)
+        Caller::Client { metadata: call.metadata, certified: call.certified }
     }
 }
 
@@ -75,17 +78,22 @@ impl Services {
     /// # Errors
     /// INVALID_AUTH_TOKEN for a token of nobody.
     fn identify(&self, caller: &Caller, auth: &Auth) -> Result<Option<Identity>, Status> {
-        let metadata = match caller {
-            Caller::Client(metadata) => metadata,
-            Caller::Member => return Ok(Some(Identity { user: ROOT.into(), revision: auth.revision() })),
+        let revision = auth.revision();
+        let (metadata, certified) = match caller {
+            Caller::Client { metadata, certified } => (metadata, certified),
+            Caller::Member => return Ok(Some(Identity { user: ROOT.into(), revision })),
         };
-        let Some(shown) = metadata.get("token").or_else(|| metadata.get("authorization")) else { return Ok(None) };
+        let Some(shown) = metadata.get("token").or_else(|| metadata.get("authorization")) else {
+            // The certificate of somebody who hands on what others ask tells nothing of those. (etcd: AuthInfoFromTLS.)
+            let named = certified.as_ref().filter(|_| metadata.get("grpcgateway-accept").is_none());
+            return Ok(named.map(|name| Identity { user: (**name).into(), revision }));
+        };
         let token = shown.strip_prefix(b"Bearer ").unwrap_or(shown);
         let text = std::str::from_utf8(token).ok().filter(|text| text.len() <= limits::TOKEN_BYTES_MAX);
         let known = text.and_then(|text| match &self.shard.member.tokens {
             Tokens::Simple(table) => {
                 let user = table.user(text, runtime::now_ms())?;
-                Some(Identity { user, revision: auth.revision() })
+                Some(Identity { user, revision })
             }
             Tokens::Signed(jwt) => {
                 let mut proven = self.proven_tokens.borrow_mut();

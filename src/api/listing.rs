@@ -207,17 +207,17 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// One listing's share of what all of a shard may hold.
-struct Share(Rc<Cell<usize>>);
+/// One long answer's share of what all of a shard may hold.
+pub(super) struct Share(Rc<Cell<usize>>);
 
 impl Share {
-    fn of(listings: &Rc<Cell<usize>>) -> Share {
+    pub fn of(listings: &Rc<Cell<usize>>) -> Share {
         listings.set(listings.get() + 1);
         Share(listings.clone())
     }
 
     /// Bytes of a piece.
-    fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         (limits::LISTINGS_BYTES / self.0.get()).clamp(limits::LISTING_PIECE_BYTES_MIN, limits::LISTING_PIECE_BYTES_MAX)
     }
 }

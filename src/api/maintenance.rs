@@ -20,8 +20,8 @@ use crate::{
     limits,
     proto::etcdserverpb::{
         AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo,
-        HashKvRequest, HashKvResponse, HashRequest, HashResponse, StatusRequest, StatusResponse,
-        alarm_request::AlarmAction,
+        HashKvRequest, HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest, MoveLeaderResponse, StatusRequest,
+        StatusResponse, alarm_request::AlarmAction,
     },
     runtime,
     shard::view::View,
@@ -56,7 +56,7 @@ pub fn status(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
         errors,
         db_size_in_use: member.db_size_in_use.load(Relaxed) as i64,
         is_learner: view.state.membership.get(member.id).is_some_and(|member| member.is_learner),
-        storage_version: version::STORAGE.into(),
+        storage_version: view.state.storage_version().unwrap_or(version::STORAGE).into(),
         db_size_quota: member.config.quota_bytes.map_or(-1, |bytes| bytes as i64),
         downgrade_info: Some(DowngradeInfo {
             enabled: downgrade.is_some(),
@@ -109,6 +109,31 @@ pub fn defragment(services: Rc<Services>, caller: Caller, message: Bytes) -> Una
         // No header at all (etcd: v3rpc/maintenance.go, Defragment).
         Ok(Frame::of(&DefragmentResponse { header: None }))
     })
+}
+
+pub fn move_leader(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
+    let request: MoveLeaderRequest = match decode(message) {
+        Ok(request) => request,
+        Err(status) => return refuse(status),
+    };
+    let shard = &services.shard;
+    let view = shard.view();
+    if let Err(status) = services.authorize(&caller, &view, Ask::Admin) {
+        return refuse(status);
+    }
+    if !shard.member.is_leader() {
+        return refuse(error::NOT_LEADER);
+    }
+    match view.state.membership.get(request.target_id) {
+        Some(target) if target.is_learner => refuse(error::BAD_LEADER_TRANSFEREE),
+        // It leads already. No header at all (etcd: v3rpc/maintenance.go, MoveLeader).
+        Some(target) if target.id == shard.member.id => {
+            Unary::Ready(Ok(Frame::of(&MoveLeaderResponse { header: None })))
+        }
+        // One who votes beside this member, and cannot be reached.
+        Some(_) => refuse(error::TIMEOUT_LEADER_TRANSFER),
+        None => refuse(error::BAD_LEADER_TRANSFEREE),
+    }
 }
 
 pub fn hash(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {

@@ -15,7 +15,7 @@ use prost::Message;
 use super::{
     auth,
     caller::{Caller, Proven, Refused},
-    cluster, health, kv, lease, maintenance,
+    cluster, downgrade, election, health, kv, lease, lock, maintenance,
     passwords::Passwords,
     request::Kind,
     watch,
@@ -42,8 +42,6 @@ pub(super) type Served = LocalBoxFuture<Result<(), Status>>;
 enum Serve {
     Unary(fn(Rc<Services>, Caller, Bytes) -> Unary),
     Stream(fn(Rc<Services>, Call, Requests, Replies) -> Served),
-    /// A method of etcd's that this version does not serve.
-    Absent(Shape),
 }
 
 /// A method by its service, its name and what serves it.
@@ -58,7 +56,6 @@ impl Row {
         match self.serve {
             Serve::Unary(_) => Shape::Unary,
             Serve::Stream(_) => Shape::Stream,
-            Serve::Absent(shape) => shape,
         }
     }
 }
@@ -90,11 +87,11 @@ const METHODS: &[Row] = table! {
         LeaseLeases: Unary(lease::leases);
     }
     "etcdserverpb.Cluster" {
-        MemberAdd: Absent(Shape::Unary);
-        MemberRemove: Absent(Shape::Unary);
-        MemberUpdate: Absent(Shape::Unary);
+        MemberAdd: Unary(cluster::member_add);
+        MemberRemove: Unary(cluster::member_remove);
+        MemberUpdate: Unary(cluster::member_update);
         MemberList: Unary(cluster::member_list);
-        MemberPromote: Absent(Shape::Unary);
+        MemberPromote: Unary(cluster::member_promote);
     }
     "etcdserverpb.Maintenance" {
         Alarm: Unary(maintenance::alarm);
@@ -102,9 +99,9 @@ const METHODS: &[Row] = table! {
         Defragment: Unary(maintenance::defragment);
         Hash: Unary(maintenance::hash);
         HashKV: Unary(maintenance::hash_kv);
-        Snapshot: Absent(Shape::Stream);
-        MoveLeader: Absent(Shape::Unary);
-        Downgrade: Absent(Shape::Unary);
+        Snapshot: Stream(super::snapshot::serve);
+        MoveLeader: Unary(maintenance::move_leader);
+        Downgrade: Unary(downgrade::downgrade);
     }
     "etcdserverpb.Auth" {
         AuthEnable: Unary(auth::enable);
@@ -126,15 +123,15 @@ const METHODS: &[Row] = table! {
         RoleRevokePermission: Unary(auth::role_revoke_permission);
     }
     "v3lockpb.Lock" {
-        Lock: Absent(Shape::Unary);
-        Unlock: Absent(Shape::Unary);
+        Lock: Unary(lock::lock);
+        Unlock: Unary(lock::unlock);
     }
     "v3electionpb.Election" {
-        Campaign: Absent(Shape::Unary);
-        Proclaim: Absent(Shape::Unary);
-        Leader: Absent(Shape::Unary);
-        Observe: Absent(Shape::Stream);
-        Resign: Absent(Shape::Unary);
+        Campaign: Unary(election::campaign);
+        Proclaim: Unary(election::proclaim);
+        Leader: Unary(election::leader);
+        Observe: Stream(election::observe);
+        Resign: Unary(election::resign);
     }
     "grpc.health.v1.Health" {
         Check: Unary(health::check);
@@ -142,12 +139,6 @@ const METHODS: &[Row] = table! {
         Watch: Stream(health::watch);
     }
 };
-
-/// Whether a method is served; None where there is none of that name.
-pub fn is_served(service: &str, method: &str) -> Option<bool> {
-    let row = METHODS.iter().find(|row| (row.service, row.method) == (service, method))?;
-    Some(!matches!(row.serve, Serve::Absent(_)))
-}
 
 fn watch_stream(services: Rc<Services>, call: Call, requests: Requests, replies: Replies) -> Served {
     Box::pin(watch::serve(services, call, requests, replies))
@@ -165,6 +156,8 @@ pub struct Services {
     pub(super) passwords: Passwords,
     /// Signed tokens by their text. (`limits::PROVEN_TOKENS_MAX`)
     pub(super) proven_tokens: RefCell<HashMap<Box<str>, Proven>>,
+    /// Calls that wait for a lock or an election, which `inside` counts.
+    pub(super) waiting_inside: Cell<usize>,
 }
 
 impl Services {
@@ -192,6 +185,7 @@ impl Services {
             raising_no_space: Cell::new(false),
             passwords: Passwords::default(),
             proven_tokens: RefCell::default(),
+            waiting_inside: Cell::new(0),
         })
     }
 
@@ -270,15 +264,17 @@ impl Services {
 
     async fn raise_no_space(&self) {
         self.raising_no_space.set(true);
-        let alarm = AlarmRequest {
-            action: AlarmAction::Activate as i32,
-            member_id: self.shard.member.id,
-            alarm: AlarmType::Nospace as i32,
-        };
-        let (id, data) = kv::internal(&self.shard, Kind::Alarm, &alarm.encode_to_vec());
         // If it fails, the next request over the quota raises it.
-        let _ = self.shard.propose(id, data).await;
+        self.raise(AlarmType::Nospace).await;
         self.raising_no_space.set(false);
+    }
+
+    /// Raises an alarm of this member. Whether that succeeds is seen by whether it is raised.
+    pub async fn raise(&self, kind: AlarmType) {
+        let alarm =
+            AlarmRequest { action: AlarmAction::Activate as i32, member_id: self.shard.member.id, alarm: kind as i32 };
+        let (id, data) = kv::internal(&self.shard, Kind::Alarm, &alarm.encode_to_vec());
+        let _ = self.shard.propose(id, data).await;
     }
 
     /// Has a request logged and applied, if its caller may make it. `body`: the request as its method spells it.
@@ -331,7 +327,7 @@ impl Services {
 /// Measures reads that are over at once: one in `SAMPLE` by the clock, of which two looks cost a tenth of such a read;
 /// the others are told to have taken as long as that one.
 #[derive(Default)]
-struct ReadClock {
+pub(super) struct ReadClock {
     until_next: Cell<u32>,
     last: Cell<Duration>,
 }
@@ -339,7 +335,7 @@ struct ReadClock {
 impl ReadClock {
     const SAMPLE: u32 = 16;
 
-    fn time<T>(&self, read: impl FnOnce() -> T) -> (T, Duration) {
+    pub fn time<T>(&self, read: impl FnOnce() -> T) -> (T, Duration) {
         if let Some(left) = self.until_next.get().checked_sub(1) {
             self.until_next.set(left);
             return (read(), self.last.get());

@@ -18,7 +18,7 @@ use crate::{
     config::Config,
     error::Status,
     grpc::{Call, Frame, Handler, Metadata, Parts, Unary, stream::Gone},
-    proto::etcdserverpb::InternalRaftRequest,
+    proto::{etcdserverpb::InternalRaftRequest, raftpb::ConfChange},
     shard::{
         Member, Shard,
         mail::{Control, FromCore, Outcome, ToCore},
@@ -92,7 +92,7 @@ impl Bench {
     /// The same where nothing has to go through the core, on a real executor: what takes turns or waits for the disk.
     pub fn call_alone(&mut self, path: &str, request: &impl Message) -> Result<Bytes, Status> {
         let route = self.services.route(path).expect("a path of the table");
-        let call = Call { metadata: Metadata::default(), deadline: None };
+        let call = Call { metadata: Metadata::default(), certified: None, deadline: None };
         let result = match self.services.clone().unary(route.method, call, request.encode_to_vec().into()) {
             Unary::Ready(result) => result,
             Unary::Later(future) => crate::runtime::run_test(future),
@@ -134,7 +134,7 @@ impl Bench {
 
     pub fn call_raw(&mut self, path: &str, message: Bytes, metadata: Metadata) -> Result<Frame, Status> {
         let route = self.services.route(path).expect("a path of the table");
-        let call = Call { metadata, deadline: None };
+        let call = Call { metadata, certified: None, deadline: None };
         match self.services.clone().unary(route.method, call, message) {
             Unary::Ready(result) => result,
             Unary::Later(future) => self.run(future),
@@ -208,8 +208,16 @@ impl Bench {
         outcomes.extend(mail.reads.into_iter().map(|token| (token, Outcome::Done)));
         for control in mail.controls {
             self.controls.push(format!("{control:?}"));
-            let (Control::CompactionDone { token, .. } | Control::Defragment { token }) = control;
-            outcomes.push((token, Outcome::Done));
+            outcomes.push(match control {
+                Control::CompactionDone { token, .. } | Control::Defragment { token } => (token, Outcome::Done),
+                Control::Configure { token, data, .. } => {
+                    self.index += 1;
+                    let change = ConfChange::decode(data).expect("a change is spelled as one");
+                    let fits = self.state.membership.check(&change, self.state.learners_max());
+                    let result = fits.and_then(|()| self.state.apply_conf_change(self.index, TERM, &change));
+                    (token, Outcome::Applied(Box::new(result.map(|()| Answer::Nothing))))
+                }
+            });
         }
         let segments = SegmentTable::in_memory(self.segments.clone());
         let view = Arc::new(View { state: self.state.clone(), segments });

@@ -3,16 +3,22 @@
 //! (etcd API, Watch; etcdserver/api/v3rpc/watch.go.)
 
 use std::{
+    collections::VecDeque,
     future::poll_fn,
     rc::Rc,
     sync::atomic::Ordering::Relaxed,
     task::{Context, Poll},
+    time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use prost::Message as _;
 
-use super::{caller::Caller, service::Services, values};
+use super::{
+    caller::Caller,
+    service::{ReadClock, Services},
+    values,
+};
 use crate::{
     auth::Ask,
     error::{self, Status},
@@ -21,7 +27,7 @@ use crate::{
         stream::{Gone, Replies, Requests},
     },
     limits,
-    proto::etcdserverpb::{WatchCreateRequest, WatchRequest, watch_request::RequestUnion},
+    proto::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse, watch_request::RequestUnion},
     shard::{
         view::View,
         watch::{Moment, Snapshot, StreamId, Watches, catchup::Slice, let_others_run},
@@ -91,15 +97,19 @@ pub trait Host {
     /// What the watch is refused with.
     fn authorize(&self, range: KeyRange<'_>) -> Result<(), Status>;
 
+    /// What waited in a stream has been handed to flow control: so many events, in so long.
+    fn sent(&self, _events: u64, _took: Duration) {}
+
     fn moment(&self) -> Moment {
         Moment { revision: self.snapshot().index().current(), term: self.term() }
     }
 }
 
-/// The shard as the caller of one stream sees it.
-struct Asked {
-    services: Rc<Services>,
-    caller: Caller,
+/// The shard as the caller of one call sees it.
+#[derive(Clone)]
+pub(super) struct Asked {
+    pub services: Rc<Services>,
+    pub caller: Caller,
 }
 
 impl Host for Asked {
@@ -119,6 +129,15 @@ impl Host for Asked {
 
     fn authorize(&self, range: KeyRange<'_>) -> Result<(), Status> {
         self.services.authorize(&self.caller, &self.services.shard.view(), Ask::Range(range))
+    }
+
+    fn sent(&self, events: u64, took: Duration) {
+        let metrics = &self.services.shard.metrics;
+        if events == 0 {
+            return metrics.control_sends.observe(took);
+        }
+        metrics.watch_sends.observe(took);
+        metrics.watch_sends_per_event.observe_value(took.as_secs_f64() / events as f64);
     }
 }
 
@@ -150,7 +169,7 @@ pub async fn run<H: Host>(
     mut sink: impl Sink,
 ) -> Result<(), Status> {
     let stream = Open { host, id: host.watches().with(|table| table.open(needs_leader)) };
-    let mut open = true;
+    let (mut open, clock) = (true, ReadClock::default());
     loop {
         match poll_fn(|context| stream.poll_work(context, &mut requests, &mut sink, open)).await? {
             Work::NoMoreRequests => open = false,
@@ -162,8 +181,11 @@ pub async fn run<H: Host>(
                 let_others_run().await;
             }
             Work::Send => {
-                let parts = host.watches().with(|table| table.take(stream.id));
-                sink.send(parts).map_err(|Gone| error::WATCH_CANCELED)?;
+                let (events, parts) =
+                    host.watches().with(|table| (table.waiting_events(stream.id), table.take(stream.id)));
+                let (sent, took) = clock.time(|| sink.send(parts));
+                host.sent(events, took);
+                sent.map_err(|Gone| error::WATCH_CANCELED)?;
             }
             Work::CatchUp => {
                 stream.catch_up().await?;
@@ -233,18 +255,25 @@ impl<H: Host> Open<'_, H> {
         self.host.authorize(KeyRange::new(key, &create.range_end)).err()
     }
 
+    fn create(&self, create: &WatchCreateRequest, now: Moment) {
+        let refusal = self.refusal(create);
+        self.host.watches().with(|table| match refusal {
+            Some(status) => table.refuse(self.id, &status.to_string(), now),
+            None => table.create(self.id, create, now),
+        });
+    }
+
     fn handle(&self, request: WatchRequest) {
-        let now = self.host.moment();
-        self.host.watches().with(|table| match request.request_union {
-            Some(RequestUnion::CreateRequest(create)) => match self.refusal(&create) {
-                Some(status) => table.refuse(self.id, &status.to_string(), now),
-                None => table.create(self.id, &create, now),
-            },
-            Some(RequestUnion::CancelRequest(cancel)) => table.cancel(self.id, cancel.watch_id, now),
-            Some(RequestUnion::ProgressRequest(_)) => table.request_progress(self.id, now),
+        let (watches, now) = (self.host.watches(), self.host.moment());
+        match request.request_union {
+            Some(RequestUnion::CreateRequest(create)) => self.create(&create, now),
+            Some(RequestUnion::CancelRequest(cancel)) => {
+                watches.with(|table| table.cancel(self.id, cancel.watch_id, now));
+            }
+            Some(RequestUnion::ProgressRequest(_)) => watches.with(|table| table.request_progress(self.id, now)),
             // A kind that is not known here: passed over, as etcd does.
             None => {}
-        });
+        }
     }
 
     /// One slice. Where values have to be read, their response is waited for.
@@ -264,6 +293,77 @@ impl<H: Host> Open<'_, H> {
         }
         Ok(())
     }
+}
+
+/// One watch of a call within this server, on a stream of its own, which ends when this is dropped. What is not asked
+/// for waits in the table as it does for a client: a position, once it is too much.
+pub(super) struct Following<'a, H: Host> {
+    stream: Open<'a, H>,
+    told: VecDeque<WatchResponse>,
+}
+
+impl<'a, H: Host> Following<'a, H> {
+    pub fn new(host: &'a H, request: &WatchCreateRequest) -> Self {
+        let stream = Open { host, id: host.watches().with(|table| table.open(false)) };
+        stream.create(request, host.moment());
+        Following { stream, told: VecDeque::new() }
+    }
+
+    /// The next response; the first tells whether the watch was made.
+    ///
+    /// # Errors
+    /// Where the server stops, or a value cannot be read.
+    pub async fn next(&mut self) -> Result<WatchResponse, Status> {
+        loop {
+            if let Some(response) = self.told.pop_front() {
+                return Ok(response);
+            }
+            let stream = &self.stream;
+            match poll_fn(|context| stream.poll_work(context, &mut Silent, &mut Silent, false)).await? {
+                Work::Send => {
+                    let parts = stream.host.watches().with(|table| table.take(stream.id));
+                    self.told.extend(unframed(parts));
+                }
+                Work::CatchUp => {
+                    stream.catch_up().await?;
+                    let_others_run().await;
+                }
+                Work::Request(_) | Work::NoMoreRequests => unreachable!("nothing is asked on this stream"),
+            }
+        }
+    }
+}
+
+/// A caller that asks nothing more and takes everything.
+struct Silent;
+
+impl Inbound for Silent {
+    fn poll_next(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<WatchRequest, Status>>> {
+        Poll::Pending
+    }
+}
+
+impl Sink for Silent {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn send(&mut self, _: Vec<Bytes>) -> Result<(), Gone> {
+        Ok(())
+    }
+}
+
+/// Takes whole messages, each with its prefix, out of the parts they come in.
+fn unframed(parts: Vec<Bytes>) -> impl Iterator<Item = WatchResponse> {
+    let mut rest = Bytes::from(parts.concat());
+    std::iter::from_fn(move || {
+        if !rest.has_remaining() {
+            return None;
+        }
+        rest.advance(1);
+        let len = rest.get_u32() as usize;
+        Some(WatchResponse::decode(rest.split_to(len)).expect("the table writes whole responses"))
+    })
 }
 
 #[cfg(test)]

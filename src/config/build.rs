@@ -11,6 +11,7 @@ use super::{
     flags::{self, FLAGS, Flag, Kind, Section, Standing},
     gates::Gates,
     parse::Settings,
+    tls::{self, Tls},
     url::{self, Url},
     value,
 };
@@ -52,8 +53,9 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
 
     let listen_peer = urls(&settings, "listen-peer-urls")?;
     let listen_client = urls(&settings, "listen-client-urls")?;
+    let listen_http = urls(&settings, "listen-client-http-urls")?;
     let listen_metrics = urls(&settings, "listen-metrics-urls")?;
-    for url in listen_peer.iter().chain(&listen_client).chain(&listen_metrics) {
+    for url in listen_peer.iter().chain(&listen_client).chain(&listen_http).chain(&listen_metrics) {
         url.check_bind().map_err(ConfigError::invalid)?;
     }
     let mut advertise_peer = urls(&settings, "initial-advertise-peer-urls")?;
@@ -64,7 +66,9 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
             ConfigError::invalid(format!("--initial-advertise-peer-urls {all:?} must be \"host:port\" ({cause})"))
         })?;
     }
-    let with_default = !settings.is_set("listen-client-urls") || settings.is_set("advertise-client-urls");
+    // A file that says where to listen leaves what is advertised as it was.
+    let with_default =
+        settings.from_file || !settings.is_set("listen-client-urls") || settings.is_set("advertise-client-urls");
     if with_default {
         for url in &advertise_client {
             url.check_host().map_err(|cause| {
@@ -89,11 +93,11 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
         let set = value::format_duration(settings.duration("compact-hash-check-time"));
         return invalid(format!("--compact-hash-check-time must be >0 (set to {set})"));
     }
-    for url in listen_peer.iter().chain(&listen_client).chain(&listen_metrics) {
-        check_reachable(url)?;
-    }
-    for url in advertise_peer.iter().chain(&advertise_client) {
-        check_reachable(url)?;
+
+    if let Some(url) = listen_http.iter().find(|url| listen_client.iter().any(|it| it.authority == url.authority)) {
+        return invalid(format!(
+            "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url {url}"
+        ));
     }
 
     let name = settings.text("name").to_owned();
@@ -104,6 +108,9 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
             "default",
         ));
     }
+    let tls = tls::read(&settings)?;
+    let clients = listen_client.iter().chain(&listen_http);
+    check_certificates(&tls, clients, &listen_metrics, &mut warnings)?;
     advertise_default_host(&listen_peer, &mut advertise_peer, "http://localhost:2380", machine);
     let initial_cluster = initial_cluster(&settings, &name, &advertise_peer)?;
     advertise_default_host(&listen_client, &mut advertise_client, "http://localhost:2379", machine);
@@ -116,6 +123,7 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
     Ok(Config {
         data_dir: PathBuf::from(data_dir),
         listen_client_urls: texts(&listen_client),
+        listen_client_http_urls: texts(&listen_http),
         advertise_client_urls: texts(&advertise_client),
         listen_peer_urls: texts(&listen_peer),
         initial_advertise_peer_urls: texts(&advertise_peer),
@@ -125,6 +133,9 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
         heartbeat_ms,
         election_ms,
         pre_vote: settings.flag("pre-vote"),
+        strict_reconfig_check: settings.flag("strict-reconfig-check"),
+        // Fewer than none is none: etcd then refuses every learner.
+        max_learners: usize::try_from(settings.int("max-learners")).unwrap_or(0),
         max_request_bytes: max_request_bytes(&settings, &mut warnings)?,
         max_txn_ops: usize::try_from(settings.uint("max-txn-ops")).unwrap_or(usize::MAX),
         max_concurrent_streams: u32::try_from(settings.uint("max-concurrent-streams")).unwrap_or(u32::MAX),
@@ -146,6 +157,7 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
         listen_metrics_urls: texts(&listen_metrics),
         cors: strings(&settings, "cors"),
         host_whitelist: strings(&settings, "host-whitelist"),
+        json_gateway: settings.flag("enable-grpc-gateway"),
         compaction_batch_limit: match settings.int("compaction-batch-limit") {
             count @ 1.. => count as usize,
             _ => 1_000,
@@ -157,7 +169,11 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
         auth_token: settings.text("auth-token").to_owned(),
         auth_token_ttl_ms: auth_token_ttl_ms(settings.uint("auth-token-ttl")),
         bcrypt_cost: bcrypt_cost(&settings, &mut warnings),
+        tls,
         metrics_extensive: settings.text("metrics") == "extensive",
+        socket_reuse_port: settings.flag("socket-reuse-port"),
+        corrupt_check_ms: milliseconds(settings.duration("corrupt-check-time")),
+        config_file: None,
         gates,
         log,
         warnings,
@@ -306,15 +322,35 @@ fn check_timers(heartbeat_ms: u64, election_ms: u64) -> Result<(), ConfigError> 
     Ok(())
 }
 
-/// What this version cannot speak.
-fn check_reachable(url: &Url) -> Result<(), ConfigError> {
-    if url.is_tls() {
-        return Err(ConfigError::invalid(format!("TLS is not available in this version: {url}"))
-            .hint("use http:// URLs; encrypt the way to them by other means, such as a private network"));
+/// What listeners need of certificates, and what of them goes unused (etcd: configureClientListeners).
+fn check_certificates<'a>(
+    tls: &Tls,
+    clients: impl Iterator<Item = &'a Url>,
+    metrics: &[Url],
+    warnings: &mut Vec<Warning>,
+) -> Result<(), ConfigError> {
+    let has_pair = tls.client.has_pair() || tls.client.auto;
+    for url in clients {
+        if url.is_tls() && !has_pair {
+            return invalid(format!(
+                "TLS key/cert (--cert-file, --key-file) must be provided for client url {url} with HTTPS scheme"
+            ));
+        }
+        let mut unused = |message: &str| warnings.push(Warning::new(message, "listen-client-urls", url.to_string()));
+        if !url.is_tls() && has_pair {
+            unused("scheme is http or unix while key and cert files are present; ignoring key and cert files");
+        }
+        if !url.is_tls() && tls.client.client_cert_auth {
+            unused(
+                "scheme is http or unix while --client-cert-auth is enabled; ignoring client cert auth for this URL",
+            );
+        }
     }
-    if url.is_socket_file() {
-        return Err(ConfigError::invalid(format!("unix sockets are not available in this version: {url}"))
-            .hint("use http://127.0.0.1:<port>"));
+    if metrics.iter().any(Url::is_tls) && !has_pair {
+        return invalid("client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url");
+    }
+    if tls.client.has_pair() && tls.client.auto {
+        warnings.push(Warning::new("ignoring client auto TLS since certs given", "auto-tls", "true"));
     }
     Ok(())
 }
@@ -390,7 +426,31 @@ fn log_settings(settings: &Settings) -> Result<log::Settings, ConfigError> {
         "console" => log::Format::Console,
         other => return invalid(format!("unknown log format: {other}, supported values json, console")),
     };
-    Ok(log::Settings { level, format, outputs: opened })
+    let rotation = match settings.flag("enable-log-rotation") {
+        true => Some(log_rotation(settings.text("log-rotation-config-json"), &opened)?),
+        false => None,
+    };
+    Ok(log::Settings { level, format, outputs: opened, rotation })
+}
+
+/// (etcd: embed/config_logging.go, setupLogRotation.)
+fn log_rotation(json: &str, outputs: &[log::Output]) -> Result<log::Rotation, ConfigError> {
+    let files = outputs.iter().filter(|output| matches!(output, log::Output::File(_))).count();
+    if files > 1 || (files == 0 && outputs.len() == 1) {
+        return invalid("--log-outputs requires a single file path when --log-rotate-config-json is defined");
+    }
+    let rotation = serde_json::from_str::<log::Rotation>(json).map_err(|cause| {
+        let what = match cause.is_data() {
+            true => "invalid log rotation config",
+            false => "improperly formatted log rotation config",
+        };
+        ConfigError::invalid(format!("{what}: {cause}"))
+            .hint("--log-rotation-config-json takes {\"maxsize\": MB, \"maxage\": days, \"maxbackups\": files, \"localtime\": false, \"compress\": false}")
+    })?;
+    match rotation.is_sound() {
+        true => Ok(rotation),
+        false => invalid("invalid log rotation config: sizes, ages and numbers of files are not negative"),
+    }
 }
 
 fn check_compaction_mode(mode: &str) -> Result<(), ConfigError> {

@@ -1,12 +1,15 @@
 //! What an operator can set, in one value, validated once. Names are those of etcd's flags. Words and variables are read
 //! by `parse` along the table in `flags`; `build` makes one `Config` of them or says what is wrong; `bootstrap` checks what
-//! matters only where there is no data yet. Nothing here opens, binds or writes anything.
+//! matters only where there is no data yet; `file` reads a configuration file in place of words and variables. Nothing
+//! else here opens anything, and nothing binds or writes.
 
 mod bootstrap;
 mod build;
+mod file;
 pub mod flags;
 pub mod gates;
 mod parse;
+pub mod tls;
 pub mod url;
 pub mod usage;
 pub mod value;
@@ -21,6 +24,8 @@ pub struct Config {
     pub name: String,
     pub data_dir: PathBuf,
     pub listen_client_urls: Vec<String>,
+    /// Where HTTP alone is served; if anywhere, the client URLs are gRPC's alone.
+    pub listen_client_http_urls: Vec<String>,
     pub advertise_client_urls: Vec<String>,
     pub listen_peer_urls: Vec<String>,
     pub initial_advertise_peer_urls: Vec<String>,
@@ -31,6 +36,9 @@ pub struct Config {
     pub heartbeat_ms: u64,
     pub election_ms: u64,
     pub pre_vote: bool,
+    /// Changes of the members that would lose the quorum are refused.
+    pub strict_reconfig_check: bool,
+    pub max_learners: usize,
     pub max_request_bytes: usize,
     pub max_txn_ops: usize,
     pub max_concurrent_streams: u32,
@@ -51,6 +59,8 @@ pub struct Config {
     pub cors: Vec<String>,
     /// Host names that an HTTP request may be addressed to; `*`: any.
     pub host_whitelist: Vec<String>,
+    /// `--enable-grpc-gateway`: the API in JSON under `/v3/`.
+    pub json_gateway: bool,
     /// Revisions that compaction removes at a time.
     pub compaction_batch_limit: usize,
     /// Pause between two such batches.
@@ -60,10 +70,17 @@ pub struct Config {
     /// How long a simple token lives unused.
     pub auth_token_ttl_ms: u64,
     pub bcrypt_cost: u32,
+    pub tls: tls::Tls,
     /// `--metrics extensive`: a histogram of each gRPC method's duration.
     pub metrics_extensive: bool,
     pub gates: Gates,
     pub log: log::Settings,
+    /// Ports are shared with other processes that say so too.
+    pub socket_reuse_port: bool,
+    /// Between two looks of the member at its own data; 0: none.
+    pub corrupt_check_ms: u64,
+    /// Where all of this was read from, if not from words and variables.
+    pub config_file: Option<String>,
     /// What the operator should be told once logs are open.
     pub warnings: Vec<Warning>,
 }
@@ -155,6 +172,7 @@ impl Default for Config {
             name: "default".into(),
             data_dir: "default.urd".into(),
             listen_client_urls: local(2379),
+            listen_client_http_urls: Vec::new(),
             advertise_client_urls: local(2379),
             listen_peer_urls: local(2380),
             initial_advertise_peer_urls: local(2380),
@@ -164,6 +182,8 @@ impl Default for Config {
             heartbeat_ms: 100,
             election_ms: 1000,
             pre_vote: true,
+            strict_reconfig_check: true,
+            max_learners: limits::LEARNERS_DEFAULT,
             max_request_bytes: limits::REQUEST_BYTES_DEFAULT,
             max_txn_ops: limits::TXN_OPS_DEFAULT,
             max_concurrent_streams: u32::MAX,
@@ -179,14 +199,19 @@ impl Default for Config {
             listen_metrics_urls: Vec::new(),
             cors: vec!["*".into()],
             host_whitelist: vec!["*".into()],
+            json_gateway: true,
             compaction_batch_limit: 1_000,
             compaction_sleep_interval_ms: 10,
             auth_token: "simple".into(),
             auth_token_ttl_ms: 300_000,
             bcrypt_cost: password::COST_DEFAULT,
+            tls: tls::Tls::default(),
             metrics_extensive: false,
             gates: Gates::default(),
             log: log::Settings::default(),
+            socket_reuse_port: false,
+            corrupt_check_ms: 0,
+            config_file: None,
             warnings: Vec::new(),
         }
     }
@@ -206,8 +231,19 @@ impl Config {
             Asked::Help => return Ok(Parsed::Help),
             Asked::Version => return Ok(Parsed::Version),
         };
-        parse::read_variables(&mut settings, env)?;
-        build::build(settings, &build::Machine::this()).map(|config| Parsed::Run(Box::new(config)))
+        let env: Vec<(String, String)> = env.collect();
+        let file = match settings.text("config-file") {
+            // Of the variables, the one that counts whatever the others say.
+            "" => env.iter().find(|(name, _)| name == "ETCD_CONFIG_FILE").map_or("", |(_, path)| path.as_str()),
+            path => path,
+        };
+        let file = Some(file.to_owned()).filter(|path| !path.is_empty());
+        match &file {
+            Some(path) => settings = file::read(path)?,
+            None => parse::read_variables(&mut settings, env.into_iter())?,
+        }
+        let config = build::build(settings, &build::Machine::this())?;
+        Ok(Parsed::Run(Box::new(Config { config_file: file, ..config })))
     }
 
     /// How long a request may wait: 5 s and two election timeouts (etcd: config.ServerConfig.ReqTimeout).

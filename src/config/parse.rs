@@ -17,10 +17,16 @@ use super::{
 #[derive(Debug, Default)]
 pub struct Settings {
     given: BTreeMap<&'static str, Vec<String>>,
+    /// They come from a file, in place of words and variables.
+    pub from_file: bool,
     pub warnings: Vec<Warning>,
 }
 
 impl Settings {
+    pub fn from_file() -> Self {
+        Settings { from_file: true, ..Settings::default() }
+    }
+
     pub fn is_set(&self, name: &str) -> bool {
         self.given.contains_key(name)
     }

@@ -117,6 +117,23 @@ fn what_does_not_fit_is_refused_in_etcds_words() {
             &["--discovery-fallback", "proxy"],
             "v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\"",
         ),
+        (
+            &["--listen-client-http-urls", "http://localhost:2379"],
+            "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url http://localhost:2379",
+        ),
+        (&["--listen-client-http-urls", "http://foo.bar:23"], "expected IP in URL for binding (http://foo.bar:23)"),
+        (
+            &["--enable-log-rotation"],
+            "--log-outputs requires a single file path when --log-rotate-config-json is defined",
+        ),
+        (
+            &["--enable-log-rotation", "--log-outputs=a,b"],
+            "--log-outputs requires a single file path when --log-rotate-config-json is defined",
+        ),
+        (
+            &["--enable-log-rotation", "--log-outputs=a", "--log-rotation-config-json={\"maxsize\": -1}"],
+            "invalid log rotation config: sizes, ages and numbers of files are not negative",
+        ),
         (&["--compact-hash-check-time", "0s"], "--compact-hash-check-time must be >0 (set to 0s)"),
         (
             &["--initial-cluster", "garbage"],
@@ -131,21 +148,16 @@ fn what_does_not_fit_is_refused_in_etcds_words() {
 #[test]
 fn what_urd_cannot_do_is_refused_with_what_to_do() {
     for words in [
-        &["--cert-file", "x"][..],
-        &["--client-cert-auth"],
-        &["--auto-tls=true"],
-        &["--force-new-cluster"],
+        &["--force-new-cluster"][..],
         &["--discovery-srv", "example.com"],
         &["--discovery", "http://x"],
         &["--wal-dir", "/w"],
-        &["--config-file", "/c"],
-        &["--enable-log-rotation"],
+        &["--config-file", "/nowhere/at/all"],
         &["--log-outputs", "systemd/journal"],
         &["--enable-v2"],
         &["--experimental-enable-distributed-tracing"],
-        &["--listen-peer-urls", "https://127.0.0.1:1"],
-        &["--initial-advertise-peer-urls", "https://127.0.0.1:1"],
-        &["--listen-client-urls", "unix://x:1", "--advertise-client-urls", "http://a:1"],
+        &["--cipher-suites", "TLS_RSA_WITH_AES_128_GCM_SHA256"],
+        &["--auto-tls", "--self-signed-cert-validity=0"],
         &["--shards", "0"],
         &["--shards", "100000"],
     ] {
@@ -154,7 +166,7 @@ fn what_urd_cannot_do_is_refused_with_what_to_do() {
         assert_eq!(error.exit_code(), 1, "{words:?}");
     }
     // At its default a flag asks for nothing.
-    let config = run(&["--name=n", "--cert-file=", "--client-cert-auth=false", "--auth-token=simple", "--max-wals=05"]);
+    let config = run(&["--name=n", "--cert-file=", "--peer-auto-tls=false", "--auth-token=simple", "--max-wals=05"]);
     assert_eq!(config.warnings, []);
 }
 
@@ -174,6 +186,62 @@ fn tokens_and_passwords_are_etcds() {
         let [warning] = &config.warnings[..] else { panic!("{:?}", config.warnings) };
         assert_eq!(warning.message, "use default bcrypt cost instead of the invalid given cost");
     }
+}
+
+#[test]
+fn tls_is_read_and_refused_as_etcd_does() {
+    let config = run(&[
+        "--name=n",
+        "--listen-client-urls=https://127.0.0.1:1,http://127.0.0.1:2",
+        "--advertise-client-urls=https://a:1",
+        "--listen-metrics-urls=https://127.0.0.1:3",
+        "--initial-advertise-peer-urls=https://127.0.0.1:4",
+        "--listen-peer-urls=https://127.0.0.1:4",
+        "--cert-file=c",
+        "--key-file=k",
+        "--client-cert-allowed-hostname=a,b",
+        "--peer-cert-allowed-cn=n1",
+        "--cipher-suites=TLS_AES_128_GCM_SHA256,TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305",
+        "--tls-max-version=TLS1.2",
+        "--self-signed-cert-validity=3",
+    ]);
+    let tls = &config.tls;
+    assert_eq!(tls.suites, ["TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256"]);
+    assert_eq!((tls.version_min, tls.version_max), (tls::Version::Tls12, Some(tls::Version::Tls12)));
+    assert_eq!((tls.client.allowed_hostnames.len(), tls.peer.allowed_common_names.len()), (2, 1));
+    assert_eq!((tls.self_signed_years, tls.client.demands_certificates()), (3, false));
+    let messages: Vec<_> = config.warnings.iter().map(|warning| warning.message.as_str()).collect();
+    assert!(messages.iter().any(|message| message.starts_with("scheme is http or unix while key and cert files")));
+    assert!(run(&["--trusted-ca-file=c"]).tls.client.demands_certificates());
+
+    let https = ["--listen-client-urls=https://127.0.0.1:1", "--advertise-client-urls=https://a:1"];
+    for (words, message) in [
+        (
+            &[][..],
+            "TLS key/cert (--cert-file, --key-file) must be provided for client url https://127.0.0.1:1 with HTTPS scheme",
+        ),
+        (&["--cert-file=c"], "KeyFile and CertFile must both be present[key: , cert: c]"),
+        (&["--tls-min-version=TLS1.1"], "unexpected TLS version \"TLS1.1\" (must be one of: TLS1.2, TLS1.3)"),
+        (
+            &["--tls-min-version=TLS1.3", "--tls-max-version=TLS1.2"],
+            "min version (TLS1.3) is greater than max version (TLS1.2)",
+        ),
+        (
+            &["--tls-min-version=TLS1.3", "--cipher-suites=TLS_AES_128_GCM_SHA256"],
+            "cipher suites cannot be configured when only TLS1.3 is enabled",
+        ),
+        (&["--auto-tls", "--cipher-suites=TLS_FOO"], "unexpected TLS cipher suite \"TLS_FOO\""),
+        (
+            &["--auto-tls", "--peer-cert-allowed-cn=a", "--peer-cert-allowed-hostname=b"],
+            "AllowedCNs and AllowedHostnames are mutually exclusive (cns=[\"a\"], hostnames=[\"b\"])",
+        ),
+    ] {
+        assert_eq!(refused(&[&https[..], words].concat()).message, message);
+    }
+    assert_eq!(
+        refused(&["--listen-metrics-urls=https://127.0.0.1:1"]).message,
+        "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url"
+    );
 }
 
 #[test]
@@ -280,6 +348,28 @@ fn url_lists_are_sorted_and_unique() {
     let config = run(&["--listen-client-urls=http://127.0.0.1:2,http://127.0.0.1:1,http://127.0.0.1:2", advertise]);
     assert_eq!(config.listen_client_urls, ["http://127.0.0.1:1", "http://127.0.0.1:2"]);
     assert_eq!(run(&["--listen-client-urls=", advertise]).listen_client_urls, ["http://localhost:2379"]);
+}
+
+#[test]
+fn a_log_file_is_rotated_as_the_operator_says() {
+    let rotation = |json: &str| {
+        let json = format!("--log-rotation-config-json={json}");
+        run(&["--log-outputs=/a/log,stderr", "--enable-log-rotation", &json]).log.rotation.unwrap()
+    };
+    let config = run(&["--log-outputs=/a/log", "--enable-log-rotation"]);
+    let default = log::Rotation { maxsize: 100, ..Default::default() };
+    assert_eq!(config.log.rotation, Some(default));
+    let wanted = log::Rotation { maxsize: 1, maxage: 2, maxbackups: 3, localtime: true, compress: true };
+    let json = r#"{"maxsize": 1, "maxage": 2, "maxbackups": 3, "localtime": true, "compress": true, "other": {}}"#;
+    assert_eq!(rotation(json), wanted);
+    assert_eq!(rotation("{}"), log::Rotation::default());
+    for (json, message) in
+        [("{", "improperly formatted log rotation config: "), ("{\"maxsize\": \"x\"}", "invalid log rotation config: ")]
+    {
+        let json = format!("--log-rotation-config-json={json}");
+        let error = refused(&["--log-outputs=/a/log", "--enable-log-rotation", &json]);
+        assert!(error.message.starts_with(message), "{error:?}");
+    }
 }
 
 #[test]

@@ -39,12 +39,12 @@ pub(super) fn begin(key: Key, head: Head, handler: &Rc<dyn Handler>, link: &Rc<L
             return;
         }
     };
-    let call = Call { metadata: head.metadata, deadline: order.deadline };
+    let call = Call { metadata: head.metadata, certified: link.certified.clone(), deadline: order.deadline };
     let inbound = Inbound::new(link.clone(), key, order.encoding);
     let shape = order.route.shape;
     let answer = Answer::new(link.clone(), key, order);
     match shape {
-        Shape::Unary => unary(handler, call, inbound, answer, drain),
+        Shape::Unary => unary(handler, call, inbound, answer),
         Shape::Stream => stream::begin(handler, call, inbound, answer, drain),
     }
 }
@@ -136,29 +136,21 @@ impl Answer {
     }
 
     fn count_sent(&self, message_len: usize) {
-        let counters = &self.link.settings.counters;
-        counters.methods[usize::from(self.method)].sent.increment();
-        counters.client_sent_bytes.add(message_len as u64);
+        self.link.settings.count_sent(self.method, message_len);
     }
 
     pub fn count_started(&self) {
-        self.link.settings.counters.methods[usize::from(self.method)].started.increment();
+        self.link.settings.count_started(self.method);
     }
 
     /// Counts a message of the caller's.
     pub fn count_received(&self, message_len: usize) {
-        let counters = &self.link.settings.counters;
-        counters.methods[usize::from(self.method)].received.increment();
-        counters.client_received_bytes.add(message_len as u64);
+        self.link.settings.count_received(self.method, message_len);
     }
 
     /// Counts the call as ended.
     pub fn count_handled(&self, code: Code) {
-        let method = &self.link.settings.counters.methods[usize::from(self.method)];
-        method.handled(code);
-        if self.link.settings.time_calls {
-            method.took(runtime::now() - self.began);
-        }
+        self.link.settings.count_handled(self.method, code, self.began);
     }
 
     /// Ends the call with a status; a caller that is gone is not told.
@@ -213,7 +205,7 @@ struct Halves {
     answer: Answer,
 }
 
-fn unary(handler: &Rc<dyn Handler>, call: Call, mut inbound: Inbound, mut answer: Answer, drain: &Drain) {
+fn unary(handler: &Rc<dyn Handler>, call: Call, mut inbound: Inbound, mut answer: Answer) {
     match inbound.next() {
         Poll::Ready(message) => {
             let deadline = call.deadline;
@@ -225,19 +217,19 @@ fn unary(handler: &Rc<dyn Handler>, call: Call, mut inbound: Inbound, mut answer
                     runtime::spawn(async move { answer_later(later, deadline, answer).await });
                 }
                 Begun::InParts(make) => {
-                    runtime::spawn(stream::answer_in_parts(make, deadline, inbound, answer, drain));
+                    runtime::spawn(stream::answer_in_parts(make, deadline, inbound, answer));
                 }
             }
         }
         Poll::Pending => {
-            let (handler, drain) = (handler.clone(), drain.clone());
+            let handler = handler.clone();
             let halves = Halves { inbound, answer };
-            runtime::spawn(async move { receive_then_answer(handler, call, halves, drain).await });
+            runtime::spawn(async move { receive_then_answer(handler, call, halves).await });
         }
     }
 }
 
-async fn receive_then_answer(handler: Rc<dyn Handler>, call: Call, mut halves: Halves, drain: Drain) {
+async fn receive_then_answer(handler: Rc<dyn Handler>, call: Call, mut halves: Halves) {
     let deadline = call.deadline;
     let mut timer = Timer::new(deadline);
     let message = poll_fn(|context| {
@@ -259,7 +251,7 @@ async fn receive_then_answer(handler: Rc<dyn Handler>, call: Call, mut halves: H
             answer_later(later, deadline, answer).await;
         }
         // A task of its own: most calls that come here need not be as large as one of these.
-        Begun::InParts(make) => runtime::spawn(stream::answer_in_parts(make, deadline, inbound, answer, &drain)),
+        Begun::InParts(make) => runtime::spawn(stream::answer_in_parts(make, deadline, inbound, answer)),
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
     link::Link,
 };
 use crate::{
-    error::{Code, Status},
+    error::{self, Code, Status},
     limits,
     wire::frame::PREFIX_BYTES,
 };
@@ -90,8 +90,7 @@ impl Inbound {
 
     fn admit(&self, compressed: u8, len: usize, limit: usize) -> Result<(), Status> {
         if len > limit {
-            let text = format!("grpc: received message larger than max ({len} vs. {limit})");
-            return Err(Status::new(Code::ResourceExhausted, text));
+            return Err(error::received_too_large(len, limit));
         }
         match (compressed, self.encoding) {
             (0, _) | (1, Encoding::Gzip) => Ok(()),

@@ -1,6 +1,6 @@
 //! gRPC by hand, on HTTP/2 by hand: message framing, metadata, deadlines, status trailers, streaming, limits, drain.
-//! Knows no service: what is called is told by a `Handler`. (gRPC over HTTP/2: the protocol document of the gRPC
-//! project.)
+//! Knows no service: what is called is told by a `Handler`. Calls from within the process come in by `local`. (gRPC over
+//! HTTP/2: the protocol document of the gRPC project.)
 
 mod call;
 mod connection;
@@ -9,6 +9,7 @@ mod encoding;
 mod http2;
 mod inbound;
 mod link;
+pub mod local;
 mod ping;
 mod request;
 mod response;
@@ -22,6 +23,7 @@ pub use self::{
     connection::serve,
     drain::Drain,
     http2::{Metadata, fuzz_connection},
+    response::quoted,
     settings::Settings,
 };
 use crate::error::Status;
@@ -47,6 +49,8 @@ pub struct Route {
 #[derive(Debug)]
 pub struct Call {
     pub metadata: Metadata,
+    /// The common name of the certificate that the client has shown, where such names are users'; empty if that has none.
+    pub certified: Option<Rc<str>>,
     /// From `grpc-timeout`. The layer itself ends a call that passes it; a handler need not look.
     pub deadline: Option<Instant>,
 }

@@ -76,7 +76,7 @@ fn encoded(message: &str) -> Cow<'_, str> {
 }
 
 /// Text in quotes as Go's %q has it: what is quoted comes from the caller.
-pub(super) fn quoted(bytes: &[u8]) -> String {
+pub fn quoted(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len() + 2);
     out.push('"');
     for chunk in bytes.utf8_chunks() {

@@ -1,8 +1,17 @@
 //! What can be set about the gRPC layer of a shard, and where it counts.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use crate::{config::Config, limits, observe::metrics::ShardMetrics};
+use crate::{
+    config::Config,
+    error::Code,
+    limits,
+    observe::metrics::{MethodMetrics, ShardMetrics},
+    runtime,
+};
 
 /// Settings of the layer, the same for every connection of a shard.
 #[derive(Clone, Debug)]
@@ -74,6 +83,35 @@ impl Settings {
     /// Longest message that is taken, decompressed.
     pub fn max_message_bytes(&self) -> usize {
         self.max_request_bytes + limits::GRPC_OVERHEAD_BYTES
+    }
+}
+
+/// What is counted of a call, whichever way it has come.
+impl Settings {
+    fn counters_of(&self, method: u16) -> &MethodMetrics {
+        &self.counters.methods[usize::from(method)]
+    }
+
+    pub(super) fn count_started(&self, method: u16) {
+        self.counters_of(method).started.increment();
+    }
+
+    pub(super) fn count_received(&self, method: u16, message_len: usize) {
+        self.counters_of(method).received.increment();
+        self.counters.client_received_bytes.add(message_len as u64);
+    }
+
+    pub(super) fn count_sent(&self, method: u16, message_len: usize) {
+        self.counters_of(method).sent.increment();
+        self.counters.client_sent_bytes.add(message_len as u64);
+    }
+
+    pub(super) fn count_handled(&self, method: u16, code: Code, began: Instant) {
+        let counters = self.counters_of(method);
+        counters.handled(code);
+        if self.time_calls {
+            counters.took(runtime::now() - began);
+        }
     }
 }
 

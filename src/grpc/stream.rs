@@ -17,11 +17,18 @@ use super::{
     call::{Answer, PanicEndsProcess, Timer},
     drain,
     inbound::{Broken, Inbound},
+    local,
 };
 use crate::error::{self, Code, Status};
 
+/// How the messages of a call travel.
+enum Way {
+    Http2(Rc<Channel>),
+    Local(Rc<local::Channel>),
+}
+
 /// The messages of the caller, one after another.
-pub struct Requests(Rc<Channel>);
+pub struct Requests(Way);
 
 impl Requests {
     /// The next message; None once the caller has closed its side. An error ends the call with that status.
@@ -30,57 +37,44 @@ impl Requests {
     }
 
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
-        let channel = &*self.0;
-        if let Some(status) = &*channel.failed.borrow() {
-            return Poll::Ready(Some(Err(status.clone())));
+        match &self.0 {
+            Way::Http2(channel) => channel.poll_next(context),
+            Way::Local(channel) => channel.poll_next(context),
         }
-        let next = channel.inbound.borrow_mut().poll_next(context);
-        let status = match next {
-            Poll::Ready(None) => return Poll::Ready(None),
-            Poll::Ready(Some(Ok(message))) => {
-                channel.answer.borrow().count_received(message.len());
-                return Poll::Ready(Some(Ok(message)));
-            }
-            // The call's task knows it too and ends the call.
-            Poll::Ready(Some(Err(Broken::Reset))) => error::CONTEXT_CANCELED,
-            Poll::Ready(Some(Err(Broken::Cut))) => Status::fixed(Code::Internal, "unexpected EOF"),
-            Poll::Ready(Some(Err(Broken::Refused(status)))) => status,
-            Poll::Pending => return Poll::Pending,
-        };
-        *channel.failed.borrow_mut() = Some(status.clone());
-        Poll::Ready(Some(Err(status)))
     }
 }
 
 /// The way back to the caller. Bounded by the stream's and the connection's flow control: a handler that sends
 /// without waiting for `poll_ready` is held only by its own count.
 pub struct Replies {
-    channel: Rc<Channel>,
+    way: Way,
     draining: drain::Waiter,
 }
 
 impl Replies {
-    fn new(channel: &Rc<Channel>, drain: &Drain) -> Self {
-        Replies { channel: channel.clone(), draining: drain.waiter() }
-    }
-
     /// Ready while less than `limits::GRPC_REPLY_QUEUE_BYTES` of what was sent before waits for flow control, so that
     /// at most that and one message is queued.
     pub fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Gone>> {
-        if self.channel.gone.get() {
-            return Poll::Ready(Err(Gone));
+        match &self.way {
+            Way::Http2(channel) => channel.poll_ready(context),
+            Way::Local(channel) => channel.poll_ready(context),
         }
-        self.channel.answer.borrow().poll_room(context).map(Ok)
     }
 
     /// Queues a sealed message, in one part or several (`Frame::seal_before`). The first sends the headers, too.
     pub fn send(&mut self, parts: impl IntoIterator<Item = Bytes>) -> Result<(), Gone> {
-        self.channel.send(|answer| answer.send_parts(parts))
+        match &self.way {
+            Way::Http2(channel) => channel.send(|answer| answer.send_parts(parts)),
+            Way::Local(channel) => channel.send(parts),
+        }
     }
 
     /// Bytes queued in this stream that flow control has not taken yet.
     pub fn queued_bytes(&self) -> usize {
-        self.channel.answer.borrow().queued()
+        match &self.way {
+            Way::Http2(channel) => channel.answer.borrow().queued(),
+            Way::Local(channel) => channel.queued(),
+        }
     }
 
     /// Ready once the shard is to be emptied: the handler has to end the call, with the status that befits it.
@@ -89,26 +83,32 @@ impl Replies {
     }
 }
 
+/// Both halves of a call that is served without HTTP/2.
+pub(super) fn local_halves(channel: &Rc<local::Channel>, drain: &Drain) -> (Requests, Replies) {
+    let replies = Replies { way: Way::Local(channel.clone()), draining: drain.waiter() };
+    (Requests(Way::Local(channel.clone())), replies)
+}
+
 /// The replies of a unary call: parts of one.
 struct OneReply {
-    replies: Replies,
+    channel: Rc<Channel>,
     begun: bool,
 }
 
 impl Parts for OneReply {
     fn takes_parts(&self) -> bool {
-        self.replies.channel.answer.borrow().takes_parts()
+        self.channel.answer.borrow().takes_parts()
     }
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Gone>> {
-        self.replies.poll_ready(context)
+        self.channel.poll_ready(context)
     }
 
     fn send_part(&mut self, part: Bytes) -> Result<(), Gone> {
         if !std::mem::replace(&mut self.begun, true) {
-            return self.replies.send([part]);
+            return self.channel.send(|answer| answer.send_parts([part]));
         }
-        self.replies.channel.send(|answer| answer.send_more(part))
+        self.channel.send(|answer| answer.send_more(part))
     }
 }
 
@@ -129,6 +129,34 @@ impl Channel {
             gone: Cell::new(false),
             failed: RefCell::new(None),
         }
+    }
+
+    fn poll_next(&self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
+        if let Some(status) = &*self.failed.borrow() {
+            return Poll::Ready(Some(Err(status.clone())));
+        }
+        let next = self.inbound.borrow_mut().poll_next(context);
+        let status = match next {
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Ready(Some(Ok(message))) => {
+                self.answer.borrow().count_received(message.len());
+                return Poll::Ready(Some(Ok(message)));
+            }
+            // The call's task knows it too and ends the call.
+            Poll::Ready(Some(Err(Broken::Reset))) => error::CONTEXT_CANCELED,
+            Poll::Ready(Some(Err(Broken::Cut))) => Status::fixed(Code::Internal, "unexpected EOF"),
+            Poll::Ready(Some(Err(Broken::Refused(status)))) => status,
+            Poll::Pending => return Poll::Pending,
+        };
+        *self.failed.borrow_mut() = Some(status.clone());
+        Poll::Ready(Some(Err(status)))
+    }
+
+    fn poll_ready(&self, context: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        if self.gone.get() {
+            return Poll::Ready(Err(Gone));
+        }
+        self.answer.borrow().poll_room(context).map(Ok)
     }
 
     /// Sends something, unless the stream is gone, which is remembered.
@@ -152,8 +180,8 @@ pub(super) fn begin(handler: &Rc<dyn Handler>, call: Call, inbound: Inbound, ans
     answer.count_started();
     let timer = Timer::new(call.deadline);
     let channel = Rc::new(Channel::new(inbound, answer));
-    let requests = Requests(channel.clone());
-    let replies = Replies::new(&channel, drain);
+    let requests = Requests(Way::Http2(channel.clone()));
+    let replies = Replies { way: Way::Http2(channel.clone()), draining: drain.waiter() };
     let guard = PanicEndsProcess;
     let served = handler.clone().stream(method, call, requests, replies);
     std::mem::forget(guard);
@@ -166,11 +194,10 @@ pub(super) fn answer_in_parts(
     deadline: Option<Instant>,
     inbound: Inbound,
     answer: Answer,
-    drain: &Drain,
 ) -> impl Future<Output = ()> + 'static {
     let channel = Rc::new(Channel::new(inbound, answer));
     let guard = PanicEndsProcess;
-    let served = make(Box::new(OneReply { replies: Replies::new(&channel, drain), begun: false }));
+    let served = make(Box::new(OneReply { channel: channel.clone(), begun: false }));
     std::mem::forget(guard);
     run(served, Timer::new(deadline), channel)
 }

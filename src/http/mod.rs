@@ -1,23 +1,34 @@
-//! What is served over HTTP/1.1 on the client and metrics listeners: health checks, versions, metrics, debug variables.
-//! Statuses, headers and bodies are those of etcd, down to the line ends, for probes and scripts compare them. It knows no
-//! shard: what the answers need comes from a `Source`. (etcd: etcdhttp, embed/serve.go; Go: net/http's mux.)
+//! What is served over HTTP/1.1 on the client and metrics listeners: health checks, versions, metrics, debug variables, and
+//! the API in JSON. Statuses, headers and bodies are those of etcd, down to the line ends, for probes and scripts compare
+//! them. It knows no shard: what the answers need comes from a `Source`, and what is called through a `Gateway` goes where
+//! gRPC goes. (etcd: etcdhttp, embed/serve.go; Go: net/http's mux.)
 
 mod answer;
+mod body;
 mod debug;
+pub mod gateway;
 mod health;
 mod path;
 
 #[cfg(test)]
 mod tests;
 
-use std::{cell::Cell, convert::Infallible, future::Future, pin::pin, rc::Rc, time::Duration};
+use std::{
+    cell::Cell,
+    convert::Infallible,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    rc::Rc,
+    time::Duration,
+};
 
 use futures_util::future::{Either, select};
-use http::{HeaderMap, Method, Request, header};
+use http::{HeaderMap, Method, Request, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 
 use self::{
     answer::{Answer, allow_get, not_found, redirect},
+    gateway::{Gateway, websocket},
     path::{Cleaned, Query},
 };
 use crate::{
@@ -66,6 +77,25 @@ pub struct RaftStatus {
     pub progress: Vec<(u64, u64, u64)>,
 }
 
+impl Surface {
+    pub fn takes_grpc(self) -> bool {
+        matches!(self, Surface::Client | Surface::Grpc)
+    }
+
+    pub fn takes_http(self) -> bool {
+        self != Surface::Grpc
+    }
+
+    /// What is spoken there, as etcd's logs have it.
+    pub fn traffic(self) -> &'static str {
+        match self {
+            Surface::Client => "grpc+http",
+            Surface::Grpc => "grpc",
+            Surface::Http | Surface::Metrics => "http",
+        }
+    }
+}
+
 /// What the answers are made of.
 pub trait Source {
     fn alarms(&self) -> Vec<Alarm>;
@@ -81,6 +111,8 @@ pub trait Source {
     fn metrics(&self) -> String;
     fn raft_status(&self) -> RaftStatus;
     fn health_metrics(&self) -> &HealthMetrics;
+    /// Whether who calls has to be a user.
+    fn asks_for_users(&self) -> bool;
     /// `--cors`.
     fn cors(&self) -> &[String];
     /// `--host-whitelist`.
@@ -90,15 +122,38 @@ pub trait Source {
 /// Which listener a connection came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Surface {
-    /// Everything, with the checks of hosts and origins.
+    /// Everything, with the checks of hosts and origins; gRPC beside it.
     Client,
+    /// The same without gRPC (`--listen-client-http-urls`).
+    Http,
+    /// gRPC alone: where HTTP has listeners of its own.
+    Grpc,
     /// `/metrics`, `/health`, `/livez` and `/readyz` only.
     Metrics,
 }
 
+/// What is served on a listener.
+#[derive(Clone)]
+pub struct Site {
+    pub source: Rc<dyn Source>,
+    /// None: nothing is under `/v3/`.
+    pub gateway: Option<Rc<Gateway>>,
+    pub surface: Surface,
+    /// The user that the certificate of the connection's client names; as in a `grpc::Call`.
+    pub certified: Option<Rc<str>>,
+}
+
+impl Site {
+    /// Whether a call through the gateway would be taken for that of somebody else than the certificate says.
+    fn misleads(&self, path: &str) -> bool {
+        let named = self.certified.as_ref().is_some_and(|name| !name.is_empty());
+        named && self.gateway.is_some() && path.starts_with("/v3/") && self.source.asks_for_users()
+    }
+}
+
 /// Serves a connection to its end. Once `drain` is ready the request being served is answered, within a bound, and then the
 /// connection closes; one that brings no whole request for five to ten minutes closes as well.
-pub async fn serve<T>(io: T, source: Rc<dyn Source>, surface: Surface, drain: impl Future<Output = ()>)
+pub async fn serve<T>(io: T, site: Site, drain: impl Future<Output = ()>)
 where
     T: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
 {
@@ -108,14 +163,31 @@ where
         select(pin!(drain), pin!(idle)).await;
     };
     let grace = runtime::sleep(Duration::from_secs(limits::HTTP_DRAIN_SECONDS_MAX));
-    serve_until(io, source, surface, activity, stop, grace).await;
+    serve_until(io, site, activity, stop, grace).await;
 }
 
-/// Requests begun, and whether one is being answered.
+/// Requests begun, and how many are being answered.
 #[derive(Default)]
 struct Activity {
     begun: Cell<u64>,
-    serving: Cell<bool>,
+    serving: Cell<u32>,
+}
+
+/// A request that is being answered, until its answer has been read.
+struct Serving(Rc<Activity>);
+
+impl Serving {
+    fn of(activity: &Rc<Activity>) -> Self {
+        activity.begun.set(activity.begun.get() + 1);
+        activity.serving.set(activity.serving.get() + 1);
+        Serving(activity.clone())
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.serving.set(self.0.serving.get() - 1);
+    }
 }
 
 /// Ready when a whole period has gone by in which no request was begun or being answered. (Not hyper's own timeout: that
@@ -124,7 +196,7 @@ async fn idle(activity: Rc<Activity>) {
     loop {
         let begun = activity.begun.get();
         runtime::sleep(Duration::from_secs(limits::HTTP_IDLE_SECONDS_MAX)).await;
-        if activity.begun.get() == begun && !activity.serving.get() {
+        if activity.begun.get() == begun && activity.serving.get() == 0 {
             return;
         }
     }
@@ -133,101 +205,134 @@ async fn idle(activity: Rc<Activity>) {
 /// `grace` begins once `stop` has come.
 async fn serve_until<T>(
     io: T,
-    source: Rc<dyn Source>,
-    surface: Surface,
+    site: Site,
     activity: Rc<Activity>,
     stop: impl Future<Output = ()>,
     grace: impl Future<Output = ()>,
 ) where
     T: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
 {
+    let (mut stop, mut grace) = (pin!(stop), pin!(grace));
+    let session: Rc<Cell<Option<websocket::Session>>> = Rc::default();
+    let (accepted, requests) = (session.clone(), activity.clone());
     let service = service_fn(move |request: Request<Incoming>| {
-        let (source, activity) = (source.clone(), activity.clone());
-        async move {
-            activity.begun.set(activity.begun.get() + 1);
-            activity.serving.set(true);
-            let answer = respond(&*source, surface, &request).await;
-            activity.serving.set(false);
+        let (site, session, serving) = (site.clone(), accepted.clone(), Serving::of(&requests));
+        // In a box: the connection is taken apart if it becomes a websocket's.
+        Box::pin(async move {
+            let mut answer = respond(&site, request, &session).await;
+            answer.body_mut().hold(serving);
             Ok::<_, Infallible>(answer)
-        }
+        })
     });
-    let mut connection = pin!(
-        http1::Builder::new()
-            .max_buf_size(limits::HTTP_HEAD_BYTES_MAX)
-            .max_headers(limits::HTTP_HEADERS_MAX)
-            .title_case_headers(true)
-            .serve_connection(io, service)
-    );
-    let ended = match select(connection.as_mut(), pin!(stop)).await {
-        Either::Left((ended, _)) => ended,
-        Either::Right(_) => {
-            connection.as_mut().graceful_shutdown();
-            // A head that never ends, or an answer that is never read, must not hold the drain up.
-            match select(connection, pin!(grace)).await {
-                Either::Left((ended, _)) => ended,
-                Either::Right(_) => Ok(()),
-            }
-        }
+    let mut connection = http1::Builder::new()
+        .max_buf_size(limits::HTTP_HEAD_BYTES_MAX)
+        .max_headers(limits::HTTP_HEADERS_MAX)
+        .title_case_headers(true)
+        .serve_connection(io, service);
+    let mut ended = match select(poll_fn(|context| connection.poll_without_shutdown(context)), stop.as_mut()).await {
+        Either::Left((ended, _)) => Some(ended),
+        Either::Right(_) => None,
     };
-    if let Err(error) = ended {
-        log!(Debug, "HTTP connection ended", "error" = shown(error));
+    let stopped = ended.is_none();
+    if stopped {
+        Pin::new(&mut connection).graceful_shutdown();
+        // A head that never ends, or an answer that is never read, must not hold the drain up.
+        ended = match select(poll_fn(|context| connection.poll_without_shutdown(context)), grace.as_mut()).await {
+            Either::Left((ended, _)) => Some(ended),
+            Either::Right(_) => None,
+        };
+    }
+    match ended {
+        None => return,
+        Some(Err(error)) => {
+            log!(Debug, "HTTP connection ended", "error" = shown(error));
+            return;
+        }
+        Some(Ok(())) => {}
+    }
+    let http1::Parts { mut io, read_buf, .. } = connection.into_parts();
+    let Some(session) = session.take() else {
+        // Who does not let itself be told is gone.
+        let _ = poll_fn(|context| Pin::new(&mut io).poll_shutdown(context)).await;
+        return;
+    };
+    let mut served = pin!(websocket::serve(io, read_buf, session));
+    if stopped || matches!(select(served.as_mut(), stop).await, Either::Right(_)) {
+        select(served, grace).await;
     }
 }
 
 /// Checks that hold for every path, then the path's own answer.
-async fn respond(source: &dyn Source, surface: Surface, request: &Request<Incoming>) -> Answer {
-    let host = match host(request) {
+async fn respond(site: &Site, request: Request<Incoming>, session: &Cell<Option<websocket::Session>>) -> Answer {
+    let source = &*site.source;
+    let host = match host(&request) {
         Some(host) => host,
         None => return answer::bad_request("400 Bad Request: missing required Host header"),
     };
     if request.uri().path() == "*" {
         return answer::empty();
     }
-    let Some(path) = path::decode(request.uri().path()) else {
+    let Some(mut path) = path::decode(request.uri().path()) else {
         return answer::bad_request("400 Bad Request");
     };
-    let query = Query::new(request.uri().query().unwrap_or(""));
-    if surface == Surface::Metrics {
-        return route(source, surface, request, &path, &query).await;
+    if site.surface == Surface::Metrics {
+        return route(site, request, &path, session).await;
+    }
+    // The name of a release that is long gone.
+    if let Some(rest) = path.strip_prefix("/v3beta/") {
+        path = format!("/v3/{rest}");
     }
     if !allows(source.host_whitelist(), host) {
         log!(Warn, "rejecting HTTP request to prevent DNS rebinding attacks", "host" = host);
         return answer::misdirected(host);
     }
-    let origin = allowed_origin(source.cors(), request.headers());
+    if site.misleads(&path) {
+        let told = "CommonName of client sending a request against gateway will be ignored and not used as expected";
+        return answer::error(StatusCode::BAD_REQUEST, told);
+    }
+    let origin = allowed_origin(source.cors(), request.headers()).map(str::to_owned);
     let mut answer = match *request.method() {
         Method::OPTIONS => answer::empty(),
-        _ => route(source, surface, request, &path, &query).await,
+        _ => route(site, request, &path, session).await,
     };
     if let Some(origin) = origin {
-        answer::allow_origin(&mut answer, origin);
+        answer::allow_origin(&mut answer, &origin);
     }
     answer
 }
 
 async fn route(
-    source: &dyn Source,
-    surface: Surface,
-    request: &Request<Incoming>,
+    site: &Site,
+    request: Request<Incoming>,
     path: &str,
-    query: &Query,
+    session: &Cell<Option<websocket::Session>>,
 ) -> Answer {
+    let (source, surface) = (&*site.source, site.surface);
     let method = request.method();
     if let Cleaned::Elsewhere(clean) = path::clean(path) {
         return redirect(method, &clean, request.uri().query());
     }
+    if let Some(gateway) = site.gateway.as_ref().filter(|_| surface != Surface::Metrics) {
+        if path == "/v3" {
+            return redirect(method, "/v3/", request.uri().query());
+        }
+        if path.starts_with("/v3/") {
+            return gateway.answer(path, request, session).await;
+        }
+    }
+    let query = Query::new(request.uri().query().unwrap_or(""));
     match path {
-        "/health" => health::health(source, method, query).await,
+        "/health" => health::health(source, method, &query).await,
         "/metrics" => answer::metrics(source.metrics(), text::CONTENT_TYPE),
         _ if path.starts_with("/livez") || path.starts_with("/readyz") => {
-            health::checks(source, method, path, query).await
+            health::checks(source, method, path, &query).await
         }
-        "/version" if surface == Surface::Client => match method {
-            &Method::GET => answer::json("application/json", versions(source)),
+        "/version" if surface != Surface::Metrics => match *method {
+            Method::GET => answer::json("application/json", versions(source)),
             _ => allow_get(),
         },
-        "/debug/vars" if surface == Surface::Client => match method {
-            &Method::GET => answer::json("application/json; charset=utf-8", debug::variables(&source.raft_status())),
+        "/debug/vars" if surface != Surface::Metrics => match *method {
+            Method::GET => answer::json("application/json; charset=utf-8", debug::variables(&source.raft_status())),
             _ => allow_get(),
         },
         _ => not_found(),

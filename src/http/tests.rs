@@ -65,6 +65,9 @@ impl Source for Fake {
     fn health_metrics(&self) -> &HealthMetrics {
         &self.health
     }
+    fn asks_for_users(&self) -> bool {
+        true
+    }
     fn cors(&self) -> &[String] {
         &self.cors
     }
@@ -112,7 +115,8 @@ fn exchange_on(fake: Fake, surface: Surface, request: &str, drained: bool) -> (S
             std::future::pending::<()>().await;
         }
     };
-    let mut server = pin!(serve_until(Io(theirs), Rc::new(fake), surface, Rc::default(), stop, std::future::ready(())));
+    let site = Site { source: Rc::new(fake), gateway: None, surface, certified: None };
+    let mut server = pin!(serve_until(Io(theirs), site, Rc::default(), stop, std::future::ready(())));
     let sent = Pin::new(&mut ours).poll_write(&mut context, request.as_bytes());
     assert!(matches!(sent, Poll::Ready(Ok(bytes)) if bytes == request.len()));
     let mut closed = false;

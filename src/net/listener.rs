@@ -38,16 +38,21 @@ impl Listener {
     /// IPv4 one; a wildcard of either family takes both; an error reads as Go's does. As etcd: a socket left behind
     /// at a path is replaced.
     pub fn bind(url: &str) -> Result<Self, BindError> {
+        Listener::bind_with(url, false)
+    }
+
+    /// `shared`: the port may be shared with other processes that say so too; a path never is.
+    pub fn bind_with(url: &str, shared: bool) -> Result<Self, BindError> {
         let (scheme, rest) = url.split_once(':').ok_or_else(|| BindError::Url(url.to_owned()))?;
         let rest = rest.strip_prefix("//").unwrap_or(rest);
         match scheme {
-            "http" | "https" => Listener::bind_inet(url, rest.strip_suffix('/').unwrap_or(rest)),
+            "http" | "https" => Listener::bind_inet(url, rest.strip_suffix('/').unwrap_or(rest), shared),
             "unix" | "unixs" if !rest.is_empty() => Listener::bind_unix(Path::new(rest)),
             _ => Err(BindError::Url(url.to_owned())),
         }
     }
 
-    fn bind_inet(url: &str, authority: &str) -> Result<Self, BindError> {
+    fn bind_inet(url: &str, authority: &str, shared: bool) -> Result<Self, BindError> {
         let (host, port) = authority.rsplit_once(':').ok_or_else(|| BindError::Url(url.to_owned()))?;
         let port: u16 = port.parse().map_err(|_| BindError::Url(url.to_owned()))?;
         let (address, wildcard) = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host) {
@@ -65,19 +70,19 @@ impl Listener {
         };
         if wildcard {
             let both = SocketAddr::from((IpAddr::V6(Ipv6Addr::UNSPECIFIED), port));
-            match Bound::inet(both, limits::LISTEN_BACKLOG) {
+            match Bound::inet_with(both, limits::LISTEN_BACKLOG, shared) {
                 Ok(bound) => return Ok(Listener { bound, path: None }),
                 // No IPv6 here: what was asked for, then.
                 Err(error) if no_ipv6(&error.source) && address.is_ipv4() => {}
                 Err(error) if no_ipv6(&error.source) && host.is_empty() => {
                     let all = SocketAddr::from(([0, 0, 0, 0], port));
-                    let bound = Bound::inet(all, limits::LISTEN_BACKLOG).map_err(failed)?;
+                    let bound = Bound::inet_with(all, limits::LISTEN_BACKLOG, shared).map_err(failed)?;
                     return Ok(Listener { bound, path: None });
                 }
                 Err(error) => return Err(failed(error)),
             }
         }
-        let bound = Bound::inet(address, limits::LISTEN_BACKLOG).map_err(failed)?;
+        let bound = Bound::inet_with(address, limits::LISTEN_BACKLOG, shared).map_err(failed)?;
         Ok(Listener { bound, path: None })
     }
 
@@ -197,7 +202,7 @@ impl fmt::Display for BindError {
 impl std::error::Error for BindError {}
 
 /// The system's text for an error as Go spells it: no capital, no number.
-fn in_go_words(error: &io::Error) -> String {
+pub(super) fn in_go_words(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut letters = text.chars();

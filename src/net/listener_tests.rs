@@ -13,6 +13,14 @@ fn port(listener: &Listener) -> u16 {
 }
 
 #[test]
+fn a_port_is_shared_by_those_who_all_say_so() {
+    let first = Listener::bind_with("http://127.0.0.1:0", true).unwrap();
+    let url = format!("http://{}", first.local());
+    Listener::bind_with(&url, true).unwrap();
+    assert!(Listener::bind(&url).is_err());
+}
+
+#[test]
 fn a_port_in_use_is_an_error_in_gos_words() {
     let first = Listener::bind("http://127.0.0.1:0").unwrap();
     let port = port(&first);

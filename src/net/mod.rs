@@ -1,10 +1,11 @@
 //! Listeners, and what happens to a connection before a protocol takes it: it is accepted by one task, given a seat on
-//! the least-loaded shard, handed over, and looked at until its protocol is known. No byte of a protocol is answered
-//! here.
+//! the least-loaded shard, handed over, and looked at until its protocol is known; TLS is spoken in between where the
+//! listener says so. No byte of a protocol is answered here.
 
 pub mod listener;
 pub mod seats;
 pub mod sniff;
+pub mod tls;
 
 pub use self::{
     listener::{Arrival, BindError, Listener},

@@ -1,5 +1,5 @@
-//! Which protocol a new connection speaks: HTTP/2 with prior knowledge or HTTP/1, told from at most its first 24 bytes,
-//! within a bounded time. The bytes are put back in front. Whatever is neither is closed without an answer, as etcd's
+//! Which protocol a new connection speaks: HTTP/2 with prior knowledge, HTTP/1 or TLS, told from at most its first 24 bytes,
+//! within a bounded time. The bytes are put back in front. Whatever is none of them is closed without an answer, as etcd's
 //! multiplexer does.
 
 use std::{
@@ -21,6 +21,8 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub enum Protocol {
     Http1,
     Http2,
+    /// A handshake of TLS begins.
+    Tls,
 }
 
 /// Why a connection is not served.
@@ -77,6 +79,12 @@ enum Verdict {
 fn judge(head: &[u8]) -> Verdict {
     if PREFACE.starts_with(head) {
         return if head.len() == PREFACE.len() { Verdict::Is(Protocol::Http2) } else { Verdict::Unknown };
+    }
+    // A handshake record of any version 3 (RFC 8446, section 5.1).
+    if let [22, version, ..] = *head {
+        return if version == 3 { Verdict::Is(Protocol::Tls) } else { Verdict::Neither };
+    } else if head == [22] {
+        return Verdict::Unknown;
     }
     // HTTP/1 begins with a method, a space and a target (RFC 9112, section 3).
     let method_len = head.iter().take_while(|&&byte| is_token(byte)).count();

@@ -43,7 +43,7 @@ fn in_parts_of(bytes: &[u8], size: usize) -> Vec<Vec<u8>> {
 #[test]
 fn each_protocol_is_told_however_it_is_cut_and_no_byte_is_lost() {
     let h2 = [&PREFACE[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0], b"more"].concat();
-    let requests: [(&[u8], Protocol); 7] = [
+    let requests: [(&[u8], Protocol); 8] = [
         (&h2, Protocol::Http2),
         (b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n", Protocol::Http1),
         (b"PUT / HTTP/1.1\r\n\r\n", Protocol::Http1),
@@ -52,6 +52,7 @@ fn each_protocol_is_told_however_it_is_cut_and_no_byte_is_lost() {
         // Its method and target are sound; what follows them is for the parser to refuse.
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r ", Protocol::Http1),
         (b"M-SEARCH * HTTP/1.1\r\n\r\n", Protocol::Http1),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", Protocol::Tls),
     ];
     for (bytes, protocol) in requests {
         for size in 1..=bytes.len() {
@@ -65,7 +66,7 @@ fn each_protocol_is_told_however_it_is_cut_and_no_byte_is_lost() {
 #[test]
 fn what_is_neither_is_refused() {
     let garbage: [&[u8]; 6] = [
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"\x16\x02\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"\r\nGET / HTTP/1.1\r\n",
         b" / HTTP/1.1\r\n",
         b"GARBAGE\r\n",

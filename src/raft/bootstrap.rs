@@ -84,6 +84,20 @@ pub fn cluster_version_request(id: u64, version: &str) -> Bytes {
     .into()
 }
 
+/// The request by which a downgrade to a version begins, or, without one, is called off.
+pub fn downgrade_request(id: u64, target: Option<&str>) -> Bytes {
+    etcdserverpb::InternalRaftRequest {
+        header: Some(header(id)),
+        downgrade_info_set: Some(membershippb::DowngradeInfoSetRequest {
+            enabled: target.is_some(),
+            ver: target.unwrap_or_default().to_owned(),
+        }),
+        ..Default::default()
+    }
+    .encode_to_vec()
+    .into()
+}
+
 fn header(id: u64) -> etcdserverpb::RequestHeader {
     etcdserverpb::RequestHeader { id, ..Default::default() }
 }

@@ -28,7 +28,7 @@ use crate::{
     error::{self, Status},
     limits,
     store::{
-        apply::{AppliedBatch, ApplyEntry, Tally},
+        apply::{Answer, AppliedBatch, ApplyEntry, Tally},
         checkpoint::{self, SegmentExtent},
         index::{Index, Progress},
         state::State,
@@ -195,6 +195,9 @@ pub struct Core {
     recovered: u64,
 
     queue: VecDeque<Queued>,
+    /// Changes of the members, which the crate takes one at a time.
+    changes: VecDeque<Queued>,
+    /// Of both.
     queued_bytes: usize,
     compaction_waits: Vec<(Caller, i64)>,
     defragment_waits: Vec<Caller>,
@@ -251,6 +254,7 @@ impl Core {
             unsynced_vote: None,
             persisted: 0,
             queue: VecDeque::new(),
+            changes: VecDeque::new(),
             queued_bytes: 0,
             compaction_waits: Vec::new(),
             defragment_waits: Vec::new(),
@@ -300,7 +304,7 @@ impl Core {
 
     /// Proposals that wait to be applied.
     pub fn pending(&self) -> usize {
-        self.callers.len() + self.queue.len()
+        self.callers.len() + self.queue.len() + self.changes.len()
     }
 
     /// Whether this leader may serve: an entry of its own term has been applied.
@@ -326,7 +330,11 @@ impl Core {
     pub fn has_work(&self) -> bool {
         let reads = !self.reads_new.is_empty() && self.committed_in_term;
         let proposals = !self.queue.is_empty() && self.may_propose();
-        reads || proposals || self.may_write() || self.outcomes.iter().any(|outcomes| !outcomes.is_empty())
+        reads
+            || proposals
+            || self.may_change()
+            || self.may_write()
+            || self.outcomes.iter().any(|outcomes| !outcomes.is_empty())
     }
 
     /// Takes a shard's batch. Nothing happens before `turn`.
@@ -346,7 +354,31 @@ impl Core {
             match control {
                 Control::CompactionDone { token, revision } => self.compaction_waits.push((caller(token), revision)),
                 Control::Defragment { token } => self.defragment_waits.push(caller(token)),
+                Control::Configure { token, id, data, promotes } => self.configure(caller(token), id, data, promotes),
             }
+        }
+    }
+
+    fn configure(&mut self, caller: Caller, id: u64, data: Bytes, promotes: Option<u64>) {
+        if let Err(status) = promotes.map_or(Ok(()), |learner| self.check_caught_up(learner)) {
+            return self.fail(caller, status);
+        }
+        if self.queued_bytes + data.len() > limits::PROPOSAL_BYTES_QUEUED {
+            return self.fail(caller, error::TOO_MANY_REQUESTS);
+        }
+        self.queued_bytes += data.len();
+        self.changes.push_back(Queued { caller: Some(caller), id, data });
+    }
+
+    /// A learner may vote once its log is close behind the leader's. (etcd: server.go, isLearnerReady.)
+    fn check_caught_up(&self, learner: u64) -> Result<(), Status> {
+        let matched = |id| self.progress(id).map(|(matched, _)| matched);
+        let (Some(learner), Some(own)) = (matched(learner), matched(self.node.raft.id)) else {
+            return Err(error::MEMBER_NOT_FOUND);
+        };
+        match learner * 100 >= own * limits::LEARNER_READY_PERCENT {
+            true => Ok(()),
+            false => Err(error::LEARNER_NOT_READY),
         }
     }
 
@@ -417,6 +449,7 @@ impl Core {
                 extents: self.writer.extents(),
             }));
         }
+        self.propose_change();
         self.propose_queued();
         self.start_read_round();
         self.handle_readies(&mut effects)?;
@@ -459,6 +492,38 @@ impl Core {
             && self.moves_gathering.is_empty()
             && self.moves_recovered.is_empty()
             && last == self.state.applied().0
+    }
+
+    /// One change at a time: only when it is applied is it known whether the next one fits.
+    fn may_change(&self) -> bool {
+        !self.changes.is_empty() && self.may_propose() && !self.node.raft.has_pending_conf()
+    }
+
+    /// What the crate does with a proposed change, but for its look into the bytes: to its runtime a learner in etcd's
+    /// number is no change at all, and it drops the proposal.
+    fn propose_change(&mut self) {
+        if !self.may_change() {
+            return;
+        }
+        let Queued { caller, id, data } = self.changes.pop_front().expect("there is one");
+        self.queued_bytes -= data.len();
+        let caller = caller.expect("a change has a caller");
+        let fits = match translate::conf_change(&data) {
+            Ok((change, _)) => self.state.membership.check(&change, self.state.learners_max()),
+            Err(cause) => Err(Status::internal(cause.to_string())),
+        };
+        if let Err(status) = fits {
+            return self.fail(caller, status);
+        }
+        let raft = &mut self.node.raft;
+        let entry = Entry { entry_type: EntryType::EntryConfChange, data, ..Entry::default() };
+        // The leader refuses only while it hands over; the caller may try again.
+        if raft.lead_transferee.is_some() || !raft.append_entry(&mut [entry]) {
+            return self.fail(caller, error::NO_LEADER);
+        }
+        raft.pending_conf_index = raft.raft_log.last_index();
+        raft.bcast_append();
+        self.callers.insert(id, caller);
     }
 
     fn propose_queued(&mut self) {
@@ -616,17 +681,25 @@ impl Core {
     }
 
     fn apply_conf_change(&mut self, entry: &Entry) {
-        match translate::conf_change(&entry.data) {
+        let (id, result) = match translate::conf_change(&entry.data) {
             Ok((change, for_crate)) => {
-                let accepted = self.state.apply_conf_change(entry.index, entry.term, &change);
-                if let (true, Change::Voters(v2)) = (accepted, for_crate) {
+                let result = self.state.apply_conf_change(entry.index, entry.term, &change);
+                if let (Ok(()), Change::Voters(v2)) = (&result, for_crate) {
                     let conf_state = self.node.apply_conf_change(&*v2);
                     self.set_conf_state(conf_state);
                 }
+                (change.id.unwrap_or_default(), result)
             }
             // Logged and committed, but nobody can read it. Skipping it keeps every member alike, since all of them
             // decode with the same types.
-            Err(_) => self.state.apply_empty(entry.index, entry.term),
+            Err(cause) => {
+                self.state.apply_empty(entry.index, entry.term);
+                (0, Err(Status::internal(cause.to_string())))
+            }
+        };
+        if let Some(caller) = self.callers.remove(&id) {
+            let outcome = Outcome::Applied(Box::new(result.map(|()| Answer::Nothing)));
+            self.outcomes[caller.shard as usize].push((caller.token, outcome));
         }
     }
 

@@ -74,6 +74,8 @@ pub struct Driver {
     space_kicked: Cell<bool>,
     space_waker: RefCell<Option<Waker>>,
     was_serving: Cell<bool>,
+    /// That the cluster states the version it is being downgraded to has been logged.
+    ready_told: Cell<bool>,
     /// When the first of the proposals arrived that wait for the next write, and of those in the write in flight.
     gathering_since: Cell<Option<Instant>>,
     writing_since: Cell<Option<Instant>>,
@@ -168,6 +170,7 @@ impl Driver {
             space_kicked: Cell::new(true),
             space_waker: RefCell::new(None),
             was_serving: Cell::new(false),
+            ready_told: Cell::new(false),
             gathering_since: Cell::new(None),
             writing_since: Cell::new(None),
         })
@@ -211,6 +214,9 @@ impl Driver {
             self.member.tokens.sweep((self.clock)());
             if ticks % limits::SPACE_LOOK_TICKS == 0 {
                 self.kick_space();
+            }
+            if ticks % (limits::VERSION_LOOK_MS / self.member.config.heartbeat_ms).max(1) == 0 {
+                self.state_version();
             }
         }
     }
@@ -361,7 +367,8 @@ impl Driver {
     }
 
     fn carry_out(self: &Rc<Self>, effects: Effects) {
-        assert!(effects.messages.is_empty(), "a cluster of one has nobody to write to");
+        // To learners: there is no way to other members in this version, and raft takes a message for one that is lost.
+        drop(effects.messages);
         if let Some(write) = effects.write {
             let metrics = &self.member.metrics.core;
             metrics.batch_size.observe_value(effects.write_entries);
@@ -449,10 +456,39 @@ impl Driver {
         let core = &mut *self.core.borrow_mut();
         let urls = &config.advertise_client_urls;
         core.propose_own(bootstrap::attributes_request(member.next_id(), member.id, &config.name, urls));
-        if core.state().cluster_version.as_deref() != Some(crate::version::CLUSTER) {
-            core.propose_own(bootstrap::cluster_version_request(member.next_id(), crate::version::CLUSTER));
-        }
+        Driver::propose_version(core, member);
         self.kick();
+    }
+
+    /// A leader states the version that the cluster is to have, once it is another.
+    fn state_version(&self) {
+        let core = &mut *self.core.borrow_mut();
+        if core.serves() && core.is_leader() && Driver::propose_version(core, &self.member) {
+            self.kick();
+        }
+        let state = core.state();
+        let ready = state.downgrade.as_ref().filter(|it| state.cluster_version.as_deref() == Some(&*it.target));
+        if let (Some(downgrade), false) = (ready, self.ready_told.replace(ready.is_some())) {
+            log!(
+                Info,
+                "The server is ready to downgrade",
+                "target-version" = downgrade.target,
+                "server-version" = crate::version::ETCD
+            );
+        }
+    }
+
+    fn propose_version(core: &mut Core, member: &Member) -> bool {
+        let (due, stated) = (core.state().cluster_version_due(), core.state().cluster_version.as_deref());
+        if stated == Some(due) {
+            return false;
+        }
+        if stated.is_some() {
+            log!(Info, "updating cluster version using v3 API", "from" = stated.unwrap_or_default(), "to" = due);
+        }
+        let request = bootstrap::cluster_version_request(member.next_id(), due);
+        core.propose_own(request);
+        true
     }
 
     async fn write(self: Rc<Self>, write: PendingWrite) {

@@ -4,7 +4,7 @@
 use sha1::{Digest, Sha1};
 
 /// The id of a founding member: the head of SHA-1 over its peer URLs, sorted and joined without a separator, and the
-/// cluster's token (etcd: membership.NewMember; members added later hash the time as well).
+/// cluster's token (etcd: membership.NewMember).
 pub fn member_id(peer_urls: &[String], token: &str) -> u64 {
     let mut sorted: Vec<&str> = peer_urls.iter().map(String::as_str).collect();
     sorted.sort_unstable();
@@ -14,6 +14,12 @@ pub fn member_id(peer_urls: &[String], token: &str) -> u64 {
     }
     hash.update(token);
     head(hash)
+}
+
+/// The id of a member that is added to a running cluster: of its peer URLs and the moment, in Unix seconds, so that who
+/// comes back to the same place is somebody else.
+pub fn added_member_id(peer_urls: &[String], now_seconds: u64) -> u64 {
+    member_id(peer_urls, &now_seconds.to_string())
 }
 
 /// The id of a cluster: the head of SHA-1 over its founders' ids in ascending order, eight big-endian bytes each

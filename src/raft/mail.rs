@@ -32,6 +32,9 @@ pub enum Control {
     CompactionDone { token: Token, revision: i64 },
     /// Answered when what compaction freed has been given back (Defragment).
     Defragment { token: Token },
+    /// A change of the members, answered as a proposal is. `data`: a raftpb.ConfChange whose id is `id`. `promotes`: the
+    /// learner that is to vote, whose log must have caught up.
+    Configure { token: Token, id: u64, data: Bytes, promotes: Option<u64> },
 }
 
 /// A turn's worth of requests of one shard.

@@ -94,7 +94,8 @@ pub fn start(
         quota_bytes: config.quota_bytes,
         logger,
     };
-    let Resumed { parts, cluster_id, covered, tail_bytes, tail, cut } = resume(&dir, &options, manner)?;
+    let Resumed { mut parts, cluster_id, covered, tail_bytes, tail, cut } = resume(&dir, &options, manner)?;
+    parts.state.set_learners_max(config.max_learners);
     Ok(Started {
         dir,
         member_id: parts.id,

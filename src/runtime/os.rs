@@ -63,6 +63,16 @@ pub fn resource_limit(resource: libc::__rlimit_resource_t) -> io::Result<Option<
     Ok((limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur))
 }
 
+/// How far the machine's time is ahead of UTC at a moment, in seconds.
+pub fn seconds_east_of_utc(unix_seconds: i64) -> i64 {
+    // SAFETY: localtime_r reads one time_t and fills one tm, which an all-zero one is; where it fails that is UTC.
+    unsafe {
+        let mut local: libc::tm = mem::zeroed();
+        libc::localtime_r(&unix_seconds, &mut local);
+        local.tm_gmtoff
+    }
+}
+
 /// The kernel's release, like "6.1.0-13-amd64".
 pub fn kernel_release() -> String {
     // SAFETY: uname fills a utsname with NUL-terminated strings; an all-zero one is a valid value.

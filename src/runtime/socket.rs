@@ -77,8 +77,13 @@ pub struct Bound {
 
 impl Bound {
     /// Listens on a TCP address; port 0 takes a free one. A port in use is an error: SO_REUSEADDR is set, so that a
-    /// restart need not wait for old connections to time out; SO_REUSEPORT is not. An IPv6 wildcard takes IPv4 too.
+    /// restart need not wait for old connections to time out. An IPv6 wildcard takes IPv4 too.
     pub fn inet(address: SocketAddr, backlog: i32) -> Result<Self, ListenError> {
+        Bound::inet_with(address, backlog, false)
+    }
+
+    /// `shared`: other sockets may listen there too if they say so (SO_REUSEPORT).
+    pub fn inet_with(address: SocketAddr, backlog: i32, shared: bool) -> Result<Self, ListenError> {
         let family = if address.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
         let fd = os::stream_socket(family).map_err(ListenError::of("socket"))?;
         if address.is_ipv6() {
@@ -86,6 +91,10 @@ impl Bound {
                 .map_err(ListenError::of("setsockopt"))?;
         }
         os::set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1).map_err(ListenError::of("setsockopt"))?;
+        if shared {
+            os::set_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)
+                .map_err(ListenError::of("setsockopt"))?;
+        }
         os::bind(fd.as_fd(), &RawAddress::of_inet(address)).map_err(ListenError::of("bind"))?;
         os::listen(fd.as_fd(), backlog).map_err(ListenError::of("listen"))?;
         let local = os::local_address(fd.as_fd()).map_err(ListenError::of("getsockname"))?;

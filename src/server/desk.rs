@@ -3,18 +3,21 @@
 
 use std::{cell::Cell, future::poll_fn, rc::Rc, sync::Arc, time::Duration};
 
-use super::{House, Letter, source::ShardSource};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{House, Letter, doors::Door, source::ShardSource};
 use crate::{
     api::service::Services,
-    grpc::{self, Drain, Settings},
-    http::{self, Surface},
+    grpc::{self, Drain, Settings, local::Local},
+    http::{self, Site, Surface, gateway::Gateway},
     limits, log,
     net::{
         listener::Arrival,
         seats::Seat,
-        sniff::{Protocol, sniff},
+        sniff::{Protocol, Rewound, sniff},
+        tls::Guard,
     },
-    observe::log::shown,
+    observe::{self, log::shown},
     runtime::{
         self,
         mesh::Port,
@@ -27,8 +30,9 @@ pub(super) struct Desk {
     pub house: Arc<House>,
     pub port: Rc<Port<Letter>>,
     pub shard: Rc<Shard>,
-    services: Rc<Services>,
+    pub services: Rc<Services>,
     source: Rc<ShardSource>,
+    gateway: Option<Rc<Gateway>>,
     settings: Rc<Settings>,
     traffic: Rc<Traffic>,
     drain: Drain,
@@ -45,7 +49,9 @@ impl Desk {
         let settings = Rc::new(Settings::of(&house.member.config, shard.metrics.clone()));
         let source = Rc::new(ShardSource::new(services.clone()));
         let (traffic, drain, ticks) = (Rc::default(), Drain::new(), Cell::new(0));
-        Desk { house, port, shard, services, source, settings, traffic, drain, ticks }
+        let local = Local { handler: services.clone(), settings: settings.clone(), drain: drain.clone() };
+        let gateway = house.member.config.json_gateway.then(|| Rc::new(Gateway::new(local)));
+        Desk { house, port, shard, services, source, gateway, settings, traffic, drain, ticks }
     }
 
     /// How long after the signal to drain a connection may still be open.
@@ -64,6 +70,9 @@ impl Desk {
                 let (busy, turns) = runtime::worked();
                 self.shard.metrics.busy_nanoseconds.add(busy.as_nanos() as u64);
                 self.shard.metrics.turns.add(turns);
+                if observe::log::take_untidy() {
+                    runtime::spawn(runtime::bulk(observe::log::tidy));
+                }
             }
         }
     }
@@ -94,29 +103,63 @@ impl Desk {
         }
     }
 
-    pub fn serve(self: &Rc<Self>, arrival: Arrival, surface: Surface) {
+    pub fn serve(self: &Rc<Self>, arrival: Arrival, door: Door) {
         let Arrival { accepted, seat } = arrival;
         match Socket::new(accepted, self.traffic.clone()) {
-            Ok(socket) => runtime::spawn(self.clone().serve_socket(socket, seat, surface)),
+            Ok(socket) => runtime::spawn(self.clone().serve_socket(socket, seat, door)),
             // The peer has gone already.
             Err(cause) => log!(Debug, "lost a connection before it was served", "error" = shown(&cause)),
         }
     }
 
-    async fn serve_socket(self: Rc<Self>, socket: Socket, _seat: Seat, surface: Surface) {
-        match sniff(socket).await {
-            Ok((Protocol::Http2, io)) if surface == Surface::Client => {
-                grpc::serve(io, self.services.clone(), self.settings.clone(), self.drain.clone()).await;
+    async fn serve_socket(self: Rc<Self>, socket: Socket, _seat: Seat, door: Door) {
+        let Ok((protocol, io)) = sniff(socket).await else { return };
+        match (protocol, door.guard) {
+            // In a box: a plain connection need not be as large as one of these.
+            (Protocol::Tls, Some(guard)) => Box::pin(self.serve_encrypted(io, guard, door.surface)).await,
+            (Protocol::Http1 | Protocol::Http2, _) if door.plain => {
+                self.serve_spoken(protocol, io, None, door.surface).await;
             }
-            Ok((Protocol::Http1, io)) => {
+            // It speaks nothing that is spoken here.
+            _ => {}
+        }
+    }
+
+    async fn serve_encrypted(self: Rc<Self>, io: Rewound<Socket>, guard: Arc<Guard>, surface: Surface) {
+        let peer = io.get_ref().peer().clone();
+        match guard.admit(io).await {
+            Ok(io) => {
+                let certified = guard.user_of(&io);
+                let Ok((protocol, io)) = sniff(io).await else { return };
+                self.serve_spoken(protocol, io, certified, surface).await;
+            }
+            Err(cause) => {
+                log!(Warn, "rejected connection on client endpoint", "remote-addr" = shown(&peer), "error" = cause);
+            }
+        }
+    }
+
+    /// `certified`: the user that the client's certificate names, as in a `grpc::Call`.
+    async fn serve_spoken<S>(self: Rc<Self>, protocol: Protocol, io: S, certified: Option<Rc<str>>, surface: Surface)
+    where
+        S: AsyncRead + AsyncWrite + hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
+    {
+        match protocol {
+            Protocol::Http2 if surface.takes_grpc() => {
+                let (services, settings) = (self.services.clone(), self.settings.clone());
+                grpc::serve(io, certified, services, settings, self.drain.clone()).await;
+            }
+            Protocol::Http1 if surface.takes_http() => {
                 let mut waiter = self.drain.waiter();
                 let drained = poll_fn(move |context| waiter.poll(context));
                 self.shard.metrics.connections.add(1);
+                let (source, gateway) = (self.source.clone(), self.gateway.clone());
+                let site = Site { source, gateway, surface, certified };
                 // In a box: most connections are of gRPC, and each would be larger by it.
-                Box::pin(http::serve(io, self.source.clone(), surface, drained)).await;
+                Box::pin(http::serve(io, site, drained)).await;
                 self.shard.metrics.connections.add(-1);
             }
-            // It speaks nothing that is spoken here, or nothing at all.
+            // It speaks nothing that is spoken here.
             _ => {}
         }
     }

@@ -3,6 +3,7 @@
 
 mod desk;
 mod doors;
+mod integrity;
 mod source;
 
 use std::{
@@ -15,11 +16,10 @@ use std::{
 
 use prost::Message as _;
 
-use self::desk::Desk;
+use self::{desk::Desk, doors::Door};
 use crate::{
     auth::tokens::Tokens,
     config::Config,
-    http::Surface,
     log,
     net::{Listener, listener::Arrival, seats::Seats},
     observe::log::{hex, shown},
@@ -49,8 +49,8 @@ use crate::{
 /// What one executor sends another.
 enum Letter {
     Post(Post),
-    /// A connection that the receiver is to serve, and what is served on its listener.
-    Arrival(Arrival, Surface),
+    /// A connection that the receiver is to serve, and the door that it came through.
+    Arrival(Arrival, Door),
     /// The server stops: end what is open.
     Drain,
 }
@@ -74,12 +74,7 @@ pub fn run(config: Config) -> Result<Infallible, String> {
     if matches!(tokens, Tokens::Simple(_)) {
         log!(Warn, "simple token is not cryptographically signed");
     }
-    let bind = |urls: &[String], surface| {
-        let bound = urls.iter().map(|url| Listener::bind(url).map(|listener| (listener, surface)).map_err(text));
-        bound.collect::<Result<Vec<_>, String>>()
-    };
-    let mut listeners = bind(&config.listen_client_urls, Surface::Client)?;
-    listeners.extend(bind(&config.listen_metrics_urls, Surface::Metrics)?);
+    let bound = doors::bind(&config)?;
 
     let started = start::start(&config, crate::observe::log::Drain::logger("raft"), |dir| {
         let dir = dir.to_owned();
@@ -95,6 +90,8 @@ pub fn run(config: Config) -> Result<Infallible, String> {
             "index" = cut.index
         );
     }
+    // In the data directory, which is this process's by now, a certificate may have to be made.
+    let listeners = doors::guard(&config, bound)?;
     let member = Arc::new(Member::new(started.member_id, started.cluster_id, config, unix_ms()).with_tokens(tokens));
     let view = View { state: started.parts.state.clone(), segments: started.parts.writer.table().clone() };
     log!(
@@ -125,8 +122,8 @@ fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-/// Where clients come in, each listener with what it serves, and the signals that end it.
-type Entrance = (Vec<(Listener, Surface)>, Signals);
+/// Where clients come in, and the signals that end it.
+type Entrance = (Vec<(Listener, Door)>, Signals);
 
 /// What all executors share. What lies in a mutex is taken once, at the start.
 struct House {
@@ -163,6 +160,9 @@ async fn live(house: Arc<House>, number: usize) {
         }
         if driver.is_none() {
             runtime::spawn(desk.clone().write_to_core());
+        }
+        if number == 0 {
+            runtime::spawn(integrity::watch_over(desk.services.clone()));
         }
     }
     runtime::spawn(sort_letters(port.clone(), desk.clone(), driver.clone()));
@@ -232,7 +232,7 @@ async fn sort_letters(port: Rc<Port<Letter>>, desk: Option<Rc<Desk>>, driver: Op
         match (letter, &desk, &driver) {
             (Letter::Post(Post::ToCore(mail)), _, Some(driver)) => driver.receive(from, mail),
             (Letter::Post(post), Some(desk), _) => desk.receive(from, post),
-            (Letter::Arrival(arrival, surface), Some(desk), _) => desk.serve(arrival, surface),
+            (Letter::Arrival(arrival, door), Some(desk), _) => desk.serve(arrival, door),
             (Letter::Drain, Some(desk), _) => desk.drain(),
             (Letter::Drain, None, _) => {}
             _ => unreachable!("a letter for somebody who is not here"),

@@ -13,7 +13,6 @@ use crate::{
     proto::etcdserverpb::{AlarmType, RangeRequest},
     runtime,
     shard::{Member, Role, view::View},
-    version,
 };
 
 pub(super) struct ShardSource {
@@ -81,15 +80,16 @@ impl Source for ShardSource {
     }
 
     fn storage_version(&self) -> Option<String> {
-        // Known with the cluster's version, from which it follows.
-        self.cluster_version().map(|_| version::STORAGE.to_owned())
+        self.services.shard.view().state.storage_version().map(str::to_owned)
     }
 
     fn metrics(&self) -> String {
         let (member, view) = (self.member(), self.services.shard.view());
         let alarms: Vec<(u64, &str)> =
             view.state.alarms.iter().map(|(kind, member)| (member, alarm(kind).name())).collect();
-        metrics::render(&Sources {
+        let members: Vec<u64> = view.state.membership.members().map(|member| member.id).collect();
+        let removed: Vec<u64> = view.state.membership.removed().collect();
+        let text = metrics::render(&Sources {
             shards: &member.metrics.shards,
             core: &member.metrics.core,
             health: &member.metrics.health,
@@ -99,10 +99,14 @@ impl Source for ShardSource {
                 is_learner: self.is_learner_in(&view),
                 quota_bytes: member.config.quota_bytes,
                 alarms: &alarms,
+                members: &members,
+                removed: &removed,
                 gates: &member.config.gates,
                 extensive: member.config.metrics_extensive,
             },
-        })
+        });
+        member.metrics.health.count_scrape();
+        text
     }
 
     fn raft_status(&self) -> RaftStatus {
@@ -131,6 +135,10 @@ impl Source for ShardSource {
 
     fn health_metrics(&self) -> &HealthMetrics {
         &self.member().metrics.health
+    }
+
+    fn asks_for_users(&self) -> bool {
+        self.services.shard.published.look(|view| view.state.auth.is_enabled())
     }
 
     fn cors(&self) -> &[String] {

@@ -158,6 +158,27 @@ impl Shard {
         self.control(|token| Control::Defragment { token }).await
     }
 
+    /// Has a change of the members logged and applied; the inner result is what applying it made. `data`: a
+    /// raftpb.ConfChange whose id is `id`. `promotes`: the learner that is to vote, if one is.
+    ///
+    /// # Errors
+    /// Where it was not applied, or nobody knows whether it was.
+    pub async fn configure(
+        &self,
+        id: u64,
+        data: Bytes,
+        promotes: Option<u64>,
+    ) -> Result<(Result<Answer, Status>, Arc<View>), Status> {
+        self.check_running()?;
+        let waiting = self.pending.wait(self.now_ms.get());
+        self.outbox.control(Control::Configure { token: waiting.token(), id, data, promotes });
+        match waiting.await {
+            (Outcome::Applied(result), view) => Ok((*result, view)),
+            (Outcome::Failed(status), _) => Err(status),
+            (Outcome::Done, _) => unreachable!("a change is answered with its result"),
+        }
+    }
+
     async fn control(&self, control: impl FnOnce(pending::Token) -> Control) -> Result<(), Status> {
         self.check_running()?;
         // Controls may take as long as the disk takes: no timeout, they end with the server.
@@ -217,7 +238,9 @@ impl Shard {
             self.metrics.slow_watchers.set(watches.behind_count() as i64);
             self.metrics.queued_bytes.set(watches.queued_bytes() as i64);
             self.metrics.events_sent.set(watches.events_sent());
+            self.metrics.pending_events.set(watches.pending_events() as i64);
         });
+        self.metrics.open_reads.set(self.pins.len() as i64);
         self.lease_calls.expire(before, || LeaseAnswer::NotPrimary);
         self.pins.expire(now_ms.saturating_sub(limits::STREAM_PIN_MS_MAX), || ());
         self.tell_leaderless(leaderless, now_ms);
@@ -246,6 +269,11 @@ impl Shard {
     /// Resolves when whoever holds a view since now has held it for too long.
     pub fn pin_expires(&self) -> Waiting<()> {
         self.pins.wait(self.now_ms.get())
+    }
+
+    /// The same for who may hold it so many milliseconds longer.
+    pub fn pin_expires_later(&self, by_ms: u64) -> Waiting<()> {
+        self.pins.wait(self.now_ms.get() + by_ms)
     }
 
     fn owns(&self, id: i64) -> bool {

@@ -77,7 +77,7 @@ pub enum Answer {
         revision: i64,
         answer: AuthAnswer,
     },
-    /// Requests that members make for themselves.
+    /// Requests that members make for themselves, and changes of the members, which are told by the state.
     Nothing,
 }
 
@@ -272,8 +272,11 @@ impl State {
         (self.applied_index, self.applied_term) = (index, term);
     }
 
-    /// Applies a configuration change. False if it does not fit the members there are: then raft must not see it.
-    pub fn apply_conf_change(&mut self, index: u64, term: u64, change: &raftpb::ConfChange) -> bool {
+    /// Applies a configuration change.
+    ///
+    /// # Errors
+    /// Where it does not fit the members there are: then raft must not see it.
+    pub fn apply_conf_change(&mut self, index: u64, term: u64, change: &raftpb::ConfChange) -> Result<(), Status> {
         self.apply_empty(index, term);
         self.membership.apply(change)
     }

@@ -188,6 +188,22 @@ impl Index {
         Some(live)
     }
 
+    /// Records a change as another store had it, its create revision and version included. Revisions ascend.
+    pub fn adopt(&mut self, key: &[u8], meta: KeyMeta) {
+        self.record(key, &mut |_| meta);
+        if meta.place.len > 0 {
+            Arc::make_mut(&mut self.usage).add(meta.place, meta.revision.main);
+        }
+        self.current = self.current.max(meta.revision.main);
+    }
+
+    /// Takes note that the store whose changes are adopted was compacted up to `revision`, and nothing is left to remove.
+    pub fn adopt_compacted(&mut self, revision: i64) {
+        self.compacted = revision;
+        self.current = self.current.max(revision);
+        self.sweep = Sweep { next: Revision::new(revision + 1, 0), target: revision };
+    }
+
     /// Makes a new state of a key's newest one, and an event of that.
     fn record(&mut self, key: &[u8], change: &mut dyn FnMut(Option<KeyMeta>) -> KeyMeta) {
         let Index { keys, events, .. } = self;

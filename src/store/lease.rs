@@ -110,6 +110,16 @@ impl LeaseBook {
         self.keys(id).map(Bytes::copy_from_slice).collect()
     }
 
+    /// The leases from an id on, in the order of ids as unsigned numbers, which is that of etcd's backend.
+    pub fn iter_as_unsigned(&self, from: u64) -> impl Iterator<Item = Lease> + '_ {
+        let signed = from as i64;
+        let at_or_above =
+            move |id: i64| self.leases.iter_from(&id_bytes(id)).map(|(key, value)| decode(id_of(key), value));
+        let positive = at_or_above(signed.max(0)).take_while(move |_| signed >= 0);
+        let negative = at_or_above(if signed < 0 { signed } else { i64::MIN }).take_while(|lease| lease.id < 0);
+        positive.chain(negative)
+    }
+
     /// All leases in order of id.
     pub fn iter(&self) -> impl Iterator<Item = Lease> + '_ {
         self.leases.iter().map(|(key, value)| decode(id_of(key), value))
@@ -146,5 +156,11 @@ mod tests {
         assert!(!book.contains(1));
         assert_eq!(book.keys_owned(255), ["a", "b"]);
         assert!(book.iter().map(|lease| lease.id).eq([i64::MIN, -1, 0, 255, 256, i64::MAX]));
+        let unsigned = [0, 255, 256, i64::MAX, i64::MIN, -1];
+        let ids = |from: u64| book.iter_as_unsigned(from).map(|lease| lease.id).collect::<Vec<_>>();
+        for (at, id) in unsigned.into_iter().enumerate() {
+            assert_eq!(ids(id as u64), unsigned[at..]);
+            assert_eq!(ids((id as u64).wrapping_add(1)), if id == -1 { &unsigned[..] } else { &unsigned[at + 1..] });
+        }
     }
 }

@@ -1,4 +1,5 @@
 pub mod apply;
+pub mod backend;
 pub mod checkpoint;
 pub mod codec;
 pub mod cost;

@@ -3,10 +3,16 @@
 
 use std::sync::Arc;
 
-use super::{index::Index, lease::LeaseBook, membership::Membership};
+use super::{
+    index::Index,
+    lease::LeaseBook,
+    membership::{Member, Membership},
+};
 use crate::{
     auth::Auth,
+    limits,
     proto::{etcdserverpb::AlarmType, raftpb},
+    version,
 };
 
 /// Alarms that are raised, in order of kind and member.
@@ -67,6 +73,8 @@ pub struct State {
     pub(super) applied_term: u64,
     /// Shortest lease, in seconds: one and a half election timeouts, rounded up. The same on every member.
     pub(super) lease_ttl_min: i64,
+    /// `--max-learners`.
+    pub(super) learners_max: usize,
 }
 
 impl State {
@@ -83,7 +91,19 @@ impl State {
             applied_index: 0,
             applied_term: 0,
             lease_ttl_min,
+            learners_max: limits::LEARNERS_DEFAULT,
         }
+    }
+
+    /// The version that the cluster is to state: this release's, or the one to which it is being downgraded.
+    /// (etcd: version/monitor.go, decideClusterVersion.)
+    pub fn cluster_version_due(&self) -> &str {
+        self.downgrade.as_ref().map_or(version::CLUSTER, |downgrade| &downgrade.target)
+    }
+
+    /// The version of the storage's schema in etcd's terms, which follows the cluster's. None before that is decided.
+    pub fn storage_version(&self) -> Option<&str> {
+        self.cluster_version.as_deref()
     }
 
     /// Index and term of the last applied entry.
@@ -91,8 +111,25 @@ impl State {
         (self.applied_index, self.applied_term)
     }
 
+    /// Makes the state that of a cluster which these members found, whatever it was before: their entries, one each, are
+    /// all that the cluster's log holds. (etcd: etcdutl/snapshot, saveWALAndSnap.)
+    pub fn found(&mut self, founders: Vec<Member>) {
+        let voters: Vec<u64> = founders.iter().map(|founder| founder.id).collect();
+        (self.applied_index, self.applied_term) = (voters.len() as u64, 1);
+        self.set_conf_state(raftpb::ConfState { voters, auto_leave: Some(false), ..Default::default() });
+        self.membership = Membership::from_parts(founders, []);
+    }
+
     pub fn set_lease_ttl_min(&mut self, seconds: i64) {
         self.lease_ttl_min = seconds;
+    }
+
+    pub fn set_learners_max(&mut self, learners: usize) {
+        self.learners_max = learners;
+    }
+
+    pub fn learners_max(&self) -> usize {
+        self.learners_max
     }
 
     pub fn conf_state(&self) -> &raftpb::ConfState {

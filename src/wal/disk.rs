@@ -47,8 +47,8 @@ pub enum DiskError {
     #[error("{} is in use by another process: stop that one, or name another --data-dir", path.display())]
     InUse { path: PathBuf },
     #[error(
-        "{} is a data directory of etcd (it holds member/), which urd does not read: name another --data-dir, and \
-         bring the data over as a member of the same cluster or from a snapshot",
+        "{} is a data directory of etcd (it holds member/), which urd does not read: make a data directory of it \
+         with urd-migrate, and name that with --data-dir",
         path.display()
     )]
     OfEtcd { path: PathBuf },

@@ -8,7 +8,7 @@
 pub mod bulk;
 pub mod disk;
 pub mod inspect;
-mod lock;
+pub mod lock;
 mod map;
 mod memory;
 pub mod proof;

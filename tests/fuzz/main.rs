@@ -13,7 +13,10 @@ use std::{
 
 use prost::Message;
 use targets::TARGETS;
-use urd::proto::etcdserverpb::*;
+use urd::{
+    bolt::write::{Part, Planner, Writer},
+    proto::etcdserverpb::*,
+};
 use urd_client::{op, raw};
 
 fn corpus(target: &str) -> std::path::PathBuf {
@@ -124,7 +127,84 @@ fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     ];
     let checkpoint = fs::read(samples.join("checkpoint")).unwrap();
     let checkpoints = vec![[&[0], &checkpoint[..]].concat(), [&[1], &checkpoint[..]].concat()];
-    vec![("record", records), ("checkpoint", checkpoints), ("request", requests()), ("grpc", connections())]
+    vec![
+        ("record", records),
+        ("checkpoint", checkpoints),
+        ("database", databases()),
+        ("request", requests()),
+        ("grpc", connections()),
+        ("json", texts()),
+    ]
+}
+
+/// JSON of every kind of message, in whole and in pieces.
+fn texts() -> Vec<Vec<u8>> {
+    [
+        (0, r#"{"key":"Zm9v","range_end":"AA==","limit":"2","sort_order":"ASCEND","sortTarget":4,"serializable":true}"#),
+        (1, r#"{"key":"Zm9v","value":"dmFsdWU-P34","lease":1e3,"prevKv":null,"x":[{"y":"\ud83d\ude00"}]}"#),
+        (
+            2,
+            r#"{"compare":[{"target":"VERSION","result":1,"key":"YQ==","version":"-1"}],"success":[{"request_put":{"key":"YQ=="}},{"request_txn":{"failure":[{"requestRange":{"key":"AA"}},{}]}}]}"#,
+        ),
+        (3, r#"{"create_request":{"key":"AA==","filters":["NOPUT",1],"fragment":true}} {"progress_request":{}}"#),
+        (4, r#"{"TTL":"60","ID":9223372036854775807}"#),
+        (5, r#"{"action":"ACTIVATE","memberID":"18446744073709551615","alarm":"NOSPACE"}"#),
+        (6, r#"{"name":"\u0000<>&\u2028\"","password":"","options":{"no_password":true}}"#),
+        (7, r#"{"name":"r","perm":{"permType":"READWRITE","key":"YQ==","range_end":"Yg=="}}"#),
+        (8, r#"{"peerURLs":["http://a:1","b"],"isLearner":false}"#),
+        (10, r#"{"header":{"revision":"3"},"kvs":[{"key":"YQ==","version":"1"},{}],"more":true}"#),
+        (12, r#"{"watch_id":"-1","canceled":true,"cancel_reason":"a","events":[{"type":"DELETE","kv":{}}]}"#),
+    ]
+    .iter()
+    .flat_map(|(which, text)| [*which, which | 0x10, which | 0x20].map(|how| [&[how], text.as_bytes()].concat()))
+    .collect()
+}
+
+/// Databases of four pages, of what each bucket may hold.
+fn databases() -> Vec<Vec<u8>> {
+    type Entries = &'static [(&'static [u8], &'static [u8])];
+    const KEY: Entries = &[
+        (b"\0\0\0\0\0\0\0\x02_\0\0\0\0\0\0\0\0", b"\x0a\x01k\x10\x02\x18\x02\x20\x01\x2a\x05value\x30\x07"),
+        (b"\0\0\0\0\0\0\0\x03_\0\0\0\0\0\0\0\0", b"\x0a\x01l\x10\x03\x18\x03\x20\x01"),
+        (b"\0\0\0\0\0\0\0\x03_\0\0\0\0\0\0\0\x01t", b"\x0a\x01k"),
+        (b"\0\0\0\0\0\0\0\x09_\0\0\0\0\0\0\0\0", b""),
+    ];
+    const META: Entries = &[
+        (b"confState", br#"{"voters":[255],"auto_leave":false}"#),
+        (b"consistent_index", b"\0\0\0\0\0\0\0\x05"),
+        (b"finishedCompactRev", b"\0\0\0\0\0\0\0\x02_\0\0\0\0\0\0\0\0"),
+        (b"scheduledCompactRev", b"\0\0\0\0\0\0\0\x03_\0\0\0\0\0\0\0\0"),
+        (b"storageVersion", b"3.7.0"),
+        (b"term", b"\0\0\0\0\0\0\0\x02"),
+    ];
+    let all: [(&str, Entries); 9] = [
+        ("alarm", &[(b"\x08\x05\x10\x01", b"")]),
+        ("auth", &[(b"authEnabled", b"\0"), (b"authRevision", b"\0\0\0\0\0\0\0\x01")]),
+        ("authUsers", &[(b"root", b"\x0a\x04root")]),
+        ("cluster", &[(b"clusterVersion", b"3.7.0"), (b"downgrade", br#"{"target-version":"3.6.0","enabled":true}"#)]),
+        ("key", KEY),
+        ("lease", &[(b"\0\0\0\0\0\0\0\x07", b"\x08\x07\x10\x3c")]),
+        ("members", &[(b"ff", br#"{"id":255,"peerURLs":["http://a"],"name":"n"}"#)]),
+        ("members_removed", &[(b"3", b"removed")]),
+        ("meta", META),
+    ];
+    let file = |buckets: &[(&str, Entries)]| {
+        let mut planner = Planner::default();
+        for (name, entries) in buckets {
+            planner.bucket(name, entries.iter().map(|(key, value)| (key.len(), value.len())));
+        }
+        let mut writer = Writer::<()>::new(planner.finish());
+        for (_, entries) in buckets {
+            entries.iter().for_each(|(key, value)| writer.entry(key, &[Part::Bytes(value)]));
+            writer.end_bucket();
+        }
+        writer.finish();
+        // What is cut off its end is zeros.
+        let mut input = [&[1], &writer.out()[..]].concat();
+        input.truncate(16_384);
+        input
+    };
+    vec![file(&all), file(&all[4..5]), file(&all[8..]), file(&[])]
 }
 
 fn framed(which: u8, message: &impl Message) -> Vec<u8> {

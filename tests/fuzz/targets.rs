@@ -12,16 +12,22 @@ use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use urd::{
     api::{check, request},
+    bolt::read::{Database, ReadError},
     error::{self, Status},
     grpc::{
         Call, Drain, Frame, Handler, LocalBoxFuture, Route, Settings, Shape, Unary, serve,
         stream::{Replies, Requests},
     },
+    http::gateway::transcode::{Escape, Input, Read, Scan, Scanner, Schema, Step, Writer, read},
     proto::{etcdserverpb::*, raftpb},
     runtime,
     store::{
         apply::{AppliedBatch, ApplyEntry},
-        checkpoint,
+        backend::{
+            export::Export,
+            import::{self, KeepValues},
+        },
+        checkpoint, hash,
         state::State,
         types::{Place, Revision, Values},
     },
@@ -37,7 +43,68 @@ use urd::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them, by name.
-pub const TARGETS: [Target; 4] = [("record", record), ("checkpoint", checkpoint), ("request", request), ("grpc", grpc)];
+pub const TARGETS: [Target; 6] = [
+    ("record", record),
+    ("checkpoint", checkpoint),
+    ("database", database),
+    ("request", request),
+    ("grpc", grpc),
+    ("json", json),
+];
+
+// ---- databases ----
+
+#[derive(Default)]
+struct Kept(Vec<Bytes>);
+
+impl KeepValues for Kept {
+    fn keep(&mut self, values: Vec<(Revision, Bytes)>) -> io::Result<Vec<Place>> {
+        let mut keep = |(_, value): (Revision, Bytes)| {
+            let (segment, len) = (self.0.len() as u32 + 1, value.len() as u32);
+            self.0.push(value);
+            Place { segment, offset: 0, len }
+        };
+        Ok(values.into_iter().map(&mut keep).collect())
+    }
+}
+
+impl Values for Kept {
+    fn read(&self, place: Place) -> io::Result<Bytes> {
+        Ok(self.0[place.segment as usize - 1].clone())
+    }
+}
+
+/// A file as etcd's database. The first byte: bit 1 puts both metas' checksums right, where they would lie with pages of
+/// 4 KiB. What is taken over makes a database that gives the same state.
+pub fn database(input: &[u8]) {
+    let Some((how, file)) = input.split_first() else { return };
+    let mut file = file.to_vec();
+    file.resize(file.len().next_multiple_of(1024), 0);
+    if how & 1 != 0 {
+        for meta in [16, 4096 + 16] {
+            if let Some(meta) = file.get_mut(meta..meta + 64) {
+                let sum = meta[..56].iter().fold(0xcbf2_9ce4_8422_2325u64, |sum, byte| {
+                    (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+                });
+                meta[56..].copy_from_slice(&sum.to_le_bytes());
+            }
+        }
+    }
+    let take = |file: &[u8]| {
+        let mut kept = Kept::default();
+        let imported = import::import(&Database::open(file, "the file")?, 2, &mut kept)?;
+        Ok::<_, ReadError>((imported, kept))
+    };
+    let Ok((imported, kept)) = take(&file) else { return };
+    let hash_of = |state: &State, kept: &Kept| hash::hash(state, kept).expect("every value is there");
+    assert_eq!(hash::hash_changes(&imported.state.index, &kept).expect("every value is there"), imported.changes_hash);
+    let mut export = Export::new(imported.state.clone());
+    for hole in export.make(usize::MAX) {
+        export.pages()[hole.at..hole.at + hole.len].copy_from_slice(&kept.read(hole.what).expect("it is there"));
+    }
+    let (again, kept_again) = take(export.pages()).expect("what is exported is sound");
+    assert_eq!(hash_of(&again.state, &kept_again), hash_of(&imported.state, &kept));
+}
 
 // ---- records ----
 
@@ -289,6 +356,69 @@ fn others(which: u8, body: &[u8]) {
         34 MoveLeaderRequest, 35 LeaseCheckpointRequest, 36 RangeResponse, 37 WatchResponse, 38 TxnResponse,
         39 AuthUserGrantRoleRequest, 40 AuthRoleAddRequest, 41 MemberPromoteRequest, 42 MemberRemoveRequest,
         43 urd::proto::grpc::health::v1::HealthCheckRequest,
+    }
+}
+
+// ---- JSON ----
+
+/// JSON for one of the gateway's messages: the first byte says which, and in what pieces the scanner is given it. What is read
+/// is written again, read again, and the same.
+pub fn json(input: &[u8]) {
+    const NAMES: [&str; 16] = [
+        "etcdserverpb.RangeRequest",
+        "etcdserverpb.PutRequest",
+        "etcdserverpb.TxnRequest",
+        "etcdserverpb.WatchRequest",
+        "etcdserverpb.LeaseGrantRequest",
+        "etcdserverpb.AlarmRequest",
+        "etcdserverpb.AuthUserAddRequest",
+        "etcdserverpb.AuthRoleGrantPermissionRequest",
+        "etcdserverpb.MemberAddRequest",
+        "v3electionpb.ProclaimRequest",
+        "etcdserverpb.RangeResponse",
+        "etcdserverpb.TxnResponse",
+        "etcdserverpb.WatchResponse",
+        "etcdserverpb.StatusResponse",
+        "etcdserverpb.MemberListResponse",
+        "etcdserverpb.HashKVResponse",
+    ];
+    let Some((how, text)) = input.split_first() else { return };
+    let message = Schema::message(NAMES[usize::from(how & 15)]).expect("it travels through the gateway");
+    let mut scanner = Scanner::default();
+    let mut end = None;
+    let piece = [usize::MAX, 1, 7, 64][usize::from(how >> 4 & 3)].min(text.len().max(1));
+    for (at, piece) in text.chunks(piece).enumerate().map(|(at, bytes)| (at * piece, bytes)) {
+        match scanner.scan(piece) {
+            Scan::More => {}
+            Scan::Value(len) => {
+                end = Some(at + len);
+                break;
+            }
+            Scan::Bad(_) => return,
+        }
+    }
+    let Some(end) = end else {
+        scanner.end();
+        return;
+    };
+    let written = |bytes: &[u8], escape| {
+        let mut writer = Writer::new(message, bytes.len(), escape);
+        let (mut input, mut out) = (Input::default(), Vec::new());
+        input.push(Bytes::copy_from_slice(bytes));
+        let step = writer.write(&mut input, &mut out, usize::MAX);
+        (step, out)
+    };
+    // Whatever it is, it is written or is broken.
+    let _ = written(text, Escape::Json);
+    let Ok(Read::Message(bytes)) = read(message, &text[..end], 1 << 20) else { return };
+    for escape in [Escape::Json, Escape::Html] {
+        let (step, out) = written(&bytes, escape);
+        assert_eq!(step, Step::Done, "what is read can be written");
+        assert_eq!(Scanner::default().scan(&out), Scan::Value(out.len()), "what is written is JSON");
+        match read(message, &out, 1 << 20) {
+            Ok(Read::Message(again)) => assert!(again == bytes, "nothing is lost on the way"),
+            other => panic!("{other:?}"),
+        }
     }
 }
 

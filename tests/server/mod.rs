@@ -69,6 +69,11 @@ impl Server {
         Server { child: None, home, address, peer_address, more: more.iter().map(|&flag| flag.to_owned()).collect() }
     }
 
+    /// Adds a flag, for what depends on the place.
+    pub fn add(&mut self, flag: String) {
+        self.more.push(flag);
+    }
+
     /// The command line, to be started by hand.
     pub fn command(&self) -> Command {
         let client = format!("http://{}", self.address);
@@ -85,6 +90,12 @@ impl Server {
             .args(&self.more)
             .stdin(Stdio::null());
         command
+    }
+
+    /// The same, with more flags from its next start on.
+    pub fn with(mut self, more: &[&str]) -> Self {
+        self.more.extend(more.iter().map(|&flag| flag.to_owned()));
+        self
     }
 
     pub fn data_dir(&self) -> PathBuf {

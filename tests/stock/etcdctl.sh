@@ -47,12 +47,19 @@ ctl() {
     echo "-> $code"
 }
 
-# watch LINES ARGS...: the first lines of a watch, which does not end by itself.
+# watch LINES ARGS...: the first lines of a watch.
 watch() {
+    local lines=$1
+    shift
+    until_lines "$lines" watch "$@"
+}
+
+# until_lines LINES ARGS...: the first lines of a command that does not end by itself.
+until_lines() {
     local lines=$1 pid
     shift
-    echo "\$ etcdctl watch $*"
-    "$reference/etcdctl" --endpoints="$endpoint" watch "$@" >"$work/watch" 2>&1 &
+    echo "\$ etcdctl $*"
+    "$reference/etcdctl" --endpoints="$endpoint" "$@" >"$work/watch" 2>&1 &
     pid=$!
     for _ in $(seq 300); do
         if [ "$(wc -l <"$work/watch")" -ge "$lines" ] || ! kill -0 "$pid" 2>/dev/null; then break; fi
@@ -71,7 +78,7 @@ all_forms() {
 }
 
 commands() {
-    local lease decimal
+    local lease decimal learner own
     ctl put k1 v1
     ctl put k2 "a value with spaces"
     ctl put k1 v1b --prev-kv
@@ -172,6 +179,39 @@ TXN
     ctl defrag
     ctl defrag -w json
     ctl get "" --prefix
+
+    ctl lock mutex -- sh -c 'echo locked'
+    ctl get mutex --prefix
+    until_lines 2 elect poll a
+
+    ctl member add n2 --peer-urls=http://127.0.0.1:1 --learner
+    ctl member add n3 --peer-urls=http://127.0.0.1:1 --learner
+    ctl member add n3 --peer-urls=http://127.0.0.1:2 --learner
+    ctl member add n3 --peer-urls=nonsense
+    # In order of ids, which are hashes of the ports and the time.
+    ctl member list | sed -E 's/^[0-9a-f]+,/ID,/' | sort
+    learner=$("$reference/etcdctl" --endpoints="$endpoint" member list | awk -F, '/unstarted/ { print $1 }')
+    own=$("$reference/etcdctl" --endpoints="$endpoint" member list | awk -F, '/ started/ { print $1 }')
+    {
+        ctl member promote "$learner"
+        ctl member promote "$own"
+        ctl member update "$learner" --peer-urls=http://127.0.0.1:3
+        ctl member remove "$own"
+        ctl member remove "$learner"
+        ctl member remove "$learner"
+        ctl member promote "$learner"
+        ctl member update "$learner" --peer-urls=http://127.0.0.1:3
+        ctl member list
+        ctl move-leader "$learner"
+        ctl move-leader "$own"
+    } | sed -E "s/$learner/LEARNER/g; s/$own/OWN/g"
+
+    ctl downgrade validate 3.6
+    ctl downgrade validate 3.5
+    ctl downgrade validate nonsense
+    ctl downgrade enable 3.7
+    ctl downgrade cancel
+    ctl downgrade cancel -w json
     users
 }
 
@@ -265,7 +305,10 @@ normalise() {
         -e 's/took = [^,"]+|took [0-9.]+[a-zµ]+/took T/g' \
         -e 's/\[leased2 leased1\]/[leased1 leased2]/' \
         -e 's/remaining\([0-9]+s\)/remaining(T)/; s/"ttl":5[0-9]{2}/"ttl":T/' \
-        -e 's/^[0-9a-f]{15,16}, started/ID, started/' \
+        -e 's/^[0-9a-f]{15,16}, (started|unstarted)/ID, \1/; s/^(ID|LEARNER|OWN), (started|unstarted)/ID, \2/' \
+        -e 's/cluster +[0-9a-f]{15,16}/cluster ID/; s/Member +[0-9a-f]{15,16}/Member ID/' \
+        -e 's/^ETCD_INITIAL_CLUSTER=.*/ETCD_INITIAL_CLUSTER/' \
+        -e 's/^(mutex|poll)\/[0-9a-f]+/\1\/LEASE/' \
         -e 's/memberID:[0-9]+/memberID:N/' \
         -e 's/\[[0-9.]+[a-zµ]+\]/[T]/'
 }

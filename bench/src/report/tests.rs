@@ -64,6 +64,7 @@ fn results() -> Results {
         data: "/tmp".into(),
         etcd_flag: vec!["--snapshot-count=7".to_owned()],
         urd_flag: vec![],
+        tls: false,
         go: "tests/stock".into(),
     };
     let seen = |name: &str| ServerSeen {

@@ -3,6 +3,7 @@
 
 mod calls;
 mod churn;
+mod connect;
 mod lease;
 mod list;
 mod load;
@@ -78,6 +79,7 @@ pub async fn run(site: &mut Site, plan: &Plan) -> Result<Outcome, String> {
         Workload::Compaction => churn::compaction(site, plan).await,
         Workload::Restart => restart::restart(site, plan).await,
         Workload::PutGo => stock::put(site, plan).await,
+        Workload::Connect => connect::run(site, plan).await,
         Workload::Load => load::load(site, plan).await,
         _ => calls::run(site, plan).await,
     }?;

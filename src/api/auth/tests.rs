@@ -105,7 +105,7 @@ fn a_read_that_outlives_a_change_is_refused() {
     let mut bench = with_users();
     let services = bench.services.clone();
     let view = bench.shard().view();
-    let caller = Caller::Client(Metadata::default().with("token", b"t.1"));
+    let caller = Caller::Client { metadata: Metadata::default().with("token", b"t.1"), certified: None };
     let permit = services.authorize_read(&caller, &view, Ask::range(&RangeRequest::default())).unwrap();
     assert_eq!(permit.still(&bench.shard().view()), Ok(()));
     let role = AuthRoleAddRequest { name: "r".into() };

@@ -3,7 +3,6 @@ use prost_types::FileDescriptorSet;
 use super::*;
 use crate::{
     api::testing::{Bench, MEMBER_ID},
-    error::Code,
     grpc,
     proto::etcdserverpb::*,
 };
@@ -32,13 +31,6 @@ fn the_table_is_the_descriptors() {
     }
     assert_eq!(METHODS.len(), wanted.len(), "a row names a method that does not exist");
     assert_eq!(services.route("/etcdserverpb.KV/Nope"), None);
-}
-
-#[test]
-fn methods_to_come_say_so_in_grpcs_words() {
-    let mut bench = Bench::new();
-    let refused = bench.call("/v3lockpb.Lock/Lock", &()).unwrap_err();
-    assert_eq!(refused, Status::fixed(Code::Unimplemented, "method Lock not implemented"));
 }
 
 #[test]

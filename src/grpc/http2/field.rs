@@ -140,6 +140,16 @@ impl Metadata {
         Metadata(Some(self.fields().iter().cloned().chain([field]).collect()))
     }
 
+    /// Of these names, in small letters, and values.
+    pub fn of_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
+        let field = |(field_name, value): (&str, &[u8])| {
+            let (kind, name) = name(field_name.as_bytes());
+            Field { kind, name, value: Text::Shared(value.into()) }
+        };
+        let fields: Rc<[Field]> = pairs.into_iter().map(field).collect();
+        Metadata((!fields.is_empty()).then_some(fields))
+    }
+
     pub(super) fn fields(&self) -> &[Field] {
         self.0.as_deref().unwrap_or_default()
     }
@@ -198,5 +208,12 @@ mod tests {
         assert!(!std::ptr::eq(first.fields(), Metadata::of(&mut vec![field.clone(), field], &first).fields()));
         assert_eq!(Metadata::of(&mut Vec::new(), &first).get("a"), None);
         assert_eq!(first.with("c", b"d").get("c"), Some(&b"d"[..]));
+    }
+
+    #[test]
+    fn metadata_of_pairs_has_them_all() {
+        let pairs = Metadata::of_pairs([("token", &b"a"[..]), ("x", b"1"), ("x", b"2")]);
+        assert_eq!((pairs.get("token"), pairs.get("x"), pairs.get("y")), (Some(&b"a"[..]), Some(&b"1"[..]), None));
+        assert!(Metadata::of_pairs([]).0.is_none());
     }
 }

@@ -24,6 +24,7 @@ use crate::{
 mod abuse;
 mod conformance;
 mod lifetime;
+mod local;
 mod raw;
 mod streaming;
 mod unary;
@@ -193,7 +194,7 @@ impl Server {
     /// A new connection through a pipe that holds `capacity` bytes each way.
     fn pipe(&self, capacity: usize) -> DuplexStream {
         let (client, server) = tokio::io::duplex(capacity);
-        let served = serve(server, self.service.clone(), self.settings.clone(), self.drain.clone());
+        let served = serve(server, None, self.service.clone(), self.settings.clone(), self.drain.clone());
         let ended = self.ended.clone();
         spawn(async move {
             served.await;

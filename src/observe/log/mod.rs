@@ -1,10 +1,11 @@
 //! Structured logs in etcd's form, so that what collects and parses etcd's logs goes on working: one JSON object a line,
 //! or the tab-separated console form. A line below the level costs one atomic load; a line above it is put together in a
-//! buffer of its thread's own and handed to the kernel in one write, without a lock.
+//! buffer of its thread's own and handed to the kernel in one write, without a lock (a file that is rotated has one).
 
 mod drain;
 mod field;
 mod line;
+mod rotate;
 mod sampler;
 
 use std::{
@@ -24,8 +25,9 @@ pub use self::{
     drain::Drain,
     field::{Field, hex, shown},
     line::date,
+    rotate::Rotation,
 };
-use self::{line::Line, sampler::Sampler};
+use self::{line::Line, rotate::RotatingFile, sampler::Sampler};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -83,11 +85,13 @@ pub struct Settings {
     pub level: Level,
     pub format: Format,
     pub outputs: Vec<Output>,
+    /// How the one file among them is rotated; None: it only grows.
+    pub rotation: Option<Rotation>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { level: Level::Info, format: Format::Json, outputs: vec![Output::Stderr] }
+        Settings { level: Level::Info, format: Format::Json, outputs: vec![Output::Stderr], rotation: None }
     }
 }
 
@@ -105,6 +109,21 @@ pub fn start(settings: &Settings) -> io::Result<()> {
     LEVEL.store(settings.level as u8, Relaxed);
     let _ = LOGGER.set(logger);
     Ok(())
+}
+
+/// Whether old log files may have to be packed or removed. True once for each time: then `tidy` is to be called.
+pub fn take_untidy() -> bool {
+    LOGGER.get().is_some_and(|logger| logger.rotating().any(RotatingFile::take_untidy))
+}
+
+/// Packs and removes old log files. Takes as long as the disk does: for a background thread.
+pub fn tidy() {
+    for file in LOGGER.get().into_iter().flat_map(Logger::rotating) {
+        // What cannot be tidied up is left lying; it is in nobody's way.
+        if let Err(cause) = file.tidy() {
+            crate::log!(Warn, "old log files cannot be tidied up", "error" = shown(&cause));
+        }
+    }
 }
 
 /// Whether a line of that level would be written.
@@ -144,8 +163,23 @@ macro_rules! log {
 
 struct Logger {
     format: Format,
-    outputs: Vec<File>,
+    outputs: Vec<Way>,
     sampler: Sampler,
+}
+
+/// Where lines go.
+enum Way {
+    Plain(File),
+    Rotating(RotatingFile),
+}
+
+impl Way {
+    fn write(&self, line: &[u8]) -> io::Result<()> {
+        match self {
+            Way::Plain(file) => (&*file).write_all(line),
+            Way::Rotating(file) => file.write(line),
+        }
+    }
 }
 
 thread_local! {
@@ -156,11 +190,14 @@ impl Logger {
     fn open(settings: &Settings) -> io::Result<Logger> {
         let open = |output: &Output| match output {
             // Copies of the descriptors: the standard library's own handles take a lock for every write.
-            Output::Stderr => io::stderr().as_fd().try_clone_to_owned().map(File::from),
-            Output::Stdout => io::stdout().as_fd().try_clone_to_owned().map(File::from),
-            Output::File(path) => OpenOptions::new().append(true).create(true).open(path),
+            Output::Stderr => io::stderr().as_fd().try_clone_to_owned().map(File::from).map(Way::Plain),
+            Output::Stdout => io::stdout().as_fd().try_clone_to_owned().map(File::from).map(Way::Plain),
+            Output::File(path) => match &settings.rotation {
+                Some(rotation) => RotatingFile::open(path, rotation).map(Way::Rotating),
+                None => OpenOptions::new().append(true).create(true).open(path).map(Way::Plain),
+            },
         };
-        let outputs = settings.outputs.iter().map(open).collect::<io::Result<Vec<File>>>()?;
+        let outputs = settings.outputs.iter().map(open).collect::<io::Result<Vec<Way>>>()?;
         Ok(Logger { format: settings.format, outputs, sampler: Sampler::default() })
     }
 
@@ -178,11 +215,18 @@ impl Logger {
             };
             buffer.clear();
             line.write(self.format, fields, buffer);
-            for mut output in &self.outputs {
+            for output in &self.outputs {
                 // A log that cannot be written must not end what it describes.
-                let _ = output.write_all(buffer);
+                let _ = output.write(buffer);
             }
         });
+    }
+
+    fn rotating(&self) -> impl Iterator<Item = &RotatingFile> {
+        self.outputs.iter().filter_map(|output| match output {
+            Way::Rotating(file) => Some(file),
+            Way::Plain(_) => None,
+        })
     }
 }
 

@@ -111,6 +111,11 @@ pub struct Distribution {
 }
 
 impl Distribution {
+    /// Of what never happens.
+    pub fn empty(bounds: &'static [f64]) -> Self {
+        Distribution { bounds, counts: vec![0; bounds.len() + 1], sum: 0.0 }
+    }
+
     pub fn total(&self) -> u64 {
         self.counts.iter().sum()
     }

@@ -1,4 +1,4 @@
-//! Counts of health checks. They are asked for on whichever shard holds the prober's connection and are rare, so these
+//! Counts of health checks and scrapes. They are asked for on whichever shard holds the prober's connection and are rare, so these
 //! cells, unlike all others, are shared and changed by locked instructions.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
@@ -47,6 +47,8 @@ pub struct HealthMetrics {
     healthy: AtomicU64,
     unhealthy: AtomicU64,
     checks: [CheckMetrics; Check::ALL.len()],
+    /// Answers of `/metrics`.
+    scrapes: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -68,6 +70,14 @@ impl HealthMetrics {
         metrics.last.store(i64::from(success), Relaxed);
         let counter = if success { &metrics.succeeded } else { &metrics.failed };
         counter.fetch_add(1, Relaxed);
+    }
+
+    pub fn count_scrape(&self) {
+        self.scrapes.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn scrapes(&self) -> u64 {
+        self.scrapes.load(Relaxed)
     }
 
     pub(super) fn healthy(&self) -> u64 {

@@ -16,7 +16,7 @@ pub use self::{
     health::HealthMetrics,
     render::{Member, Sources, render},
 };
-use crate::error::Code;
+use crate::error::{self, Code, Status};
 
 /// `n` bounds from `start`, each `factor` times the one before (Prometheus: ExponentialBuckets).
 const fn exponential<const N: usize>(start: f64, factor: f64) -> [f64; N] {
@@ -38,6 +38,9 @@ static HASH: [f64; 15] = exponential(0.01, 2.0);
 static LEASE_TTL: [f64; 24] = exponential(1.0, 2.0);
 static PAUSE_MS: [f64; 13] = exponential(1.0, 2.0);
 static COMPACTION_MS: [f64; 14] = exponential(100.0, 2.0);
+static INDEX_PAUSE_MS: [f64; 14] = exponential(0.5, 2.0);
+static SNAPSHOT: [f64; 17] = exponential(0.01, 2.0);
+static SNAPSHOT_SAVE: [f64; 10] = exponential(0.1, 2.0);
 /// Prometheus' defaults, which grpc's own histogram has.
 static HANDLING: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
@@ -282,6 +285,30 @@ impl ClientVersions {
     }
 }
 
+/// Why a learner is not promoted: what a client is told, and what etcd calls it inside, which the label carries.
+static PROMOTE_FAILURES: [(Status, &str); 4] = [
+    (error::MEMBER_NOT_FOUND, "membership: ID not found"),
+    (error::MEMBER_NOT_LEARNER, "membership: can only promote a learner member"),
+    (error::LEARNER_NOT_READY, "etcdserver: can only promote a learner member which is in sync with leader"),
+    (error::TIMEOUT, "etcdserver: request timed out"),
+];
+
+/// Promotions of learners that were refused, by the reason.
+#[derive(Debug, Default)]
+pub struct PromoteFailures([Counter; 4]);
+
+impl PromoteFailures {
+    pub fn count(&self, status: &Status) {
+        if let Some(at) = PROMOTE_FAILURES.iter().position(|(told, _)| told == status) {
+            self.0[at].increment();
+        }
+    }
+
+    fn read(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        PROMOTE_FAILURES.iter().zip(&self.0).map(|((_, reason), count)| (*reason, count.get()))
+    }
+}
+
 /// What one shard counts, its gRPC layer included. Written by its executor alone; a line's length and its neighbour's keep other cores' cells
 /// away (processors fetch lines in pairs).
 #[derive(Debug)]
@@ -305,12 +332,22 @@ pub struct ShardMetrics {
     pub slow_read_indexes: Counter,
     pub read_indexes_failed: Counter,
     pub proposals_failed: Counter,
+    pub promote_failures: PromoteFailures,
 
     pub watch_streams: Gauge,
     pub watchers: Gauge,
     /// Watchers that read history because they are behind.
     pub slow_watchers: Gauge,
     pub events_sent: Counter,
+    /// Events that wait in streams.
+    pub pending_events: Gauge,
+    /// Time to hand to flow control what waited in a stream: as a whole where events are in it, for each of them, and
+    /// where none are.
+    pub watch_sends: Histogram,
+    pub watch_sends_per_event: Histogram,
+    pub control_sends: Histogram,
+    /// Answers that are made while the caller takes them, from a state that is held for them.
+    pub open_reads: Gauge,
 
     pub leases_renewed: Counter,
     pub leases_expired: Counter,
@@ -349,10 +386,16 @@ impl Default for ShardMetrics {
             slow_read_indexes: Counter::default(),
             read_indexes_failed: Counter::default(),
             proposals_failed: Counter::default(),
+            promote_failures: PromoteFailures::default(),
             watch_streams: Gauge::default(),
             watchers: Gauge::default(),
             slow_watchers: Gauge::default(),
             events_sent: Counter::default(),
+            pending_events: Gauge::default(),
+            watch_sends: Histogram::new(&LATENCY),
+            watch_sends_per_event: Histogram::new(&LATENCY),
+            control_sends: Histogram::new(&LATENCY),
+            open_reads: Gauge::default(),
             leases_renewed: Counter::default(),
             leases_expired: Counter::default(),
             password_hashes: Counter::default(),

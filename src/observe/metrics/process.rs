@@ -14,6 +14,9 @@ pub struct Process {
     pub open_files_max: u64,
     /// Unix time.
     pub start_seconds: f64,
+    /// Of IP, in the network namespace that the process is in.
+    pub received_bytes: f64,
+    pub sent_bytes: f64,
 }
 
 /// Clock ticks a second in /proc: fixed by the kernel's interface to user space on every architecture that urd runs on.
@@ -31,9 +34,21 @@ impl Process {
             &text("/proc/self/limits"),
             &text("/proc/stat"),
         );
+        (process.received_bytes, process.sent_bytes) = network(&text("/proc/self/net/netstat"));
         process.open_files = fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64);
         process
     }
+}
+
+/// Octets in and out: a line of names and one of numbers, both beginning with `IpExt:`.
+fn network(netstat: &str) -> (f64, f64) {
+    let mut lines = netstat.lines().filter_map(|line| line.strip_prefix("IpExt:"));
+    let (Some(names), Some(numbers)) = (lines.next(), lines.next()) else { return (0.0, 0.0) };
+    let of = |wanted: &str| {
+        let at = names.split_ascii_whitespace().position(|name| name == wanted)?;
+        numbers.split_ascii_whitespace().nth(at)?.parse().ok()
+    };
+    (of("InOctets").unwrap_or(0.0), of("OutOctets").unwrap_or(0.0))
 }
 
 fn parse(stat: &str, status: &str, limits: &str, system: &str) -> Process {
@@ -60,6 +75,8 @@ fn parse(stat: &str, status: &str, limits: &str, system: &str) -> Process {
         open_files: 0,
         open_files_max: limit("Max open files").unwrap_or(0),
         start_seconds: boot.unwrap_or(0.0) + field(22) / TICKS,
+        received_bytes: 0.0,
+        sent_bytes: 0.0,
     }
 }
 
@@ -84,9 +101,17 @@ mod tests {
                 open_files: 0,
                 open_files_max: 1024,
                 start_seconds: 510.0,
+                ..Process::default()
             }
         );
         assert_eq!(parse("", "", "", ""), Process::default());
+    }
+
+    #[test]
+    fn octets_are_found_by_name() {
+        let netstat = "TcpExt: A B\nTcpExt: 1 2\nIpExt: InNoRoutes InOctets OutOctets\nIpExt: 0 70 80\n";
+        assert_eq!(network(netstat), (70.0, 80.0));
+        assert_eq!(network("IpExt: InOctets\n"), (0.0, 0.0));
     }
 
     #[test]

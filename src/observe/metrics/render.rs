@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    ByOperation, ClientVersions, CoreMetrics, HealthMetrics, MethodMetrics, Operation, Outcomes, ShardMetrics, Stage,
+    ByOperation, ClientVersions, CoreMetrics, HealthMetrics, INDEX_PAUSE_MS, LATENCY, MethodMetrics, Operation,
+    Outcomes, SNAPSHOT, SNAPSHOT_SAVE, ShardMetrics, Stage,
     cell::{Distribution, Histogram, Spread},
     health::Check,
     methods::{METHODS, shown_from_the_start},
@@ -34,6 +35,9 @@ pub struct Member<'a> {
     pub quota_bytes: Option<u64>,
     /// Active alarms: member's id and the alarm's name.
     pub alarms: &'a [(u64, &'a str)],
+    /// Those who belong to the cluster, and those who did.
+    pub members: &'a [u64],
+    pub removed: &'a [u64],
     pub gates: &'a Gates,
     /// `--metrics extensive`.
     pub extensive: bool,
@@ -51,7 +55,9 @@ pub fn render(sources: &Sources<'_>) -> String {
     grpc(&mut out, sources);
     health(&mut out, sources.health);
     own(&mut out, sources);
+    never(&mut out);
     process(&mut out, &Process::read());
+    scrapes(&mut out, sources.health);
     out.into_text()
 }
 
@@ -91,6 +97,12 @@ fn member(out: &mut Exposition, sources: &Sources<'_>) {
             out.sample(&[("alarm_type", alarm), ("server_id", &format!("{id:x}"))], 1.0);
         }
     }
+    out.family("etcd_network_known_peers", Kind::Gauge, "1 for each member of the cluster, this one included.");
+    let local = format!("{:x}", member.id);
+    let members = member.members.iter().map(|id| (id, 1.0)).chain(member.removed.iter().map(|id| (id, 0.0)));
+    for (remote, known) in members {
+        out.sample(&[("Local", &local), ("Remote", &format!("{remote:x}"))], known);
+    }
     out.family("urd_version", Kind::Gauge, "1 for urd's version, which is the label.");
     out.sample(&[("version", version::URD)], 1.0);
 }
@@ -118,7 +130,23 @@ fn raft(out: &mut Exposition, sources: &Sources<'_>) {
     out.counter("etcd_server_read_indexes_failed_total", "Read indexes that failed.", failed);
     out.counter("etcd_server_heartbeat_send_failures_total", "Heartbeats sent late.", 0);
     out.counter("etcd_server_learner_promote_successes", "Learners promoted.", 0);
+    promote_failures(out, sources);
     out.gauge("etcd_server_snapshot_apply_in_progress_total", "1 while a snapshot is taken over.", 0.0);
+}
+
+/// Reasons that have not occurred are left out, as etcd leaves them out.
+fn promote_failures(out: &mut Exposition, sources: &Sources<'_>) {
+    let mut reasons: std::collections::BTreeMap<&str, u64> = Default::default();
+    for (reason, count) in sources.shards.iter().flat_map(|shard| shard.promote_failures.read()) {
+        *reasons.entry(reason).or_default() += count;
+    }
+    reasons.retain(|_, count| *count > 0);
+    if !reasons.is_empty() {
+        out.family("etcd_server_learner_promote_failures", Kind::Counter, "Learners that were not promoted.");
+    }
+    for (reason, count) in reasons {
+        out.sample(&[("Reason", reason)], count as f64);
+    }
 }
 
 fn requests(out: &mut Exposition, sources: &Sources<'_>) {
@@ -217,9 +245,29 @@ fn store(out: &mut Exposition, sources: &Sources<'_>) {
         out.distribution(&[], &histogram.read());
     }
     type OfShard = fn(&ShardMetrics) -> &Histogram;
-    let of_shards: [(&'static str, &str, OfShard); 2] = [
+    out.gauge(
+        "etcd_mvcc_db_open_read_transactions",
+        "Answers that are made while the caller takes them.",
+        sources.level(|shard| shard.open_reads.get()),
+    );
+    let of_shards: [(&'static str, &str, OfShard); 5] = [
         ("etcd_mvcc_hash_duration_seconds", "Time to hash everything.", |shard| &shard.hash_duration),
         ("etcd_mvcc_hash_rev_duration_seconds", "Time to hash up to a revision.", |shard| &shard.hash_rev_duration),
+        (
+            "etcd_debugging_server_watch_send_loop_watch_stream_duration_seconds",
+            "Time to send the events that waited in a watch stream.",
+            |shard| &shard.watch_sends,
+        ),
+        (
+            "etcd_debugging_server_watch_send_loop_watch_stream_duration_per_event_seconds",
+            "The same for each event.",
+            |shard| &shard.watch_sends_per_event,
+        ),
+        (
+            "etcd_debugging_server_watch_send_loop_control_stream_duration_seconds",
+            "Time to send what waited in a watch stream where that is no events.",
+            |shard| &shard.control_sends,
+        ),
     ];
     for (name, help, of) in of_shards {
         let mut read = sources.shards.iter().map(|shard| of(shard).read());
@@ -243,6 +291,11 @@ fn watches_and_leases(out: &mut Exposition, sources: &Sources<'_>) {
         "etcd_debugging_mvcc_slow_watcher_total",
         "Watches that are behind.",
         level(|shard| shard.slow_watchers.get()),
+    );
+    out.gauge(
+        "etcd_debugging_mvcc_pending_events_total",
+        "Events that wait to be sent.",
+        level(|shard| shard.pending_events.get()),
     );
     let events = sources.sum(|shard| shard.events_sent.get());
     out.counter("etcd_debugging_mvcc_events_total", "Events sent.", events);
@@ -392,6 +445,63 @@ fn own(out: &mut Exposition, sources: &Sources<'_>) {
     }
 }
 
+/// What etcd counts and what never happens here: a dashboard finds it, at nothing.
+fn never(out: &mut Exposition) {
+    const BBOLT: &str = "Commits of bbolt.";
+    const RECEIVED: &str = "Snapshots received.";
+    const SNAPSHOTS: &str = "Snapshots of etcd's raft log.";
+    let durations: [(&'static str, &str, &'static [f64]); 13] = [
+        ("etcd_disk_wal_write_duration_seconds", "Writes of the log without their sync.", &LATENCY),
+        ("etcd_disk_backend_commit_duration_seconds", BBOLT, &LATENCY),
+        ("etcd_debugging_disk_backend_commit_rebalance_duration_seconds", BBOLT, &LATENCY),
+        ("etcd_debugging_disk_backend_commit_spill_duration_seconds", BBOLT, &LATENCY),
+        ("etcd_debugging_disk_backend_commit_write_duration_seconds", BBOLT, &LATENCY),
+        ("etcd_disk_backend_snapshot_duration_seconds", "Snapshots of bbolt.", &SNAPSHOT),
+        (
+            "etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds",
+            "Pauses of etcd's index.",
+            &INDEX_PAUSE_MS,
+        ),
+        (
+            "etcd_debugging_server_watch_send_loop_progress_duration_seconds",
+            "Progress sent by itself: it is sent with what else there is.",
+            &LATENCY,
+        ),
+        ("etcd_snap_db_fsync_duration_seconds", RECEIVED, &LATENCY),
+        ("etcd_snap_db_save_total_duration_seconds", RECEIVED, &SNAPSHOT_SAVE),
+        ("etcd_snap_fsync_duration_seconds", SNAPSHOTS, &LATENCY),
+        ("etcd_debugging_snap_save_marshalling_duration_seconds", SNAPSHOTS, &LATENCY),
+        ("etcd_debugging_snap_save_total_duration_seconds", SNAPSHOTS, &LATENCY),
+    ];
+    for (name, help, bounds) in durations {
+        out.family(name, Kind::Histogram, help);
+        out.distribution(&[], &Distribution::empty(bounds));
+    }
+    const V2: &str = "Of the v2 store.";
+    out.counter("etcd_debugging_store_expires_total", V2, 0);
+    out.counter("etcd_debugging_store_watch_requests_total", V2, 0);
+    out.gauge("etcd_debugging_store_watchers", V2, 0.0);
+    const PROXY: &str = "Of the gRPC proxy.";
+    out.counter("etcd_grpc_proxy_events_coalescing_total", PROXY, 0);
+    for name in [
+        "etcd_grpc_proxy_cache_hits_total",
+        "etcd_grpc_proxy_cache_keys_total",
+        "etcd_grpc_proxy_cache_misses_total",
+        "etcd_grpc_proxy_watchers_coalescing_total",
+    ] {
+        out.gauge(name, PROXY, 0.0);
+    }
+}
+
+/// As the handler of Prometheus' library tells of itself: this one is still being answered.
+fn scrapes(out: &mut Exposition, health: &HealthMetrics) {
+    out.gauge("promhttp_metric_handler_requests_in_flight", "Scrapes being answered.", 1.0);
+    out.family("promhttp_metric_handler_requests_total", Kind::Counter, "Scrapes answered, by HTTP status.");
+    for (code, count) in [("200", health.scrapes()), ("500", 0), ("503", 0)] {
+        out.sample(&[("code", code)], count as f64);
+    }
+}
+
 fn process(out: &mut Exposition, process: &Process) {
     let (open, most) = (process.open_files as f64, process.open_files_max as f64);
     out.gauge("os_fd_limit", "Files that may be open.", most);
@@ -399,6 +509,10 @@ fn process(out: &mut Exposition, process: &Process) {
     out.family("process_cpu_seconds_total", Kind::Counter, "Processor time used, in user and system mode.");
     out.sample(&[], process.cpu_seconds);
     out.gauge("process_max_fds", "Files that may be open.", most);
+    out.family("process_network_receive_bytes_total", Kind::Counter, "Bytes received over IP.");
+    out.sample(&[], process.received_bytes);
+    out.family("process_network_transmit_bytes_total", Kind::Counter, "Bytes sent over IP.");
+    out.sample(&[], process.sent_bytes);
     out.gauge("process_open_fds", "Files that are open.", open);
     out.gauge("process_resident_memory_bytes", "Resident memory.", process.resident_bytes as f64);
     out.gauge("process_start_time_seconds", "Unix time at which the process started.", process.start_seconds);

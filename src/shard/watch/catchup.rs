@@ -125,6 +125,8 @@ impl Table {
             encoded.reply(&mut entry.out, &reply, &events, std::slice::from_ref(&encoded.bytes), fragment_bytes);
             self.queued += entry.out.bytes() - before;
             self.events += u64::from(encoded.count());
+            self.pending_events += u64::from(encoded.count());
+            entry.events += u64::from(encoded.count());
             Table::wake(entry, &mut self.woken);
             self.watches[at as usize].flags &= !flags::QUIET;
         }

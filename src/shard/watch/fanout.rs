@@ -44,7 +44,8 @@ impl Table {
     fn deliver_group(&mut self, hits: &[(u32, u32)], forms: &mut Forms<'_>) -> usize {
         let revision = forms.batch.revision;
         let mut bodies: [Option<Body>; flags::FORM as usize + 1] = Default::default();
-        let Table { groups, watches, streams, queued, behind, events: sent, woken, settings, .. } = self;
+        let Table { groups, watches, streams, queued, behind, events: sent, pending_events, woken, settings, .. } =
+            self;
         let members = groups.members(hits[0].0);
         for at in members {
             let watch = &mut watches[*at as usize];
@@ -76,6 +77,8 @@ impl Table {
             }
             *queued += stream.out.bytes() - before;
             *sent += events.len() as u64;
+            *pending_events += events.len() as u64;
+            stream.events += events.len() as u64;
             watch.flags &= !(flags::QUIET | flags::FUTURE);
             Table::wake(stream, woken);
         }

@@ -80,6 +80,8 @@ pub(super) struct Stream {
     pub behind_first: u32,
     behind_last: u32,
     next_id: i64,
+    /// Events that wait in `out`.
+    pub events: u64,
     /// Tells this stream from another that had its slot.
     pub life: u32,
     /// The revision that a progress message for all is held for; 0 if none is.
@@ -192,6 +194,8 @@ pub struct Table {
     pub(super) behind: usize,
     /// Events put into streams so far, once for each watch that is sent one.
     pub(super) events: u64,
+    /// Those of them that wait.
+    pub(super) pending_events: u64,
     pub(super) woken: Vec<Waker>,
     pub(super) held: Vec<Held>,
     /// When streams are next due to notify of progress: time, slot, life.
@@ -221,6 +225,7 @@ impl Table {
             queued: 0,
             behind: 0,
             events: 0,
+            pending_events: 0,
             woken: Vec::new(),
             held: Vec::new(),
             timers: BinaryHeap::new(),
@@ -262,6 +267,11 @@ impl Table {
         self.events
     }
 
+    /// Events that wait in all streams.
+    pub fn pending_events(&self) -> u64 {
+        self.pending_events
+    }
+
     // ---- streams ----
 
     pub fn open(&mut self, needs_leader: bool) -> StreamId {
@@ -274,6 +284,7 @@ impl Table {
             behind_first: NONE,
             behind_last: NONE,
             next_id: 0,
+            events: 0,
             life: self.lives,
             progress_at: 0,
             needs_leader,
@@ -292,6 +303,7 @@ impl Table {
         }
         let stream = self.streams.remove(stream.0 as usize);
         self.queued -= stream.out.bytes();
+        self.pending_events -= stream.events;
     }
 
     /// Where a stream's task is woken when there is something for it.
@@ -316,11 +328,17 @@ impl Table {
         self.streams[stream.0 as usize].out.bytes()
     }
 
+    /// Events that wait in a stream.
+    pub fn waiting_events(&self, stream: StreamId) -> u64 {
+        self.streams[stream.0 as usize].events
+    }
+
     /// What waits in a stream, in order: whole messages.
     pub fn take(&mut self, stream: StreamId) -> Vec<Bytes> {
-        let out = &mut self.streams[stream.0 as usize].out;
-        self.queued -= out.bytes();
-        out.take()
+        let stream = &mut self.streams[stream.0 as usize];
+        self.queued -= stream.out.bytes();
+        self.pending_events -= std::mem::take(&mut stream.events);
+        stream.out.take()
     }
 
     /// The tasks that have something to do since this was last asked. To be woken when the table is no longer borrowed.

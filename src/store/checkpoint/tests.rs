@@ -54,19 +54,19 @@ fn full_state() -> State {
         context: Some(Bytes::from_static(br#"{"id":2748,"peerURLs":["http://a","http://b"]}"#)),
         ..raftpb::ConfChange::default()
     };
-    assert!(state.apply_conf_change(1, 1, &change));
+    state.apply_conf_change(1, 1, &change).unwrap();
     let learner = raftpb::ConfChange {
         node_id: Some(5),
         r#type: Some(raftpb::ConfChangeType::ConfChangeAddLearnerNode as i32),
         context: Some(Bytes::from_static(br#"{"id":5,"peerURLs":["http://c"],"isLearner":true}"#)),
         ..raftpb::ConfChange::default()
     };
-    assert!(state.apply_conf_change(2, 1, &learner));
+    state.apply_conf_change(2, 1, &learner).unwrap();
     let gone = raftpb::ConfChange { node_id: Some(6), context: Some(Bytes::from_static(br#"{"id":6}"#)), ..change };
-    assert!(state.apply_conf_change(3, 1, &gone));
+    state.apply_conf_change(3, 1, &gone).unwrap();
     let removal =
         raftpb::ConfChange { r#type: Some(raftpb::ConfChangeType::ConfChangeRemoveNode as i32), ..gone.clone() };
-    assert!(state.apply_conf_change(4, 1, &removal));
+    state.apply_conf_change(4, 1, &removal).unwrap();
     state.set_conf_state(raftpb::ConfState { voters: vec![0xabc], learners: vec![5], ..Default::default() });
     let attributes = membershippb::Attributes { name: "n1".into(), client_urls: vec!["http://x".into()] };
     apply(

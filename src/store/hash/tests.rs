@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
+use prost::Message;
 
 use super::*;
 use crate::{
@@ -156,7 +157,7 @@ fn the_whole_backend_hashes_as_in_etcd() {
     let context = format!("{{\"id\":{MEMBER},\"peerURLs\":[\"http://127.0.0.1:36087\"],\"name\":\"n1\"}}");
     let change = ConfChange { node_id: Some(MEMBER), context: Some(context.into()), ..Default::default() };
     let (index, _) = store.state.applied();
-    assert!(store.state.apply_conf_change(index + 1, 2, &change));
+    store.state.apply_conf_change(index + 1, 2, &change).unwrap();
     store.state.set_conf_state(ConfState { voters: vec![MEMBER], auto_leave: Some(false), ..Default::default() });
     let attributes = ClusterMemberAttrSetRequest {
         member_id: MEMBER,

@@ -1,0 +1,450 @@
+//! A state from etcd's database: what `export` makes, and what etcd itself has written since 3.0. Every retained change is
+//! taken over as it is, compaction or not; what an entry says is believed only if writing it anew gives the same bytes.
+//! Values are handed to whoever keeps them.
+
+use std::io;
+
+use bytes::Bytes;
+use prost::Message as _;
+use serde::Deserialize;
+
+use super::{ChangeValue, REMOVED, member_name, names, revision_name};
+use crate::{
+    auth::Auth,
+    bolt::read::{Database, Entry, ReadError, Source},
+    proto::{
+        authpb::{Role, User},
+        etcdserverpb::AlarmMember,
+        leasepb,
+        mvccpb::KeyValue,
+        raftpb,
+    },
+    store::{
+        index::Index,
+        lease::{Lease, LeaseBook},
+        membership::{Member, Membership},
+        state::{Alarms, Downgrade, State},
+        types::{KeyMeta, KeyRange, Place, Revision},
+    },
+    version,
+};
+
+/// Bytes of values that are handed over together, or as many values as would take that with what is known of each.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// Takes values in.
+pub trait KeepValues {
+    /// Keeps values, each with the revision whose value it is, and says where each lies now.
+    fn keep(&mut self, values: Vec<(Revision, Bytes)>) -> io::Result<Vec<Place>>;
+}
+
+/// What a database holds.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    pub state: State,
+    /// The raft entry up to which it holds everything, and that entry's term; 0 where it does not say.
+    pub consistent_index: u64,
+    pub term: u64,
+    /// Of the schema; None before etcd 3.6.
+    pub storage_version: Option<String>,
+    /// CRC-32C over `key` and every entry of that bucket: `hash::hash_changes` of the state must give the same.
+    pub changes_hash: u32,
+}
+
+/// What is to be known before a database is taken over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// The raft entry up to which it holds everything.
+    pub consistent_index: u64,
+    /// Bytes of the longest value, with what etcd stores beside it.
+    pub longest_value: usize,
+}
+
+/// Looks through a database whole, and so says whether it is sound before anything is made of it.
+///
+/// # Errors
+/// Where it is damaged.
+pub fn survey<S: Source>(database: &Database<S>) -> Result<Survey, ReadError> {
+    let mut survey = Survey::default();
+    database.each_bucket(&mut |bucket, key, entry| {
+        if let Entry::Value(value) = entry {
+            match (bucket, key) {
+                (b"key", _) => survey.longest_value = survey.longest_value.max(value.len()),
+                (b"meta", names::CONSISTENT_INDEX) => survey.consistent_index = number(value).unwrap_or(0),
+                _ => {}
+            }
+        }
+        Ok(())
+    })?;
+    Ok(survey)
+}
+
+/// Reads a database whole. `lease_ttl_min`: see `State`.
+///
+/// # Errors
+/// Where it is damaged, or holds what this version does not know; of `keep`, as `ReadError::Refused`.
+pub fn import<S: Source>(
+    database: &Database<S>,
+    lease_ttl_min: i64,
+    keep: &mut dyn KeepValues,
+) -> Result<Imported, ReadError> {
+    let mut importer = Importer::new(keep);
+    database.each_bucket(&mut |bucket, key, entry| {
+        let Entry::Value(value) = entry else {
+            return Err(format!("bucket {:?} holds a bucket, which etcd's never do", text(bucket)));
+        };
+        importer
+            .entry(bucket, key, value)
+            .map_err(|what| format!("{what} (key {} of bucket {:?})", key.escape_ascii(), text(bucket)))
+    })?;
+    importer.finish(lease_ttl_min).map_err(ReadError::Refused)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What is known of a change before its value has a place.
+struct Change {
+    key: Vec<u8>,
+    meta: KeyMeta,
+    value: Bytes,
+}
+
+struct Importer<'a> {
+    keep: &'a mut dyn KeepValues,
+    index: Index,
+    last: Revision,
+    hash: u32,
+    /// Changes whose values wait to be kept, and the bytes of those.
+    batch: Vec<Change>,
+    batch_bytes: usize,
+    spelled: ChangeValue,
+    leases: LeaseBook,
+    alarms: Vec<(i32, u64)>,
+    members: Vec<Member>,
+    removed: Vec<u64>,
+    auth_enabled: Option<bool>,
+    auth_revision: u64,
+    users: Vec<User>,
+    roles: Vec<Role>,
+    cluster_version: Option<String>,
+    downgrade: Option<String>,
+    conf_state: Option<raftpb::ConfState>,
+    consistent_index: u64,
+    term: u64,
+    scheduled: Option<i64>,
+    finished: Option<i64>,
+    storage_version: Option<String>,
+}
+
+impl<'a> Importer<'a> {
+    fn new(keep: &'a mut dyn KeepValues) -> Self {
+        Importer {
+            keep,
+            index: Index::new(),
+            last: Revision::ZERO,
+            hash: crc32c::crc32c(b"key"),
+            batch: Vec::new(),
+            batch_bytes: 0,
+            spelled: ChangeValue::default(),
+            leases: LeaseBook::default(),
+            alarms: Vec::new(),
+            members: Vec::new(),
+            removed: Vec::new(),
+            auth_enabled: None,
+            auth_revision: 0,
+            users: Vec::new(),
+            roles: Vec::new(),
+            cluster_version: None,
+            downgrade: None,
+            conf_state: None,
+            consistent_index: 0,
+            term: 0,
+            scheduled: None,
+            finished: None,
+            storage_version: None,
+        }
+    }
+
+    fn entry(&mut self, bucket: &[u8], key: &[u8], value: &[u8]) -> Result<(), String> {
+        match bucket {
+            b"key" => self.change(key, value),
+            b"lease" => self.lease(key, value),
+            b"alarm" => {
+                let alarm = AlarmMember::decode(key).ok().filter(|alarm| alarm.encode_to_vec() == key);
+                let alarm = alarm.ok_or("this is no alarm")?;
+                self.alarms.push((alarm.alarm, alarm.member_id));
+                Ok(())
+            }
+            b"auth" => self.auth(key, value),
+            b"authUsers" => {
+                self.users.push(user(key, value).ok_or("this is no user as etcd writes it")?);
+                Ok(())
+            }
+            b"authRoles" => {
+                self.roles.push(role(key, value).ok_or("this is no role as etcd writes it")?);
+                Ok(())
+            }
+            b"cluster" => self.cluster(key, value),
+            b"members" => self.member(key, value),
+            b"members_removed" => {
+                let id = member_id(key).filter(|_| value == REMOVED).ok_or("this is no removed member")?;
+                self.removed.push(id);
+                Ok(())
+            }
+            b"meta" => self.meta(key, value),
+            _ => Err("this version knows no bucket of that name".into()),
+        }
+    }
+
+    // ---- changes ----
+
+    fn change(&mut self, name: &[u8], raw: &[u8]) -> Result<(), String> {
+        let (revision, is_tombstone) = revision_of(name).ok_or("this is no revision")?;
+        if revision <= self.last {
+            return Err(format!("revision {}.{} is there twice", revision.main, revision.sub));
+        }
+        if u32::try_from(revision.sub).is_err() {
+            return Err("no transaction has so many changes".into());
+        }
+        self.last = revision;
+        self.hash = crc32c::crc32c_append(crc32c::crc32c_append(self.hash, name), raw);
+
+        let change = self.spelled_change(revision, is_tombstone, raw).ok_or("this is no change as etcd writes it")?;
+        self.batch_bytes += change.value.len();
+        self.batch.push(change);
+        // A change is some hundred bytes beside its value.
+        if self.batch_bytes + 128 * self.batch.len() >= BATCH_BYTES { self.keep_batch() } else { Ok(()) }
+    }
+
+    /// What a key-value says, if spelling it anew gives the same bytes.
+    fn spelled_change(&mut self, revision: Revision, is_tombstone: bool, raw: &[u8]) -> Option<Change> {
+        let main = revision.main;
+        let mut meta = KeyMeta { revision, ..KeyMeta::default() };
+        let (mut key, mut len) = (Vec::new(), 0);
+        if is_tombstone {
+            key = KeyValue::decode(raw).ok()?.key.into();
+        } else if raw.is_empty() {
+            // The mark of a revision that was bumped.
+            (meta.create, meta.version) = (main, 1);
+        } else {
+            let kv = KeyValue::decode(raw).ok()?;
+            let sound = kv.mod_revision == main && (1..=main).contains(&kv.create_revision) && kv.version >= 1;
+            len = kv.value.len();
+            meta.place.len = u32::try_from(len).ok().filter(|_| sound)?;
+            (meta.create, meta.version, meta.lease) = (kv.create_revision, kv.version, kv.lease);
+            key = kv.key.into();
+        }
+        if key.is_empty() != raw.is_empty() {
+            return None;
+        }
+        self.spelled.set(&key, &meta);
+        let ChangeValue { head, tail } = &self.spelled;
+        let value = raw.strip_prefix(&head[..])?.strip_suffix(&tail[..])?;
+        (value.len() == len).then(|| Change { key, meta, value: Bytes::copy_from_slice(value) })
+    }
+
+    fn keep_batch(&mut self) -> Result<(), String> {
+        let batch = std::mem::take(&mut self.batch);
+        self.batch_bytes = 0;
+        let values = batch.iter().filter(|change| !change.value.is_empty());
+        let values: Vec<_> = values.map(|change| (change.meta.revision, change.value.clone())).collect();
+        let mut places = self.keep.keep(values).map_err(|cause| cause.to_string())?.into_iter();
+        for Change { key, mut meta, value } in batch {
+            if !value.is_empty() {
+                meta.place = places.next().ok_or("a value was kept nowhere")?;
+            }
+            self.index.adopt(&key, meta);
+        }
+        Ok(())
+    }
+
+    // ---- the other buckets ----
+
+    fn lease(&mut self, key: &[u8], value: &[u8]) -> Result<(), String> {
+        let lease = leasepb::Lease::decode(value).map_err(|_| "this is no lease")?;
+        if key != lease.id.to_be_bytes() || lease.ttl < 0 || lease.remaining_ttl < 0 {
+            return Err("this is no lease".into());
+        }
+        self.leases.grant(Lease { id: lease.id, ttl: lease.ttl, remaining: lease.remaining_ttl });
+        Ok(())
+    }
+
+    fn auth(&mut self, key: &[u8], value: &[u8]) -> Result<(), String> {
+        match (key, value) {
+            (names::AUTH_ENABLED, [enabled @ (0 | 1)]) => self.auth_enabled = Some(*enabled == 1),
+            (names::AUTH_REVISION, _) => self.auth_revision = number(value).ok_or("this is no number")?,
+            _ => return Err("this version does not know it".into()),
+        }
+        Ok(())
+    }
+
+    fn cluster(&mut self, key: &[u8], value: &[u8]) -> Result<(), String> {
+        #[derive(Deserialize)]
+        struct Json {
+            #[serde(rename = "target-version", default)]
+            target: String,
+            #[serde(default)]
+            enabled: bool,
+        }
+        match key {
+            names::CLUSTER_VERSION => self.cluster_version = Some(text(value)),
+            names::DOWNGRADE => {
+                let json: Json = serde_json::from_slice(value).map_err(|_| "this is no downgrade")?;
+                self.downgrade = json.enabled.then_some(json.target);
+            }
+            _ => return Err("this version does not know it".into()),
+        }
+        Ok(())
+    }
+
+    fn member(&mut self, key: &[u8], value: &[u8]) -> Result<(), String> {
+        let member: Option<Member> = serde_json::from_slice(value).ok();
+        let member = member.filter(|member| Some(member.id) == member_id(key)).ok_or("this is no member")?;
+        self.members.push(member);
+        Ok(())
+    }
+
+    fn meta(&mut self, key: &[u8], value: &[u8]) -> Result<(), String> {
+        let revision = || match revision_of(value) {
+            Some((revision, false)) => Ok(revision.main),
+            _ => Err("this is no revision"),
+        };
+        match key {
+            names::CONSISTENT_INDEX => self.consistent_index = number(value).ok_or("this is no number")?,
+            names::TERM => self.term = number(value).ok_or("this is no number")?,
+            names::FINISHED_COMPACTION => self.finished = Some(revision()?),
+            names::SCHEDULED_COMPACTION => self.scheduled = Some(revision()?),
+            names::STORAGE_VERSION => self.storage_version = Some(known_version(text(value))?),
+            names::CONF_STATE => self.conf_state = Some(conf_state(value).ok_or("this is no configuration")?),
+            _ => return Err("this version does not know it".into()),
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, lease_ttl_min: i64) -> Result<Imported, String> {
+        self.keep_batch()?;
+        let Importer { mut index, mut leases, members, removed, .. } = self;
+        // What was compacted, whether or not the removals got done. (etcd: mvcc/kvstore.go, restore.)
+        if let Some(finished) = self.finished {
+            index.adopt_compacted(finished);
+        }
+        if let Some(scheduled) = self.scheduled.filter(|scheduled| *scheduled > index.compacted()) {
+            index.set_current(index.current().max(scheduled));
+            index.begin_compaction(scheduled).map_err(|status| status.to_string())?;
+        }
+        for (key, meta) in index.iter(KeyRange::From(&[]), 0) {
+            // A lease that is not there holds nothing. (etcd: the same, keyToLease.)
+            if meta.lease != 0 && leases.contains(meta.lease) {
+                leases.attach(meta.lease, key);
+            }
+        }
+        let voters = members.iter().filter(|member| !member.is_learner).map(|member| member.id);
+        let conf_state = self.conf_state.unwrap_or_else(|| raftpb::ConfState {
+            voters: voters.collect(),
+            auto_leave: Some(false),
+            ..Default::default()
+        });
+        let mut state = State::new(lease_ttl_min);
+        state.index = index;
+        state.leases = leases;
+        state.alarms = Alarms::from_parts(self.alarms);
+        state.cluster_version = self.cluster_version.map(Into::into);
+        state.downgrade = self.downgrade.map(|target| Downgrade { target }.into());
+        state.membership = Membership::from_parts(members, removed);
+        // Of a store that has never counted, the revision is 0. (etcd: auth/store.go, NewAuthStore.)
+        state.auth = Auth::from_parts(self.auth_enabled, self.auth_revision.max(1), self.users, self.roles);
+        state.set_conf_state(conf_state);
+        if self.consistent_index > 0 {
+            state.apply_empty(self.consistent_index, self.term);
+        }
+        Ok(Imported {
+            state,
+            consistent_index: self.consistent_index,
+            term: self.term,
+            storage_version: self.storage_version,
+            changes_hash: self.hash,
+        })
+    }
+}
+
+/// A revision as a name in bucket `key`, and whether it is a tombstone's.
+fn revision_of(name: &[u8]) -> Option<(Revision, bool)> {
+    let is_tombstone = name.get(17) == Some(&b't');
+    let plain = if is_tombstone { name.strip_suffix(b"t")? } else { name };
+    let main = i64::from_be_bytes(*plain.first_chunk()?);
+    let sub = i64::from_be_bytes(*plain.last_chunk()?);
+    let revision = Revision::new(main, sub);
+    // There is one after it.
+    let sound = (0..i64::MAX).contains(&main) && sub >= 0 && revision_name(revision) == plain;
+    sound.then_some((revision, is_tombstone))
+}
+
+fn number(value: &[u8]) -> Option<u64> {
+    value.try_into().ok().map(u64::from_be_bytes)
+}
+
+fn member_id(name: &[u8]) -> Option<u64> {
+    let id = u64::from_str_radix(std::str::from_utf8(name).ok()?, 16).ok()?;
+    (member_name(id) == name).then_some(id)
+}
+
+/// Both are told by their names; what they hold is in order.
+fn user(name: &[u8], value: &[u8]) -> Option<User> {
+    let user = User::decode(value).ok().filter(|user| user.encode_to_vec() == value)?;
+    (is_name(name, &user.name) && user.roles.is_sorted()).then_some(user)
+}
+
+fn role(name: &[u8], value: &[u8]) -> Option<Role> {
+    let role = Role::decode(value).ok().filter(|role| role.encode_to_vec() == value)?;
+    let in_order = role.key_permission.is_sorted_by(|a, b| a.key <= b.key);
+    (is_name(name, &role.name) && in_order).then_some(role)
+}
+
+fn is_name(key: &[u8], name: &[u8]) -> bool {
+    key == name && std::str::from_utf8(name).is_ok()
+}
+
+/// A storage version that this version reads: as with etcd, none that is newer than its own.
+fn known_version(stated: String) -> Result<String, String> {
+    let parts = |text: &str| {
+        let mut numbers = text.split('.').map(str::parse::<u64>);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+    };
+    let own = parts(version::STORAGE).expect("the own version is one");
+    match parts(&stated) {
+        Some(version) if version <= own => Ok(stated),
+        Some(_) => Err(format!(
+            "it was written by an etcd of storage version {stated}, and {} is the latest that is read",
+            version::STORAGE
+        )),
+        None => Err("this is no version".into()),
+    }
+}
+
+/// The configuration as etcd's backend keeps it.
+fn conf_state(json: &[u8]) -> Option<raftpb::ConfState> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Json {
+        #[serde(default)]
+        voters: Vec<u64>,
+        #[serde(default)]
+        learners: Vec<u64>,
+        #[serde(default)]
+        voters_outgoing: Vec<u64>,
+        #[serde(default)]
+        learners_next: Vec<u64>,
+        #[serde(default)]
+        auto_leave: bool,
+    }
+    let Json { voters, learners, voters_outgoing, learners_next, auto_leave } = serde_json::from_slice(json).ok()?;
+    (!voters.is_empty()).then_some(raftpb::ConfState {
+        voters,
+        learners,
+        voters_outgoing,
+        learners_next,
+        auto_leave: Some(auto_leave),
+    })
+}
