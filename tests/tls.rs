@@ -164,6 +164,25 @@ async fn a_certificate_is_demanded_and_the_server_outlives_who_has_none() {
     assert!(server.log().contains("rejected connection on client endpoint"));
 }
 
+/// Who shows a certificate for a host has shown that it is that host, whatever else it is called.
+#[tokio::test]
+async fn hosts_are_asked_for_in_plain_only() {
+    let certificates = Certificates::make();
+    let mut server = Server::prepare(&["--host-whitelist=nobody"]);
+    let (plain, encrypted) = (server.address.clone(), free_address());
+    server.add(format!("--listen-client-urls=http://{plain},https://{encrypted}"));
+    certificates.server_flags().into_iter().for_each(|flag| server.add(flag));
+    server.restart().await;
+    let answer = certificates.http(&encrypted, "/version").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    let mut stream = TcpStream::connect(&plain).await.unwrap();
+    let request = format!("GET /version HTTP/1.1\r\nHost: {plain}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    soon(stream.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 421 "), "{answer}");
+}
+
 /// A server that demands certificates, with users: the one that is named as the client's certificate has no password.
 async fn with_users(flag: Option<&str>) -> (Certificates, Server, String) {
     let certificates = Certificates::make();

@@ -86,7 +86,7 @@ impl Services {
         let Some(shown) = metadata.get("token").or_else(|| metadata.get("authorization")) else {
             // The certificate of somebody who hands on what others ask tells nothing of those. (etcd: AuthInfoFromTLS.)
             let named = certified.as_ref().filter(|_| metadata.get("grpcgateway-accept").is_none());
-            return Ok(named.map(|name| Identity { user: (**name).into(), revision }));
+            return Ok(named.map(|name| Identity { user: Arc::from(&**name), revision }));
         };
         let token = shown.strip_prefix(b"Bearer ").unwrap_or(shown);
         let text = std::str::from_utf8(token).ok().filter(|text| text.len() <= limits::TOKEN_BYTES_MAX);

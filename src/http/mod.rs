@@ -139,14 +139,21 @@ pub struct Site {
     /// None: nothing is under `/v3/`.
     pub gateway: Option<Rc<Gateway>>,
     pub surface: Surface,
-    /// The user that the certificate of the connection's client names; as in a `grpc::Call`.
+    pub security: Security,
+}
+
+/// What TLS says of a connection and its client.
+#[derive(Clone, Debug, Default)]
+pub struct Security {
+    pub encrypted: bool,
+    /// The user that the client's certificate names; as in a `grpc::Call`.
     pub certified: Option<Rc<str>>,
 }
 
 impl Site {
     /// Whether a call through the gateway would be taken for that of somebody else than the certificate says.
     fn misleads(&self, path: &str) -> bool {
-        let named = self.certified.as_ref().is_some_and(|name| !name.is_empty());
+        let named = self.security.certified.as_ref().is_some_and(|name| !name.is_empty());
         named && self.gateway.is_some() && path.starts_with("/v3/") && self.source.asks_for_users()
     }
 }
@@ -282,7 +289,8 @@ async fn respond(site: &Site, request: Request<Incoming>, session: &Cell<Option<
     if let Some(rest) = path.strip_prefix("/v3beta/") {
         path = format!("/v3/{rest}");
     }
-    if !allows(source.host_whitelist(), host) {
+    // Who shows a host's certificate is that host.
+    if !site.security.encrypted && !allows(source.host_whitelist(), host) {
         log!(Warn, "rejecting HTTP request to prevent DNS rebinding attacks", "host" = host);
         return answer::misdirected(host);
     }
