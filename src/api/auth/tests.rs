@@ -131,3 +131,26 @@ fn users_beyond_the_bound_are_not_let_in() {
     bench.call("/etcdserverpb.Auth/RoleDelete", &delete).unwrap();
     bench.call("/etcdserverpb.Auth/RoleAdd", &AuthRoleAddRequest { name: "r".into() }).unwrap();
 }
+
+#[test]
+fn a_certificate_names_a_user_where_no_token_is_shown() {
+    let bench = with_users();
+    let (services, view) = (bench.services.clone(), bench.shard().view());
+    let asked = |metadata: Metadata, name: &str, ask: Ask<'_>| {
+        let caller = Caller::Client { metadata, certified: Some(name.into()) };
+        services.authorize(&caller, &view, ask)
+    };
+    let shown = |name: &str, value: &[u8]| Metadata::default().with(name, value);
+    let nothing = Metadata::default;
+    assert_eq!(asked(nothing(), "root", Ask::Admin), Ok(()));
+    assert_eq!(asked(nothing(), "ann", Ask::Admin), Err(error::PERMISSION_DENIED));
+    assert_eq!(asked(nothing(), "stranger", Ask::Admin), Err(error::USER_NOT_FOUND));
+    // Without a name it is somebody all the same, to whom nothing is permitted.
+    assert_eq!(asked(nothing(), "", Ask::Known), Ok(()));
+    assert_eq!(asked(nothing(), "", Ask::Admin), Err(error::USER_EMPTY));
+    assert_eq!(asked(nothing(), "", Ask::range(&RangeRequest::default())), Err(error::PERMISSION_DENIED));
+    // A token says more; and who hands on what others ask says nothing.
+    assert_eq!(asked(shown("token", b"t.2"), "root", Ask::Admin), Err(error::PERMISSION_DENIED));
+    assert_eq!(asked(shown("token", b"x"), "root", Ask::Known), Err(error::INVALID_AUTH_TOKEN));
+    assert_eq!(asked(shown("grpcgateway-accept", b"*/*"), "root", Ask::Known), Err(error::USER_EMPTY));
+}
