@@ -136,7 +136,7 @@ impl Auth {
 
     /// Whether anything was ever done with users and roles.
     pub fn is_untouched(&self) -> bool {
-        self.revision == 1 && !self.ever_enabled
+        self.revision == 1 && !self.ever_enabled && self.accounts.bytes == 0
     }
 
     #[inline]
