@@ -59,6 +59,8 @@ until_lines() {
     local lines=$1 pid
     shift
     echo "\$ etcdctl $*"
+    # Else what the last one has left may be taken for its lines.
+    : >"$work/watch"
     "$reference/etcdctl" --endpoints="$endpoint" "$@" >"$work/watch" 2>&1 &
     pid=$!
     for _ in $(seq 300); do
@@ -185,7 +187,7 @@ TXN
     until_lines 2 elect poll a
 
     ctl member add n2 --peer-urls=http://127.0.0.1:1 --learner
-    ctl member add n3 --peer-urls=http://127.0.0.1:1 --learner
+    ctl member add n3 --peer-urls=http://127.0.0.1:1,http://127.0.0.1:9 --learner
     ctl member add n3 --peer-urls=http://127.0.0.1:2 --learner
     ctl member add n3 --peer-urls=nonsense
     # In order of ids, which are hashes of the ports and the time.
@@ -306,7 +308,7 @@ normalise() {
         -e 's/\[leased2 leased1\]/[leased1 leased2]/' \
         -e 's/remaining\([0-9]+s\)/remaining(T)/; s/"ttl":5[0-9]{2}/"ttl":T/' \
         -e 's/^[0-9a-f]{15,16}, (started|unstarted)/ID, \1/; s/^(ID|LEARNER|OWN), (started|unstarted)/ID, \2/' \
-        -e 's/cluster +[0-9a-f]{15,16}/cluster ID/; s/Member +[0-9a-f]{15,16}/Member ID/' \
+        -e 's/(cluster|Member) +/\1 /; s/cluster +[0-9a-f]{12,16}/cluster ID/; s/Member [0-9a-f]{12,16}/Member ID/' \
         -e 's/^ETCD_INITIAL_CLUSTER=.*/ETCD_INITIAL_CLUSTER/' \
         -e 's/^(mutex|poll)\/[0-9a-f]+/\1\/LEASE/' \
         -e 's/memberID:[0-9]+/memberID:N/' \

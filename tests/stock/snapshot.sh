@@ -52,7 +52,8 @@ stop() {
     unset "pids[$1]"
 }
 peer=http://127.0.0.1:$(free_port)
-ctl() { "$reference/etcdctl" --endpoints="$endpoint" "$@"; }
+# A busy machine takes its time.
+ctl() { "$reference/etcdctl" --endpoints="$endpoint" --command-timeout=60s "$@"; }
 
 # What two servers must have in common: hashes of many revisions, all keys with their numbers, leases with their keys.
 # revision NAME: of the server at `endpoint`.
