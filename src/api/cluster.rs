@@ -167,7 +167,8 @@ pub fn member_promote(services: Rc<Services>, caller: Caller, message: Bytes) ->
         promotes: Some(id),
     };
     later(async move {
-        let promoted = match services.authorize(&caller, &shard.view(), Ask::Admin) {
+        let may = services.authorize(&caller, &shard.view(), Ask::Admin);
+        let promoted = match may {
             Ok(()) => change.make(&shard).await,
             Err(status) => Err(status),
         };
