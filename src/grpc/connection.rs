@@ -33,13 +33,8 @@ const SEND_BUFFERS: usize = 88;
 /// client did. `io` is at the first byte of the HTTP/2 preface; `certified` is said with each of the calls.
 ///
 /// A panic of the handler ends the process.
-pub async fn serve<T>(
-    io: T,
-    certified: Option<Rc<str>>,
-    handler: Rc<dyn Handler>,
-    settings: Rc<Settings>,
-    drain: Drain,
-) where
+pub async fn serve<T>(io: T, certified: Option<Rc<str>>, handler: Rc<dyn Handler>, settings: Rc<Settings>, drain: Drain)
+where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let counters = settings.counters.clone();
@@ -99,13 +94,7 @@ thread_local! {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
-    fn new(
-        io: T,
-        certified: Option<Rc<str>>,
-        handler: Rc<dyn Handler>,
-        settings: Rc<Settings>,
-        drain: Drain,
-    ) -> Self {
+    fn new(io: T, certified: Option<Rc<str>>, handler: Rc<dyn Handler>, settings: Rc<Settings>, drain: Drain) -> Self {
         let link = Rc::new(Link::new(settings, certified));
         let handshake = link.arrived.get() + Duration::from_secs(limits::GRPC_HANDSHAKE_SECONDS);
         Connection {

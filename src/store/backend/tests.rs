@@ -304,7 +304,9 @@ fn users_and_roles_come_back() {
     }
     let not_yet = store.hash();
     store.apply(InternalRaftRequest { auth_enable: Some(AuthEnableRequest {}), ..Default::default() });
-    assert!(store.state.auth.is_enabled() && store.state.auth.users().len() == 3 && store.state.auth.roles().len() == 2);
+    assert!(
+        store.state.auth.is_enabled() && store.state.auth.users().len() == 3 && store.state.auth.roles().len() == 2
+    );
     assert!(store.hash() != not_yet && not_yet != empty, "all of it is hashed");
 
     let (again, _) = imported(&store.exported(4096));
