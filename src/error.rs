@@ -148,6 +148,9 @@ table! {
     INVALID_AUTH_TOKEN: Unauthenticated, "etcdserver: invalid auth token";
     INVALID_AUTH_MGMT: InvalidArgument, "etcdserver: invalid auth management";
     AUTH_OLD_REVISION: InvalidArgument, "etcdserver: revision of auth store is old";
+    NO_PASSWORD_USER: Unknown, "auth: authentication failed, password was given for no password user";
+    PASSWORD_TOO_LONG: Unknown, "bcrypt: password length exceeds 72 bytes";
+    VERIFY_ONLY_KEY: Unknown, "auth: token signing attempted with verify-only key";
     NO_LEADER: Unavailable, "etcdserver: no leader";
     NOT_LEADER: FailedPrecondition, "etcdserver: not leader";
     LEADER_CHANGED: Unavailable, "etcdserver: leader changed";

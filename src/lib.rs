@@ -11,6 +11,7 @@
 //! * [`shard`] is what one core owns: the requests that wait, the watches, the lease deadlines.
 //! * [`raft`] gathers proposals, logs them in one durable write, applies what is committed and publishes the new root.
 //! * [`store`] is the state and what a request does to it: a copy-on-write index of keys and events that points at values.
+//! * [`auth`] is the part of that state that says who may do what, and the one function that decides it.
 //! * [`bolt`] is etcd's database format, for the way to etcd and back: snapshots.
 //! * [`wal`] is where the values lie: segments of checksummed records, written once, and what a restart makes of them.
 //!
@@ -21,6 +22,7 @@
 //! `docs/format.md` draws the bytes on disk.
 
 pub mod api;
+pub mod auth;
 pub mod bolt;
 pub mod config;
 pub mod error;

@@ -322,6 +322,24 @@ pub const FAN_OUT_BYTES: usize = 64 * 1024 * 1024;
 /// Requests of one watch stream handled before others are let in: about 0.1 ms.
 pub const WATCH_REQUESTS: usize = 128;
 
+/// Simple tokens of a member: 256 Ki of about 130 bytes are 34 MB. At the usual cost of a password two threads prove 36 of
+/// them a second, so that in five minutes, the life of an unused token, 11,000 come together.
+pub const AUTH_TOKENS_MAX: usize = 256 * 1024;
+
+/// Bytes of users and roles beyond which no more are let in: 100,000 of 600 bytes. They are not among what the quota
+/// counts, and while they are not turned on anybody may add some.
+pub const AUTH_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Passwords that wait to be hashed on a shard, one at a time, so that the disk's reads get the other thread. At the usual
+/// cost of 55 ms as many take 7 s, as long as a request may; beyond it: TooManyRequests.
+pub const PASSWORDS_WAITING_MAX: usize = 128;
+
+/// Signed tokens that a shard remembers as proven, of some 500 bytes each: a signature costs up to 0.2 ms to prove.
+pub const PROVEN_TOKENS_MAX: usize = 4096;
+
+/// Bytes of a token: a signed one has some 700 with the longest keys. Longer ones are not looked at.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+
 /// Calls of a shard that wait for a lock or an election, each with a watch of its own: 256 Ki of some 4 KiB are 1 GiB.
 pub const WAITING_CALLS_MAX: usize = 256 * 1024;
 

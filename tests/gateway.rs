@@ -7,11 +7,12 @@ mod server;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use server::{PATIENCE, Server, ended_well, is_reference, signal, soon};
+use server::{PATIENCE, Server, ended_well, is_reference, signal, soon, users};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+use urd_client::authpb::permission::Type;
 
 /// A connection, and what has been read of it.
 struct Connection {
@@ -389,6 +390,51 @@ async fn a_server_that_stops_ends_its_streams() {
     assert!(ended_well(server.wait()));
 }
 
+/// With users, and ann's token. She may read and write the key "mine" (bWluZQ==), and not "k" (aw==).
+async fn with_users() -> (Server, String) {
+    let server = Server::start_with(&[users::CHEAP]).await;
+    let client = server.client().await;
+    users::add(&client, "ann", &[(Type::Readwrite, "mine", "")]).await;
+    users::enable(&client).await;
+    let (status, told) = post(&server, "/v3/auth/authenticate", r#"{"name":"ann","password":"pw"}"#).await;
+    assert_eq!(status, 200);
+    (server, told["token"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn a_token_comes_in_a_header() {
+    let (server, token) = with_users().await;
+    let ask = async |path: &str, body: &str, header: &str| {
+        let mut connection = Connection::open(&server).await;
+        connection.send(request(path, body, header)).await;
+        let head = connection.head().await;
+        if path == "/v3/watch" {
+            let line = connection.line(&mut Vec::new()).await.unwrap();
+            return (head.status, line["result"].clone());
+        }
+        let body = connection.body(&head).await;
+        (head.status, serde_json::from_slice::<Value>(&body).unwrap())
+    };
+    let denied = "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
+    for header in [
+        format!("Authorization: {token}\r\n"),
+        format!("Authorization: Bearer {token}\r\n"),
+        format!("Grpc-Metadata-Token: {token}\r\n"),
+    ] {
+        assert_eq!(ask("/v3/kv/put", r#"{"key":"bWluZQ=="}"#, &header).await.0, 200, "{header}");
+        let (status, told) = ask("/v3/kv/range", r#"{"key":"aw=="}"#, &header).await;
+        assert_eq!((status, &told["message"]), (403, &json!("etcdserver: permission denied")), "{header}");
+        let (_, told) = ask("/v3/watch", r#"{"create_request":{"key":"bWluZQ=="}}"#, &header).await;
+        assert_eq!((&told["created"], &told["canceled"]), (&json!(true), &Value::Null), "{header}");
+        let (_, told) = ask("/v3/watch", r#"{"create_request":{"key":"aw=="}}"#, &header).await;
+        assert_eq!((&told["canceled"], &told["cancel_reason"]), (&json!(true), &json!(denied)), "{header}");
+    }
+    let (status, told) = ask("/v3/kv/range", r#"{"key":"bWluZQ=="}"#, "").await;
+    assert_eq!((status, &told["message"]), (400, &json!("etcdserver: user name is empty")));
+    let (status, told) = ask("/v3/kv/range", r#"{"key":"bWluZQ=="}"#, "Authorization: nonsense\r\n").await;
+    assert_eq!((status, &told["message"]), (401, &json!("etcdserver: invalid auth token")));
+}
+
 // ---- websockets ----
 
 async fn upgrade(server: &Server, path: &str, headers: &str) -> (Connection, Head) {
@@ -459,6 +505,24 @@ async fn a_watch_over_a_websocket() {
         assert_eq!(next_frame(&mut watch).await.0, 0x88, "closing is agreed to");
     }
     becomes(&server, "etcd_debugging_mvcc_watch_stream_total", 0.0).await;
+}
+
+#[tokio::test]
+async fn a_websocket_has_its_token_from_its_protocol_or_a_cookie() {
+    let (server, token) = with_users().await;
+    for (header, may) in [
+        (format!("Sec-WebSocket-Protocol: Bearer, {token}\r\n"), true),
+        (format!("Cookie: a=b; token={token}\r\n"), true),
+        (String::new(), false),
+    ] {
+        let (mut watch, head) = upgrade(&server, "/v3/watch", &header).await;
+        assert_eq!(head.status, 101);
+        for (key, permitted) in [("bWluZQ==", may), ("aw==", false)] {
+            watch.send(frame(1, format!(r#"{{"create_request":{{"key":"{key}"}}}}"#).as_bytes())).await;
+            let told = next_text(&mut watch).await;
+            assert_eq!(told["result"]["canceled"] != true, permitted, "{header}{key}: {told}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -11,16 +11,21 @@ use rustls::{
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
-use server::{Server, ended_well, free_address, names, soon};
+use server::{Server, ended_well, free_address, names, refused, soon, users};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
-use urd_client::{Client, Options, Scheme};
+use urd::error;
+use urd_client::{
+    Client, Options, Scheme,
+    authpb::{UserAddOptions, permission::Type},
+    etcdserverpb::{AuthUserAddRequest, AuthUserDeleteRequest},
+};
 
-/// An authority, a server's certificate for 127.0.0.1 and a client's.
+/// An authority, a server's certificate for 127.0.0.1 and a client's, with the common names "server" and "client".
 struct Certificates(TempDir);
 
 impl Certificates {
@@ -36,6 +41,7 @@ impl Certificates {
         for name in ["server", "client"] {
             let key = KeyPair::generate().unwrap();
             let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+            params.distinguished_name.push(DnType::CommonName, name);
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
             write(&format!("{name}.pem"), params.signed_by(&key, &issuer).unwrap().pem());
             write(&format!("{name}.key"), key.serialize_pem());
@@ -87,8 +93,13 @@ impl Certificates {
     }
 
     async fn http(&self, address: &str, path: &str) -> String {
-        let mut stream = self.dial(address, false, b"http/1.1").await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        self.http_with(address, false, "GET", path).await
+    }
+
+    async fn http_with(&self, address: &str, with_own: bool, method: &str, path: &str) -> String {
+        let mut stream = self.dial(address, with_own, b"http/1.1").await.unwrap();
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+        let request = format!("{head}Content-Length: 0\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         soon(stream.read_to_end(&mut answer)).await.unwrap();
@@ -151,6 +162,89 @@ async fn a_certificate_is_demanded_and_the_server_outlives_who_has_none() {
     }
     assert_eq!(client.get("k").await.unwrap().kvs[0].value, "v");
     assert!(server.log().contains("rejected connection on client endpoint"));
+}
+
+/// Who shows a certificate for a host has shown that it is that host, whatever else it is called.
+#[tokio::test]
+async fn hosts_are_asked_for_in_plain_only() {
+    let certificates = Certificates::make();
+    let mut server = Server::prepare(&["--host-whitelist=nobody"]);
+    let (plain, encrypted) = (server.address.clone(), free_address());
+    server.add(format!("--listen-client-urls=http://{plain},https://{encrypted}"));
+    certificates.server_flags().into_iter().for_each(|flag| server.add(flag));
+    server.restart().await;
+    let answer = certificates.http(&encrypted, "/version").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    let mut stream = TcpStream::connect(&plain).await.unwrap();
+    let request = format!("GET /version HTTP/1.1\r\nHost: {plain}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    soon(stream.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 421 "), "{answer}");
+}
+
+/// A server that demands certificates, with users: the one that is named as the client's certificate has no password.
+async fn with_users(flag: Option<&str>) -> (Certificates, Server, String) {
+    let certificates = Certificates::make();
+    let mut server = Server::prepare(&[users::CHEAP]);
+    let (plain, encrypted) = (server.address.clone(), free_address());
+    server.add(format!("--listen-client-urls=http://{plain},https://{encrypted}"));
+    server.add(format!("--trusted-ca-file={}", certificates.path("ca.pem").display()));
+    flag.into_iter().for_each(|flag| server.add(flag.to_owned()));
+    certificates.server_flags().into_iter().for_each(|flag| server.add(flag));
+    server.restart().await;
+    let anybody = server.client().await;
+    let options = Some(UserAddOptions { no_password: true });
+    anybody.call(&AuthUserAddRequest { name: "client".into(), options, ..Default::default() }).await.unwrap();
+    anybody.add_role("client").await.unwrap();
+    anybody.permit("client", Type::Readwrite, "mine", "").await.unwrap();
+    anybody.grant_role("client", "client").await.unwrap();
+    users::add(&anybody, "ann", &[(Type::Readwrite, "k", "")]).await;
+    (certificates, server, encrypted)
+}
+
+#[tokio::test]
+async fn a_certificate_names_a_user() {
+    let (certificates, server, encrypted) = with_users(Some("--client-cert-auth")).await;
+    let named = certificates.client(&encrypted, true).await.unwrap();
+    let anybody = server.client().await;
+    let root = users::enable(&anybody).await;
+    named.put("mine", "v").await.unwrap();
+    assert_eq!(named.get("mine").await.unwrap().kvs[0].value, "v");
+    refused(named.put("k", "v").await, &error::PERMISSION_DENIED);
+    let mut watcher = named.watch("mine", "", 0).await.unwrap();
+    named.put("mine", "w").await.unwrap();
+    assert_eq!(soon(watcher.next()).await.unwrap().events[0].kv.as_ref().unwrap().value, "w");
+    refused(anybody.get("mine").await, &error::USER_EMPTY);
+
+    // A token says more than a certificate, be it wrong.
+    let ann = named.log_in("ann", "pw").await.unwrap();
+    ann.put("k", "v").await.unwrap();
+    refused(ann.get("mine").await, &error::PERMISSION_DENIED);
+    refused(named.with_metadata("token", "nonsense").get("mine").await, &error::INVALID_AUTH_TOKEN);
+    // Who hands on what others ask is not who asks.
+    refused(named.with_metadata("grpcgateway-accept", "*/*").get("mine").await, &error::USER_EMPTY);
+
+    let told = "CommonName of client sending a request against gateway will be ignored and not used as expected\n";
+    let answer = certificates.http_with(&encrypted, true, "POST", "/v3/kv/range").await;
+    assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n") && answer.ends_with(told), "{answer}");
+    let answer = certificates.http_with(&encrypted, true, "GET", "/version").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+
+    // As of now, too: what was permitted is permitted no longer.
+    root.call(&AuthUserDeleteRequest { name: "client".into() }).await.unwrap();
+    refused(named.get("mine").await, &error::PERMISSION_DENIED);
+}
+
+#[tokio::test]
+async fn a_certificate_names_nobody_where_it_was_not_asked_to() {
+    let (certificates, server, encrypted) = with_users(None).await;
+    let shown = certificates.client(&encrypted, true).await.unwrap();
+    certificates.client(&encrypted, false).await.map(|_| ()).unwrap_err();
+    users::enable(&server.client().await).await;
+    refused(shown.get("mine").await, &error::USER_EMPTY);
+    let answer = certificates.http_with(&encrypted, true, "POST", "/v3/kv/range").await;
+    assert!(!answer.contains("CommonName"), "{answer}");
 }
 
 #[tokio::test]

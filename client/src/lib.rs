@@ -17,6 +17,6 @@ pub use http::uri::Scheme;
 pub use methods::{Streaming, Unary, op};
 pub use urd::{
     error::Code,
-    proto::{etcdserverpb, mvccpb, v3electionpb, v3lockpb},
+    proto::{authpb, etcdserverpb, mvccpb, v3electionpb, v3lockpb},
 };
 pub use watch::Watcher;

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use prost::Message;
+use urd::proto::authpb::{Permission, permission};
 use urd::proto::etcdserverpb::{
     compare::{CompareResult, CompareTarget, TargetUnion},
     request_op::Request,
@@ -62,7 +63,23 @@ methods! { Unary:
         "MemberPromote": MemberPromoteRequest -> MemberPromoteResponse;
     }
     "Auth" {
+        "AuthEnable": AuthEnableRequest -> AuthEnableResponse;
+        "AuthDisable": AuthDisableRequest -> AuthDisableResponse;
+        "AuthStatus": AuthStatusRequest -> AuthStatusResponse;
         "Authenticate": AuthenticateRequest -> AuthenticateResponse;
+        "UserAdd": AuthUserAddRequest -> AuthUserAddResponse;
+        "UserGet": AuthUserGetRequest -> AuthUserGetResponse;
+        "UserList": AuthUserListRequest -> AuthUserListResponse;
+        "UserDelete": AuthUserDeleteRequest -> AuthUserDeleteResponse;
+        "UserChangePassword": AuthUserChangePasswordRequest -> AuthUserChangePasswordResponse;
+        "UserGrantRole": AuthUserGrantRoleRequest -> AuthUserGrantRoleResponse;
+        "UserRevokeRole": AuthUserRevokeRoleRequest -> AuthUserRevokeRoleResponse;
+        "RoleAdd": AuthRoleAddRequest -> AuthRoleAddResponse;
+        "RoleGet": AuthRoleGetRequest -> AuthRoleGetResponse;
+        "RoleList": AuthRoleListRequest -> AuthRoleListResponse;
+        "RoleDelete": AuthRoleDeleteRequest -> AuthRoleDeleteResponse;
+        "RoleGrantPermission": AuthRoleGrantPermissionRequest -> AuthRoleGrantPermissionResponse;
+        "RoleRevokePermission": AuthRoleRevokePermissionRequest -> AuthRoleRevokePermissionResponse;
     }
 }
 
@@ -140,6 +157,38 @@ impl Client {
     /// `revision` 0: now.
     pub async fn hash_kv(&self, revision: i64) -> Result<HashKvResponse, Error> {
         self.call(&HashKvRequest { revision }).await
+    }
+
+    /// The same connection as a user, by a token that the password buys.
+    pub async fn log_in(&self, name: &str, password: &str) -> Result<Client, Error> {
+        let request = AuthenticateRequest { name: name.into(), password: password.into() };
+        let token = self.call(&request).await?.token;
+        Ok(self.with_metadata("token", &token))
+    }
+
+    pub async fn add_user(&self, name: &str, password: &str) -> Result<AuthUserAddResponse, Error> {
+        let request = AuthUserAddRequest { name: name.into(), password: password.into(), ..Default::default() };
+        self.call(&request).await
+    }
+
+    pub async fn grant_role(&self, user: &str, role: &str) -> Result<AuthUserGrantRoleResponse, Error> {
+        self.call(&AuthUserGrantRoleRequest { user: user.into(), role: role.into() }).await
+    }
+
+    pub async fn add_role(&self, name: &str) -> Result<AuthRoleAddResponse, Error> {
+        self.call(&AuthRoleAddRequest { name: name.into() }).await
+    }
+
+    /// Permits a role an interval of keys.
+    pub async fn permit(
+        &self,
+        role: &str,
+        kind: permission::Type,
+        key: impl Into<Bytes>,
+        end: impl Into<Bytes>,
+    ) -> Result<AuthRoleGrantPermissionResponse, Error> {
+        let perm = Permission { perm_type: kind as i32, key: key.into(), range_end: end.into() };
+        self.call(&AuthRoleGrantPermissionRequest { name: role.into(), perm: Some(perm) }).await
     }
 
     pub async fn member_list(&self) -> Result<MemberListResponse, Error> {

@@ -11,8 +11,12 @@ use std::{
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::service::{Services, decode, later, refuse};
+use super::{
+    caller::Caller,
+    service::{Services, decode, later, refuse},
+};
 use crate::{
+    auth::Ask,
     config::url::{self, Url},
     error::{self, Status},
     grpc::{Frame, Unary},
@@ -29,24 +33,26 @@ use crate::{
     store::membership::{self, promotion_context},
 };
 
-pub fn member_list(services: Rc<Services>, message: Bytes) -> Unary {
+pub fn member_list(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     let request: MemberListRequest = match decode(message) {
         Ok(request) => request,
         Err(status) => return refuse(status),
     };
-    let listed = |shard: &Shard, view: &View| {
-        Frame::of(&MemberListResponse { header: Some(header(shard)), members: members(view) })
-    };
     if !request.linearizable {
-        return Unary::Ready(Ok(listed(&services.shard, &services.shard.view())));
+        return Unary::Ready(listed(&services, &caller, &services.shard.view()));
     }
     later(async move {
         let view = services.shard.linearizable().await?;
-        Ok(listed(&services.shard, &view))
+        listed(&services, &caller, &view)
     })
 }
 
-pub fn member_add(services: Rc<Services>, message: Bytes) -> Unary {
+fn listed(services: &Services, caller: &Caller, view: &View) -> Result<Frame, Status> {
+    services.authorize(caller, view, Ask::Known)?;
+    Ok(Frame::of(&MemberListResponse { header: Some(header(&services.shard)), members: members(view) }))
+}
+
+pub fn member_add(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     let request: MemberAddRequest = match decode(message) {
         Ok(request) => request,
         Err(status) => return refuse(status),
@@ -65,6 +71,10 @@ pub fn member_add(services: Rc<Services>, message: Bytes) -> Unary {
         Err(status) => return refuse(status),
     };
     let view = shard.view();
+    // By that alone who may is decided: an entry that changes members names nobody.
+    if let Err(status) = services.authorize(&caller, &view, Ask::Admin) {
+        return refuse(status);
+    }
     let strict = shard.member.config.strict_reconfig_check;
     if strict && !added.is_learner && !view.state.membership.may_add_voter() {
         return refuse(error::MEMBER_NOT_ENOUGH_STARTED);
@@ -89,13 +99,16 @@ pub fn member_add(services: Rc<Services>, message: Bytes) -> Unary {
     })
 }
 
-pub fn member_remove(services: Rc<Services>, message: Bytes) -> Unary {
+pub fn member_remove(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     let MemberRemoveRequest { id } = match decode(message) {
         Ok(request) => request,
         Err(status) => return refuse(status),
     };
     let shard = services.shard.clone();
     let view = shard.view();
+    if let Err(status) = services.authorize(&caller, &view, Ask::Admin) {
+        return refuse(status);
+    }
     let known = &view.state.membership;
     let is_learner = known.get(id).is_some_and(|member| member.is_learner);
     let is_last = known.voters().all(|member| member.id == id);
@@ -111,12 +124,15 @@ pub fn member_remove(services: Rc<Services>, message: Bytes) -> Unary {
     })
 }
 
-pub fn member_update(services: Rc<Services>, message: Bytes) -> Unary {
+pub fn member_update(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     let request: MemberUpdateRequest = match decode(message) {
         Ok(request) => request,
         Err(status) => return refuse(status),
     };
     let shard = services.shard.clone();
+    if let Err(status) = services.authorize(&caller, &shard.view(), Ask::Admin) {
+        return refuse(status);
+    }
     let member = membership::Member { id: request.id, peer_urls: request.peer_ur_ls, ..Default::default() };
     let context = serde_json::to_vec(&member).expect("a member has a JSON form");
     let change = Change {
@@ -138,7 +154,7 @@ pub fn member_update(services: Rc<Services>, message: Bytes) -> Unary {
     })
 }
 
-pub fn member_promote(services: Rc<Services>, message: Bytes) -> Unary {
+pub fn member_promote(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     let MemberPromoteRequest { id } = match decode(message) {
         Ok(request) => request,
         Err(status) => return refuse(status),
@@ -151,7 +167,11 @@ pub fn member_promote(services: Rc<Services>, message: Bytes) -> Unary {
         promotes: Some(id),
     };
     later(async move {
-        let promoted = change.make(&shard).await;
+        let may = services.authorize(&caller, &shard.view(), Ask::Admin);
+        let promoted = match may {
+            Ok(()) => change.make(&shard).await,
+            Err(status) => Err(status),
+        };
         if let Err(status) = &promoted {
             shard.metrics.promote_failures.count(status);
         }

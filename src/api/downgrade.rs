@@ -5,8 +5,12 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::service::{Services, decode, header, later, refuse};
+use super::{
+    caller::Caller,
+    service::{Services, decode, header, later, refuse},
+};
 use crate::{
+    auth::Ask,
     error::{self, Status},
     grpc::{Frame, Unary},
     log,
@@ -17,11 +21,14 @@ use crate::{
     shard::view::View,
 };
 
-pub fn downgrade(services: Rc<Services>, message: Bytes) -> Unary {
+pub fn downgrade(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     let request: DowngradeRequest = match decode(message) {
         Ok(request) => request,
         Err(status) => return refuse(status),
     };
+    if let Err(status) = services.authorize(&caller, &services.shard.view(), Ask::Admin) {
+        return refuse(status);
+    }
     let action = match DowngradeAction::try_from(request.action) {
         Ok(action) => action,
         Err(_) => return refuse(error::UNKNOWN_METHOD),

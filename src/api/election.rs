@@ -6,6 +6,7 @@ use std::{future::poll_fn, rc::Rc};
 use bytes::Bytes;
 
 use super::{
+    caller::Caller,
     inside::{Inside, Withdrawal, created_at, delete, end_of, get, key_of, oldest, prefix_of, put},
     lock::found,
     service::{Served, Services, decode, later, only_request, refuse},
@@ -28,13 +29,13 @@ use crate::{
     },
 };
 
-pub fn campaign(services: Rc<Services>, message: Bytes) -> Unary {
+pub fn campaign(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     let request: CampaignRequest = match decode(message) {
         Ok(request) => request,
         Err(status) => return refuse(status),
     };
     later(async move {
-        let elected = elected(&Inside::new(services), request).await?;
+        let elected = elected(&Inside::new(services, caller), request).await?;
         Ok(Frame::of(&elected))
     })
 }
@@ -99,7 +100,7 @@ fn resignation(key: &Bytes, rev: i64) -> TxnRequest {
     TxnRequest { compare: vec![created_at(key, rev)], success: vec![delete(key)], ..Default::default() }
 }
 
-pub fn proclaim(services: Rc<Services>, message: Bytes) -> Unary {
+pub fn proclaim(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     let request: ProclaimRequest = match decode(message) {
         Ok(request) => request,
         Err(status) => return refuse(status),
@@ -108,14 +109,14 @@ pub fn proclaim(services: Rc<Services>, message: Bytes) -> Unary {
         return refuse(error::ELECTION_LEADER_MISSING);
     };
     later(async move {
-        let inside = Inside::new(services);
+        let inside = Inside::new(services, caller);
         let lease = inside.session(lease).await?;
         let header = proclaimed(&inside, &key, rev, request.value, lease).await?;
         Ok(Frame::of(&ProclaimResponse { header }))
     })
 }
 
-pub fn resign(services: Rc<Services>, message: Bytes) -> Unary {
+pub fn resign(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     let request: ResignRequest = match decode(message) {
         Ok(request) => request,
         Err(status) => return refuse(status),
@@ -124,7 +125,7 @@ pub fn resign(services: Rc<Services>, message: Bytes) -> Unary {
         return refuse(error::ELECTION_LEADER_MISSING);
     };
     later(async move {
-        let inside = Inside::new(services);
+        let inside = Inside::new(services, caller);
         // Of no use here, but etcd grants one where none is named, and a client finds it among its leases.
         inside.session(lease).await?;
         // Who does not lead resigns all the same, and nothing changes.
@@ -133,13 +134,13 @@ pub fn resign(services: Rc<Services>, message: Bytes) -> Unary {
     })
 }
 
-pub fn leader(services: Rc<Services>, message: Bytes) -> Unary {
+pub fn leader(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     let request: LeaderRequest = match decode(message) {
         Ok(request) => request,
         Err(status) => return refuse(status),
     };
     later(async move {
-        let found = Inside::new(services).range(&oldest(&prefix_of(&request.name))).await?;
+        let found = Inside::new(services, caller).range(&oldest(&prefix_of(&request.name))).await?;
         match found.kvs.into_iter().next() {
             Some(kv) => Ok(Frame::of(&LeaderResponse { header: found.header, kv: Some(kv) })),
             None => Err(error::ELECTION_NO_LEADER),
@@ -147,10 +148,11 @@ pub fn leader(services: Rc<Services>, message: Bytes) -> Unary {
     })
 }
 
-pub fn observe(services: Rc<Services>, _: Call, mut requests: Requests, mut replies: Replies) -> Served {
+pub fn observe(services: Rc<Services>, call: Call, mut requests: Requests, mut replies: Replies) -> Served {
+    let caller = Caller::of(call);
     Box::pin(async move {
         let request: LeaderRequest = only_request(&mut requests).await?;
-        match observed(&Inside::new(services), &prefix_of(&request.name), &mut replies).await {
+        match observed(&Inside::new(services, caller), &prefix_of(&request.name), &mut replies).await {
             End::CallerGone => Err(error::CONTEXT_CANCELED),
             // Whatever ends an observation, etcd's caller sees the stream end well. (etcd: election.go, Observe.)
             End::Disrupted => Ok(()),

@@ -5,7 +5,10 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::service::{Served, Services, decode, only_request, refuse};
+use super::{
+    caller::Caller,
+    service::{Served, Services, decode, only_request, refuse},
+};
 use crate::{
     error::{self, Status},
     grpc::{
@@ -21,13 +24,13 @@ fn serving(service: &str) -> Option<HealthCheckResponse> {
     service.is_empty().then_some(HealthCheckResponse { status: ServingStatus::Serving as i32 })
 }
 
-pub fn check(_: Rc<Services>, message: Bytes) -> Unary {
+pub fn check(_: Rc<Services>, _: Caller, message: Bytes) -> Unary {
     let result = decode::<HealthCheckRequest>(message)
         .and_then(|request| serving(&request.service).ok_or(error::HEALTH_UNKNOWN_SERVICE));
     Unary::Ready(result.map(|response| Frame::of(&response)))
 }
 
-pub fn list(_: Rc<Services>, message: Bytes) -> Unary {
+pub fn list(_: Rc<Services>, _: Caller, message: Bytes) -> Unary {
     if let Err(status) = decode::<HealthListRequest>(message) {
         return refuse(status);
     }

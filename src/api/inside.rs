@@ -1,13 +1,19 @@
 //! Calls that a call of this server makes of the other services, by the very handlers that serve clients: quota, checks
 //! and counts are theirs. Locks and elections are built on it, as etcd builds them on a client of its own within the
-//! server. (etcd: api/v3client, client/v3/concurrency.)
+//! server, which goes on as the caller of the call: what that may not do, no lock does for it. (etcd: api/v3client,
+//! client/v3/concurrency.)
 
 use std::rc::Rc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
-use super::{kv, lease, service::Services, watch::Following};
+use super::{
+    caller::Caller,
+    kv, lease,
+    service::Services,
+    watch::{Asked, Following},
+};
 use crate::{
     error::{self, Code, Status},
     grpc::Unary,
@@ -32,21 +38,22 @@ const SESSION_TTL_SECONDS: i64 = 60;
 
 /// The way to the other services on behalf of one call.
 #[derive(Clone)]
-pub(super) struct Inside(Rc<Services>);
+pub(super) struct Inside(Asked);
 
 impl Inside {
-    pub fn new(services: Rc<Services>) -> Self {
-        Inside(services)
+    pub fn new(services: Rc<Services>, caller: Caller) -> Self {
+        Inside(Asked { services, caller })
     }
 
     /// # Errors
     /// The method's own, as a caller within the server is told them (`relayed`).
     async fn call<M: Message + Default>(
         &self,
-        serve: fn(Rc<Services>, Bytes) -> Unary,
+        serve: fn(Rc<Services>, Caller, Bytes) -> Unary,
         request: &impl Message,
     ) -> Result<M, Status> {
-        let answer = match serve(self.0.clone(), request.encode_to_vec().into()) {
+        let Asked { services, caller } = self.0.clone();
+        let answer = match serve(services, caller, request.encode_to_vec().into()) {
             Unary::Ready(answer) => answer,
             Unary::Later(answer) => answer.await,
             Unary::InParts(_) => unreachable!("only answers of many keys are made in parts, and one is asked for"),
@@ -107,18 +114,18 @@ impl Inside {
         }
     }
 
-    pub fn watch(&self, request: &WatchCreateRequest) -> Following<'_, crate::shard::Shard> {
-        Following::new(&*self.0.shard, request)
+    pub fn watch(&self, request: &WatchCreateRequest) -> Following<'_, Asked> {
+        Following::new(&self.0, request)
     }
 
     /// Waiting calls hold memory for as long as they like, so they are counted.
     fn take_seat(&self) -> Result<Seat, Status> {
-        let waiting = &self.0.waiting_inside;
+        let waiting = &self.0.services.waiting_inside;
         if waiting.get() >= limits::WAITING_CALLS_MAX {
             return Err(error::TOO_MANY_REQUESTS);
         }
         waiting.set(waiting.get() + 1);
-        Ok(Seat(self.0.clone()))
+        Ok(Seat(self.0.services.clone()))
     }
 }
 
@@ -153,7 +160,8 @@ fn relayed(status: Status) -> Status {
 }
 
 /// What takes a waiting call's key away if the call goes before its turn has come: its caller has given up, or its
-/// deadline has passed, and the future is dropped. So it is done by a task of its own.
+/// deadline has passed, and the future is dropped. So it is done by a task of its own, and as the same caller. (etcd does
+/// it as nobody, so that with users the key stays until its lease ends.)
 pub(super) struct Withdrawal {
     inside: Inside,
     by: Option<TxnRequest>,

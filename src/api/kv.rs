@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
+    caller::Caller,
     check,
     encode::{self, Encoded, Encoder},
     listing::{self, Rest},
@@ -19,6 +20,7 @@ use super::{
     values::{self, Resident},
 };
 use crate::{
+    auth::Ask,
     error::Status,
     grpc::{Frame, LocalBoxFuture, Parts, Unary},
     limits,
@@ -38,7 +40,7 @@ use crate::{
     },
 };
 
-pub fn range(services: Rc<Services>, message: Bytes) -> Unary {
+pub fn range(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     let request: RangeRequest = match decode(message) {
         Ok(request) => request,
         Err(status) => return refuse(status),
@@ -49,12 +51,12 @@ pub fn range(services: Rc<Services>, message: Bytes) -> Unary {
     let since = runtime::recent();
     if listing::is_long(&services.shard.view().state.index, &request) {
         return Unary::InParts(Box::new(move |replies| {
-            Box::pin(async move { range_in_parts(&services, request, since, replies).await })
+            Box::pin(async move { range_in_parts(&services, &caller, request, since, replies).await })
         }));
     }
     if request.serializable {
         let view = services.shard.view();
-        return match read(&services, view, request) {
+        return match read(&services, &caller, view, request) {
             Read::Done(result) => {
                 services.answered(Operation::Range, result.is_ok(), services.read_takes());
                 Unary::Ready(result)
@@ -64,7 +66,7 @@ pub fn range(services: Rc<Services>, message: Bytes) -> Unary {
     }
     later(async move {
         let result = match linearizable(&services, since).await {
-            Ok(view) => read(&services, view, request).finish().await,
+            Ok(view) => read(&services, &caller, view, request).finish().await,
             Err(status) => Err(status),
         };
         answered(&services, Operation::Range, since, result)
@@ -74,6 +76,7 @@ pub fn range(services: Rc<Services>, message: Bytes) -> Unary {
 /// Answers a range whose answer is long, piece by piece as the caller takes it.
 async fn range_in_parts(
     services: &Rc<Services>,
+    caller: &Caller,
     request: RangeRequest,
     since: Instant,
     replies: Box<dyn Parts>,
@@ -85,11 +88,16 @@ async fn range_in_parts(
     };
     // What the caller takes to read its answer is not the server's time.
     let mut waited = Duration::ZERO;
-    let result = match view {
-        Ok(view) => {
+    let allowed = view.and_then(|view| {
+        let permit = services.authorize_read(caller, &view, Ask::range(&request))?;
+        Ok((view, permit))
+    });
+    let result = match allowed {
+        Ok((view, permit)) => {
             let (metrics, began) = (&shard.metrics, runtime::recent());
             metrics.ranges.increment();
             let result = listing::in_parts(shard, view, request, replies, &mut waited).await;
+            let result = result.and_then(|()| permit.still(&shard.view()));
             metrics.range_duration.observe(result.is_ok(), runtime::recent() - began - waited);
             result
         }
@@ -136,8 +144,12 @@ impl Read {
     }
 }
 
-/// Answers a range from a view, and counts it.
-fn read(services: &Rc<Services>, view: Arc<View>, request: RangeRequest) -> Read {
+/// Answers a range from a view, and counts it, if its caller may read it.
+fn read(services: &Rc<Services>, caller: &Caller, view: Arc<View>, request: RangeRequest) -> Read {
+    let permit = match services.authorize_read(caller, &view, Ask::range(&request)) {
+        Ok(permit) => permit,
+        Err(status) => return Read::Done(Err(status)),
+    };
     let metrics = &services.shard.metrics;
     metrics.ranges.increment();
     match services.timed(|| answer(&services.shard, view, request)) {
@@ -146,9 +158,9 @@ fn read(services: &Rc<Services>, view: Arc<View>, request: RangeRequest) -> Read
             Read::Done(result)
         }
         (Read::Begun(read), _) => {
-            let (metrics, since) = (metrics.clone(), runtime::recent());
+            let (metrics, since, services) = (metrics.clone(), runtime::recent(), services.clone());
             Read::begun(async move {
-                let result = read.await;
+                let result = read.await.and_then(|frame| permit.still(&services.shard.view()).map(|()| frame));
                 metrics.range_duration.observe(result.is_ok(), runtime::recent() - since);
                 result
             })
@@ -226,7 +238,7 @@ async fn gathered_in_background(shard: &Rc<Shard>, view: Arc<View>, request: Ran
     .await
 }
 
-pub fn put(services: Rc<Services>, message: Bytes) -> Unary {
+pub fn put(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     let request: PutRequest = match decode(message.clone()) {
         Ok(request) => request,
         Err(status) => return refuse(status),
@@ -237,21 +249,21 @@ pub fn put(services: Rc<Services>, message: Bytes) -> Unary {
     if let Err(status) = check::check_put(&request) {
         return refuse(status);
     }
-    write(services, Kind::Put, message)
+    write(services, caller, Kind::Put, message)
 }
 
-pub fn delete_range(services: Rc<Services>, message: Bytes) -> Unary {
+pub fn delete_range(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     let checked = decode::<DeleteRangeRequest>(message.clone()).and_then(|request| check::check_delete_range(&request));
     match checked {
-        Ok(()) => write(services, Kind::DeleteRange, message),
+        Ok(()) => write(services, caller, Kind::DeleteRange, message),
         Err(status) => refuse(status),
     }
 }
 
 /// Proposes a request of KV in the client's own bytes and answers with what applying it made.
-fn write(services: Rc<Services>, kind: Kind, message: Bytes) -> Unary {
+fn write(services: Rc<Services>, caller: Caller, kind: Kind, message: Bytes) -> Unary {
     later(async move {
-        let (answer, view) = services.propose(kind, &message).await?;
+        let (answer, view) = services.propose(&caller, kind, &message).await?;
         written(&services.shard, view, answer).await
     })
 }
@@ -272,7 +284,7 @@ async fn written(shard: &Shard, view: Arc<View>, answer: Answer) -> Result<Frame
     }
 }
 
-pub fn txn(services: Rc<Services>, message: Bytes) -> Unary {
+pub fn txn(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     let request: TxnRequest = match decode(message.clone()) {
         Ok(request) => request,
         Err(status) => return refuse(status),
@@ -284,12 +296,12 @@ pub fn txn(services: Rc<Services>, message: Bytes) -> Unary {
         return refuse(status);
     }
     if !check::is_read_only(&request) {
-        return write(services, Kind::Txn, message);
+        return write(services, caller, Kind::Txn, message);
     }
     let since = runtime::recent();
     if check::is_serializable(&request) {
         let view = services.shard.view();
-        return match read_txn(&services, view, request) {
+        return match read_txn(&services, &caller, view, request) {
             Read::Done(result) => {
                 services.answered(Operation::ReadonlyTxn, result.is_ok(), services.read_takes());
                 Unary::Ready(result)
@@ -299,7 +311,7 @@ pub fn txn(services: Rc<Services>, message: Bytes) -> Unary {
     }
     later(async move {
         let result = match linearizable(&services, since).await {
-            Ok(view) => read_txn(&services, view, request).finish().await,
+            Ok(view) => read_txn(&services, &caller, view, request).finish().await,
             Err(status) => Err(status),
         };
         answered(&services, Operation::ReadonlyTxn, since, result)
@@ -315,7 +327,11 @@ fn count_reads(metrics: &ShardMetrics, answer: &TxnAnswer) {
 }
 
 /// Answers a transaction of reads from a view.
-fn read_txn(services: &Rc<Services>, view: Arc<View>, request: TxnRequest) -> Read {
+fn read_txn(services: &Rc<Services>, caller: &Caller, view: Arc<View>, request: TxnRequest) -> Read {
+    let permit = match services.authorize_read(caller, &view, Ask::Txn(&request)) {
+        Ok(permit) => permit,
+        Err(status) => return Read::Done(Err(status)),
+    };
     let shard = &services.shard;
     if txn_weight(&view.state.index, &request) <= limits::INLINE_KEYS_MAX {
         // Fails only where a value that decides something is not in memory.
@@ -323,13 +339,22 @@ fn read_txn(services: &Rc<Services>, view: Arc<View>, request: TxnRequest) -> Re
             Ok(Ok(answer)) => {
                 count_reads(&shard.metrics, &answer);
                 let encoded = encode::txn(&shard.member.head, shard.member.term(), &answer, &view.segments);
-                return settled(view, encoded);
+                return match settled(view, encoded) {
+                    Read::Begun(read) => {
+                        let shard = shard.clone();
+                        Read::begun(async move {
+                            let frame = read.await?;
+                            permit.still(&shard.view()).map(|()| frame)
+                        })
+                    }
+                    done => done,
+                };
             }
             Ok(Err(status)) => return Read::Done(Err(status)),
             Err(_) => {}
         }
     }
-    let (member, metrics) = (shard.member.clone(), shard.metrics.clone());
+    let (member, shard) = (shard.member.clone(), shard.clone());
     Read::begun(async move {
         let (answer, frame) = runtime::background(move || {
             let answer = txn::read(&view.state.index, &request, &view.segments)
@@ -338,8 +363,8 @@ fn read_txn(services: &Rc<Services>, view: Arc<View>, request: TxnRequest) -> Re
             values::fill_holes_blocking(&view, encoded).map(|frame| (answer, frame))
         })
         .await?;
-        count_reads(&metrics, &answer);
-        Ok(frame)
+        count_reads(&shard.metrics, &answer);
+        permit.still(&shard.view()).map(|()| frame)
     })
 }
 
@@ -362,13 +387,14 @@ fn txn_weight(index: &Index, request: &TxnRequest) -> u64 {
     compares.chain(ranges).sum()
 }
 
-pub fn compact(services: Rc<Services>, message: Bytes) -> Unary {
+pub fn compact(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     let request: CompactionRequest = match decode(message.clone()) {
         Ok(request) => request,
         Err(status) => return refuse(status),
     };
     later(async move {
-        services.propose(Kind::Compaction, &message).await?;
+        services.authorize(&caller, &services.shard.view(), Ask::Admin)?;
+        services.propose(&caller, Kind::Compaction, &message).await?;
         let shard = &services.shard;
         if request.physical {
             shard.compaction_done(request.revision).await?;

@@ -8,10 +8,12 @@ use hashbrown::HashMap;
 use prost::Message;
 
 use super::{
+    caller::Caller,
     request::Kind,
     service::{Served, Services, decode, header, later, refuse},
 };
 use crate::{
+    auth::Ask,
     error::{self, Status},
     grpc::{
         Call, Frame, Unary,
@@ -32,7 +34,7 @@ use crate::{
     store::apply::Answer,
 };
 
-pub fn grant(services: Rc<Services>, message: Bytes) -> Unary {
+pub fn grant(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     let mut request: LeaseGrantRequest = match decode(message.clone()) {
         Ok(request) => request,
         Err(status) => return refuse(status),
@@ -48,7 +50,8 @@ pub fn grant(services: Rc<Services>, message: Bytes) -> Unary {
         _ => message,
     };
     later(async move {
-        let (answer, _) = services.propose(Kind::LeaseGrant, &message).await?;
+        services.authorize(&caller, &services.shard.view(), Ask::Known)?;
+        let (answer, _) = services.propose(&caller, Kind::LeaseGrant, &message).await?;
         let Answer::LeaseGrant { revision, id, ttl } = answer else {
             unreachable!("a grant is answered by a grant");
         };
@@ -67,12 +70,13 @@ fn pick_id(shard: &Shard) -> i64 {
     }
 }
 
-pub fn revoke(services: Rc<Services>, message: Bytes) -> Unary {
+pub fn revoke(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     if let Err(status) = decode::<LeaseRevokeRequest>(message.clone()) {
         return refuse(status);
     }
     later(async move {
-        let (answer, _) = services.propose(Kind::LeaseRevoke, &message).await?;
+        services.authorize(&caller, &services.shard.view(), Ask::Known)?;
+        let (answer, _) = services.propose(&caller, Kind::LeaseRevoke, &message).await?;
         let Answer::LeaseRevoke { revision } = answer else {
             unreachable!("a revoke is answered by a revoke");
         };
@@ -81,14 +85,19 @@ pub fn revoke(services: Rc<Services>, message: Bytes) -> Unary {
     })
 }
 
-pub fn keep_alive(services: Rc<Services>, _: Call, requests: Requests, replies: Replies) -> Served {
-    Box::pin(serve_keep_alive(services.shard.clone(), requests, replies))
+pub fn keep_alive(services: Rc<Services>, call: Call, requests: Requests, replies: Replies) -> Served {
+    Box::pin(serve_keep_alive(services, Caller::of(call), requests, replies))
 }
 
-async fn serve_keep_alive(shard: Rc<Shard>, mut requests: Requests, mut replies: Replies) -> Result<(), Status> {
+async fn serve_keep_alive(
+    services: Rc<Services>,
+    caller: Caller,
+    mut requests: Requests,
+    mut replies: Replies,
+) -> Result<(), Status> {
     while let Some(message) = requests.next().await {
         let request = LeaseKeepAliveRequest::decode(message?).map_err(|cause| error::undecodable_in_stream(&cause))?;
-        let frame = renewed(&shard, request.id).await?;
+        let frame = renewed(&services, &caller, request.id).await?;
         if poll_fn(|context| replies.poll_ready(context)).await.is_err() || replies.send([frame.seal()]).is_err() {
             return Err(error::CONTEXT_CANCELED);
         }
@@ -99,10 +108,15 @@ async fn serve_keep_alive(shard: Rc<Shard>, mut requests: Requests, mut replies:
 /// Renews one lease and answers.
 ///
 /// # Errors
-/// Where this member cannot tell: it does not lead, or lost its lead meanwhile.
-async fn renewed(shard: &Shard, id: i64) -> Result<Frame, Status> {
+/// Where the caller may not; where this member cannot tell: it does not lead, or lost its lead meanwhile.
+async fn renewed(services: &Services, caller: &Caller, id: i64) -> Result<Frame, Status> {
+    let shard = &*services.shard;
     // Made before the renewal: a client must not see a revision later than one at which the lease was seen alive.
     let header = Some(header(shard, 0));
+    shard.published.look(|view| {
+        services.authorize(caller, view, Ask::Known)?;
+        services.authorize(caller, view, Ask::LeaseWrite(id))
+    })?;
     let ttl = match primary(shard, id, LeaseCall::Renew(id)).await? {
         LeaseAnswer::Renewed { ttl } => ttl,
         // Gone is told when its keys are gone, not when its time has passed.
@@ -132,7 +146,7 @@ async fn primary(shard: &Shard, id: i64, call: LeaseCall) -> Result<LeaseAnswer,
     }
 }
 
-pub fn time_to_live(services: Rc<Services>, message: Bytes) -> Unary {
+pub fn time_to_live(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     let request: LeaseTimeToLiveRequest = match decode(message) {
         Ok(request) => request,
         Err(status) => return refuse(status),
@@ -140,12 +154,21 @@ pub fn time_to_live(services: Rc<Services>, message: Bytes) -> Unary {
     later(async move {
         let shard = &services.shard;
         let id = request.id;
+        let before = shard.view();
+        // Only its keys are a secret.
+        let ask = if request.keys { Ask::LeaseKeys(id) } else { Ask::Known };
+        services.authorize(&caller, &before, ask)?;
+        let (asked, revision) = (before.state.auth.is_enabled(), before.state.auth.revision());
+        drop(before);
         let (ttl, granted_ttl) = match primary(shard, id, LeaseCall::Remaining(id)).await? {
             // Whole seconds, towards zero.
             LeaseAnswer::Remaining { left_ms, ttl } => (left_ms / 1000, ttl),
             _ => (-1, 0),
         };
         let view = shard.view();
+        if asked && request.keys && view.state.auth.revision() != revision {
+            return Err(error::AUTH_OLD_REVISION);
+        }
         let keys = match request.keys {
             true => view.state.leases.keys_owned(id),
             false => Vec::new(),
@@ -155,13 +178,14 @@ pub fn time_to_live(services: Rc<Services>, message: Bytes) -> Unary {
     })
 }
 
-pub fn leases(services: Rc<Services>, message: Bytes) -> Unary {
+pub fn leases(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     if let Err(status) = decode::<LeaseLeasesRequest>(message) {
         return refuse(status);
     }
     later(async move {
         let shard = &services.shard;
         let view = shard.view();
+        services.authorize_leases(&caller, &view).await?;
         let deadlines: HashMap<i64, u64> = shard.all_leases().await.unwrap_or_default().into_iter().collect();
         let header = header(shard, view.revision());
         if view.state.leases.len() <= limits::INLINE_KEYS_MAX {

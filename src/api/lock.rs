@@ -5,6 +5,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::{
+    caller::Caller,
     inside::{Inside, Withdrawal, created_at, delete, get, key_of, oldest, prefix_of, put},
     service::{Services, decode, later, refuse},
 };
@@ -18,13 +19,13 @@ use crate::{
     },
 };
 
-pub fn lock(services: Rc<Services>, message: Bytes) -> Unary {
+pub fn lock(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     let request: LockRequest = match decode(message) {
         Ok(request) => request,
         Err(status) => return refuse(status),
     };
     later(async move {
-        let locked = locked(&Inside::new(services), request).await?;
+        let locked = locked(&Inside::new(services, caller), request).await?;
         Ok(Frame::of(&locked))
     })
 }
@@ -79,13 +80,13 @@ pub(super) fn found(answer: &TxnResponse, operation: usize) -> Option<&KeyValue>
     }
 }
 
-pub fn unlock(services: Rc<Services>, message: Bytes) -> Unary {
+pub fn unlock(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     let request: UnlockRequest = match decode(message) {
         Ok(request) => request,
         Err(status) => return refuse(status),
     };
     later(async move {
-        let deleted: DeleteRangeResponse = Inside::new(services).delete(request.key).await?;
+        let deleted: DeleteRangeResponse = Inside::new(services, caller).delete(request.key).await?;
         Ok(Frame::of(&UnlockResponse { header: deleted.header }))
     })
 }

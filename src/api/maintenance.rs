@@ -8,18 +8,20 @@ use std::{
 use bytes::Bytes;
 
 use super::{
+    caller::Caller,
     request::Kind,
     service::{Services, decode, header, later, refuse},
     values,
 };
 use crate::{
+    auth::Ask,
     error::{self, Status},
     grpc::{Frame, Unary},
     limits,
     proto::etcdserverpb::{
         AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo,
         HashKvRequest, HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest, MoveLeaderResponse, StatusRequest,
-        StatusResponse,
+        StatusResponse, alarm_request::AlarmAction,
     },
     runtime,
     shard::view::View,
@@ -27,12 +29,15 @@ use crate::{
     version,
 };
 
-pub fn status(services: Rc<Services>, message: Bytes) -> Unary {
+pub fn status(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     if let Err(status) = decode::<StatusRequest>(message) {
         return refuse(status);
     }
     let shard = &services.shard;
     let (member, view) = (&shard.member, shard.view());
+    if let Err(status) = services.authorize(&caller, &view, Ask::Known) {
+        return refuse(status);
+    }
     let leader = member.standing.leader.load(Relaxed);
     let mut errors = Vec::new();
     if leader == 0 {
@@ -75,13 +80,16 @@ fn alarm_text(kind: i32, member: u64) -> String {
     fields.join(" ")
 }
 
-pub fn alarm(services: Rc<Services>, message: Bytes) -> Unary {
-    if let Err(status) = decode::<AlarmRequest>(message.clone()) {
-        return refuse(status);
-    }
+pub fn alarm(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
+    let request = match decode::<AlarmRequest>(message.clone()) {
+        Ok(request) => request,
+        Err(status) => return refuse(status),
+    };
     later(async move {
+        let ask = if request.action == AlarmAction::Get as i32 { Ask::Known } else { Ask::Admin };
+        services.authorize(&caller, &services.shard.view(), ask)?;
         // Asking for alarms goes through the log too, so that the answer is as new as the question.
-        let (answer, _) = services.propose(Kind::Alarm, &message).await?;
+        let (answer, _) = services.propose(&caller, Kind::Alarm, &message).await?;
         let Answer::Alarm { alarms } = answer else {
             unreachable!("an alarm is answered by alarms");
         };
@@ -91,27 +99,31 @@ pub fn alarm(services: Rc<Services>, message: Bytes) -> Unary {
     })
 }
 
-pub fn defragment(services: Rc<Services>, message: Bytes) -> Unary {
+pub fn defragment(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     if let Err(status) = decode::<DefragmentRequest>(message) {
         return refuse(status);
     }
     later(async move {
+        services.authorize(&caller, &services.shard.view(), Ask::Admin)?;
         services.shard.defragment().await?;
         // No header at all (etcd: v3rpc/maintenance.go, Defragment).
         Ok(Frame::of(&DefragmentResponse { header: None }))
     })
 }
 
-pub fn move_leader(services: Rc<Services>, message: Bytes) -> Unary {
+pub fn move_leader(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     let request: MoveLeaderRequest = match decode(message) {
         Ok(request) => request,
         Err(status) => return refuse(status),
     };
     let shard = &services.shard;
+    let view = shard.view();
+    if let Err(status) = services.authorize(&caller, &view, Ask::Admin) {
+        return refuse(status);
+    }
     if !shard.member.is_leader() {
         return refuse(error::NOT_LEADER);
     }
-    let view = shard.view();
     match view.state.membership.get(request.target_id) {
         Some(target) if target.is_learner => refuse(error::BAD_LEADER_TRANSFEREE),
         // It leads already. No header at all (etcd: v3rpc/maintenance.go, MoveLeader).
@@ -124,12 +136,13 @@ pub fn move_leader(services: Rc<Services>, message: Bytes) -> Unary {
     }
 }
 
-pub fn hash(services: Rc<Services>, message: Bytes) -> Unary {
+pub fn hash(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     if let Err(status) = decode::<HashRequest>(message) {
         return refuse(status);
     }
     later(async move {
         let (view, began) = (services.shard.view(), runtime::now());
+        services.authorize(&caller, &view, Ask::Admin)?;
         let hash = hashed(&view, |view| hash::hash(&view.state, &view.segments)).await?;
         services.shard.metrics.hash_duration.observe(runtime::now() - began);
         let header = Some(header(&services.shard, view.revision()));
@@ -137,13 +150,14 @@ pub fn hash(services: Rc<Services>, message: Bytes) -> Unary {
     })
 }
 
-pub fn hash_kv(services: Rc<Services>, message: Bytes) -> Unary {
+pub fn hash_kv(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     let request: HashKvRequest = match decode(message) {
         Ok(request) => request,
         Err(status) => return refuse(status),
     };
     later(async move {
         let (view, began) = (services.shard.view(), runtime::now());
+        services.authorize(&caller, &view, Ask::Admin)?;
         let index = &view.state.index;
         let settled = services.shard.member.compaction_hashes.get(request.revision);
         let hash = match settled {

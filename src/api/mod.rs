@@ -1,4 +1,6 @@
 //! The services of etcd, one file each, and what they share.
+pub mod auth;
+pub mod caller;
 pub mod check;
 pub mod cluster;
 pub mod downgrade;
@@ -11,6 +13,7 @@ pub mod lease;
 pub mod listing;
 pub mod lock;
 pub mod maintenance;
+mod passwords;
 pub mod range_stream;
 pub mod request;
 pub mod service;

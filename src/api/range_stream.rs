@@ -9,12 +9,14 @@ use bytes::Bytes;
 use futures_util::future::{Either, select};
 
 use super::{
+    caller::Caller,
     check,
     encode::{self, Encoded, Encoder},
     service::{Served, Services, only_request},
     values,
 };
 use crate::{
+    auth::Ask,
     error::{self, Status},
     grpc::{
         Call, Frame,
@@ -31,22 +33,29 @@ use crate::{
     wire::{frame::PREFIX_BYTES, *},
 };
 
-pub fn serve(services: Rc<Services>, _: Call, requests: Requests, replies: Replies) -> Served {
-    Box::pin(stream(services.shard.clone(), requests, replies))
+pub fn serve(services: Rc<Services>, call: Call, requests: Requests, replies: Replies) -> Served {
+    Box::pin(stream(services, Caller::of(call), requests, replies))
 }
 
-async fn stream(shard: Rc<Shard>, mut requests: Requests, mut replies: Replies) -> Result<(), Status> {
+async fn stream(
+    services: Rc<Services>,
+    caller: Caller,
+    mut requests: Requests,
+    mut replies: Replies,
+) -> Result<(), Status> {
+    let shard = &*services.shard;
     let request: RangeRequest = only_request(&mut requests).await?;
     check::check_range_stream(&request)?;
     let view = match request.serializable {
         true => shard.view(),
         false => shard.linearizable().await?,
     };
+    let permit = services.authorize_read(&caller, &view, Ask::range(&request))?;
     shard.metrics.ranges.increment();
     view.state.index.check_revision(request.revision)?;
     let mut too_old = shard.pin_expires();
-    let mut chunks = Chunks::new(&shard, &view, &request);
-    while let Some(body) = chunks.next(&shard, &view, &request).await? {
+    let mut chunks = Chunks::new(shard, &view, &request);
+    while let Some(body) = chunks.next(shard, &view, &request).await? {
         let ready = poll_fn(|context| replies.poll_ready(context));
         match select(ready, &mut too_old).await {
             Either::Left((Ok(()), _)) => {}
@@ -57,7 +66,7 @@ async fn stream(shard: Rc<Shard>, mut requests: Requests, mut replies: Replies) 
             return Err(error::CONTEXT_CANCELED);
         }
     }
-    Ok(())
+    permit.still(&shard.view())
 }
 
 /// A RangeResponse as the one field of a RangeStreamResponse, without being moved.

@@ -3,12 +3,11 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::observe::metrics::Operation;
-use crate::wire::*;
+use crate::{auth::Who, observe::metrics::Operation, wire::*};
 
 /// The requests a client can have logged, by their field numbers in InternalRaftRequest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
+#[repr(u16)]
 pub enum Kind {
     Put = 4,
     DeleteRange = 5,
@@ -17,6 +16,23 @@ pub enum Kind {
     LeaseGrant = 8,
     LeaseRevoke = 9,
     Alarm = 10,
+    AuthEnable = 1000,
+    AuthDisable = 1011,
+    Authenticate = 1012,
+    AuthStatus = 1013,
+    AuthUserAdd = 1100,
+    AuthUserDelete = 1101,
+    AuthUserGet = 1102,
+    AuthUserChangePassword = 1103,
+    AuthUserGrantRole = 1104,
+    AuthUserRevokeRole = 1105,
+    AuthUserList = 1106,
+    AuthRoleList = 1107,
+    AuthRoleAdd = 1200,
+    AuthRoleDelete = 1201,
+    AuthRoleGet = 1202,
+    AuthRoleGrantPermission = 1203,
+    AuthRoleRevokePermission = 1204,
 }
 
 impl Kind {
@@ -30,6 +46,23 @@ impl Kind {
             Kind::LeaseGrant => Operation::LeaseGrant,
             Kind::LeaseRevoke => Operation::LeaseRevoke,
             Kind::Alarm => Operation::Alarm,
+            Kind::AuthEnable => Operation::AuthEnable,
+            Kind::AuthDisable => Operation::AuthDisable,
+            Kind::Authenticate => Operation::Authenticate,
+            Kind::AuthStatus => Operation::AuthStatus,
+            Kind::AuthUserAdd => Operation::AuthUserAdd,
+            Kind::AuthUserDelete => Operation::AuthUserDelete,
+            Kind::AuthUserGet => Operation::AuthUserGet,
+            Kind::AuthUserChangePassword => Operation::AuthUserChangePassword,
+            Kind::AuthUserGrantRole => Operation::AuthUserGrantRole,
+            Kind::AuthUserRevokeRole => Operation::AuthUserRevokeRole,
+            Kind::AuthUserList => Operation::AuthUserList,
+            Kind::AuthRoleList => Operation::AuthRoleList,
+            Kind::AuthRoleAdd => Operation::AuthRoleAdd,
+            Kind::AuthRoleDelete => Operation::AuthRoleDelete,
+            Kind::AuthRoleGet => Operation::AuthRoleGet,
+            Kind::AuthRoleGrantPermission => Operation::AuthRoleGrantPermission,
+            Kind::AuthRoleRevokePermission => Operation::AuthRoleRevokePermission,
         }
     }
 }
@@ -37,16 +70,25 @@ impl Kind {
 /// The tag of field 100, `header`, length-delimited: 100 << 3 | 2 as a varint.
 const HEADER_TAG: [u8; 2] = [0xa2, 0x06];
 
-/// The marshalled request: the body as its field, then the header with `id` (and, once authentication exists, the
-/// user's name and the auth revision).
+/// The marshalled request of nobody: the body as its field, then the header with `id`.
 pub fn internal(kind: Kind, body: &[u8], id: u64) -> Bytes {
-    let header = uint_len(id);
-    let mut out = BytesMut::with_capacity(message_len(body.len()) + HEADER_TAG.len() + 1 + header);
-    put_head(&mut out, kind as u8, body.len());
+    signed(kind, body, id, Who::NOBODY)
+}
+
+/// The same with the name of who asks for it, and the revision of users and roles at which that was known.
+pub fn signed(kind: Kind, body: &[u8], id: u64, who: Who<'_>) -> Bytes {
+    let tag = u64::from(kind as u16) << 3 | 2;
+    let header = uint_len(id) + bytes_len(who.user.len()) + uint_len(who.revision);
+    let len = varint_len(tag) + varint_len(body.len() as u64) + body.len();
+    let mut out = BytesMut::with_capacity(len + HEADER_TAG.len() + varint_len(header as u64) + header);
+    put_varint(&mut out, tag);
+    put_varint(&mut out, body.len() as u64);
     out.put_slice(body);
     out.put_slice(&HEADER_TAG);
     put_varint(&mut out, header as u64);
     put_uint(&mut out, 1, id);
+    put_bytes(&mut out, 2, who.user.as_bytes());
+    put_uint(&mut out, 3, who.revision);
     out.freeze()
 }
 
@@ -70,6 +112,15 @@ mod tests {
             assert_eq!(InternalRaftRequest::decode(data.clone()).unwrap(), wanted);
             assert_eq!(data, wanted.encode_to_vec());
         }
+        let list = AuthUserListRequest {};
+        let who = Who { user: "ann", revision: 300 };
+        let data = signed(Kind::AuthUserList, &list.encode_to_vec(), 3, who);
+        let wanted = InternalRaftRequest {
+            header: Some(RequestHeader { id: 3, username: "ann".into(), auth_revision: 300 }),
+            auth_user_list: Some(list),
+            ..Default::default()
+        };
+        assert_eq!(InternalRaftRequest::decode(data).unwrap(), wanted);
         let revoke = LeaseRevokeRequest { id: 9 };
         let data = internal(Kind::LeaseRevoke, &revoke.encode_to_vec(), 3);
         assert_eq!(InternalRaftRequest::decode(data).unwrap().lease_revoke, Some(revoke));

@@ -2,7 +2,7 @@
 //! share, the way of a write into the log. Knows no wire but protobuf, and keeps no state of a call.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
@@ -12,7 +12,14 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use prost::Message;
 
-use super::{cluster, downgrade, election, health, kv, lease, lock, maintenance, request::Kind, watch};
+use super::{
+    auth,
+    caller::{Caller, Proven, Refused},
+    cluster, downgrade, election, health, kv, lease, lock, maintenance,
+    passwords::Passwords,
+    request::Kind,
+    watch,
+};
 use crate::{
     error::{self, Status},
     grpc::{
@@ -33,10 +40,8 @@ pub(super) type Served = LocalBoxFuture<Result<(), Status>>;
 /// What serves a method.
 #[derive(Clone, Copy)]
 enum Serve {
-    Unary(fn(Rc<Services>, Bytes) -> Unary),
+    Unary(fn(Rc<Services>, Caller, Bytes) -> Unary),
     Stream(fn(Rc<Services>, Call, Requests, Replies) -> Served),
-    /// A method of etcd's that this version does not serve.
-    Absent(Shape),
 }
 
 /// A method by its service, its name and what serves it.
@@ -51,7 +56,6 @@ impl Row {
         match self.serve {
             Serve::Unary(_) => Shape::Unary,
             Serve::Stream(_) => Shape::Stream,
-            Serve::Absent(shape) => shape,
         }
     }
 }
@@ -100,23 +104,23 @@ const METHODS: &[Row] = table! {
         Downgrade: Unary(downgrade::downgrade);
     }
     "etcdserverpb.Auth" {
-        AuthEnable: Absent(Shape::Unary);
-        AuthDisable: Absent(Shape::Unary);
-        AuthStatus: Absent(Shape::Unary);
-        Authenticate: Absent(Shape::Unary);
-        UserAdd: Absent(Shape::Unary);
-        UserGet: Absent(Shape::Unary);
-        UserList: Absent(Shape::Unary);
-        UserDelete: Absent(Shape::Unary);
-        UserChangePassword: Absent(Shape::Unary);
-        UserGrantRole: Absent(Shape::Unary);
-        UserRevokeRole: Absent(Shape::Unary);
-        RoleAdd: Absent(Shape::Unary);
-        RoleGet: Absent(Shape::Unary);
-        RoleList: Absent(Shape::Unary);
-        RoleDelete: Absent(Shape::Unary);
-        RoleGrantPermission: Absent(Shape::Unary);
-        RoleRevokePermission: Absent(Shape::Unary);
+        AuthEnable: Unary(auth::enable);
+        AuthDisable: Unary(auth::disable);
+        AuthStatus: Unary(auth::status);
+        Authenticate: Unary(auth::authenticate);
+        UserAdd: Unary(auth::user_add);
+        UserGet: Unary(auth::user_get);
+        UserList: Unary(auth::user_list);
+        UserDelete: Unary(auth::user_delete);
+        UserChangePassword: Unary(auth::user_change_password);
+        UserGrantRole: Unary(auth::user_grant_role);
+        UserRevokeRole: Unary(auth::user_revoke_role);
+        RoleAdd: Unary(auth::role_add);
+        RoleGet: Unary(auth::role_get);
+        RoleList: Unary(auth::role_list);
+        RoleDelete: Unary(auth::role_delete);
+        RoleGrantPermission: Unary(auth::role_grant_permission);
+        RoleRevokePermission: Unary(auth::role_revoke_permission);
     }
     "v3lockpb.Lock" {
         Lock: Unary(lock::lock);
@@ -136,14 +140,8 @@ const METHODS: &[Row] = table! {
     }
 };
 
-/// Whether a method is served; None where there is none of that name.
-pub fn is_served(service: &str, method: &str) -> Option<bool> {
-    let row = METHODS.iter().find(|row| (row.service, row.method) == (service, method))?;
-    Some(!matches!(row.serve, Serve::Absent(_)))
-}
-
 fn watch_stream(services: Rc<Services>, call: Call, requests: Requests, replies: Replies) -> Served {
-    Box::pin(watch::serve(services.shard.clone(), call, requests, replies))
+    Box::pin(watch::serve(services, call, requests, replies))
 }
 
 /// Everything that one shard serves.
@@ -155,6 +153,9 @@ pub struct Services {
     reads: ReadClock,
     /// A NOSPACE alarm of this member is on its way through the log.
     raising_no_space: Cell<bool>,
+    pub(super) passwords: Passwords,
+    /// Signed tokens by their text. (`limits::PROVEN_TOKENS_MAX`)
+    pub(super) proven_tokens: RefCell<HashMap<Box<str>, Proven>>,
     /// Calls that wait for a lock or an election, which `inside` counts.
     pub(super) waiting_inside: Cell<usize>,
 }
@@ -182,6 +183,8 @@ impl Services {
             rows,
             reads: ReadClock::default(),
             raising_no_space: Cell::new(false),
+            passwords: Passwords::default(),
+            proven_tokens: RefCell::default(),
             waiting_inside: Cell::new(0),
         })
     }
@@ -274,14 +277,26 @@ impl Services {
         let _ = self.shard.propose(id, data).await;
     }
 
-    /// Has a request logged and applied. `body`: the request as its method spells it.
+    /// Has a request logged and applied, if its caller may make it. `body`: the request as its method spells it.
     ///
     /// # Errors
-    /// The request's own; and where it went over the quota while it was applied, NO_SPACE, with the alarm raised
+    /// Its caller's, its own; and where it went over the quota while it was applied, NO_SPACE, with the alarm raised
     /// (etcd: server.go, applyEntryNormal).
-    pub(super) async fn propose(&self, kind: Kind, body: &[u8]) -> Result<(Answer, Arc<View>), Status> {
+    pub(super) async fn propose(
+        &self,
+        caller: &Caller,
+        kind: Kind,
+        body: &[u8],
+    ) -> Result<(Answer, Arc<View>), Status> {
         let since = runtime::recent();
-        let (id, data) = kv::internal(&self.shard, kind, body);
+        let (id, data) = match self.admitted(caller, kind, body).await {
+            Ok(admitted) => admitted,
+            Err(Refused::Unheard(status)) => return Err(status),
+            Err(Refused::Applied(status)) => {
+                self.answered(kind.operation(), true, runtime::recent() - since);
+                return Err(status);
+            }
+        };
         let result = self.shard.propose(id, data).await;
         let took = runtime::recent() - since;
         self.shard.metrics.stages.observe(Stage::Proposal, took);
@@ -344,6 +359,23 @@ fn method_of(operation: Operation) -> &'static str {
         Operation::LeaseGrant => "/etcdserverpb.Lease/LeaseGrant",
         Operation::LeaseRevoke => "/etcdserverpb.Lease/LeaseRevoke",
         Operation::Alarm => "/etcdserverpb.Maintenance/Alarm",
+        Operation::Authenticate => "/etcdserverpb.Auth/Authenticate",
+        Operation::AuthEnable => "/etcdserverpb.Auth/AuthEnable",
+        Operation::AuthDisable => "/etcdserverpb.Auth/AuthDisable",
+        Operation::AuthStatus => "/etcdserverpb.Auth/AuthStatus",
+        Operation::AuthUserAdd => "/etcdserverpb.Auth/UserAdd",
+        Operation::AuthUserDelete => "/etcdserverpb.Auth/UserDelete",
+        Operation::AuthUserGet => "/etcdserverpb.Auth/UserGet",
+        Operation::AuthUserChangePassword => "/etcdserverpb.Auth/UserChangePassword",
+        Operation::AuthUserGrantRole => "/etcdserverpb.Auth/UserGrantRole",
+        Operation::AuthUserRevokeRole => "/etcdserverpb.Auth/UserRevokeRole",
+        Operation::AuthUserList => "/etcdserverpb.Auth/UserList",
+        Operation::AuthRoleList => "/etcdserverpb.Auth/RoleList",
+        Operation::AuthRoleAdd => "/etcdserverpb.Auth/RoleAdd",
+        Operation::AuthRoleDelete => "/etcdserverpb.Auth/RoleDelete",
+        Operation::AuthRoleGet => "/etcdserverpb.Auth/RoleGet",
+        Operation::AuthRoleGrantPermission => "/etcdserverpb.Auth/RoleGrantPermission",
+        Operation::AuthRoleRevokePermission => "/etcdserverpb.Auth/RoleRevokePermission",
         Operation::ClusterVersionSet | Operation::ClusterMemberAttrSet | Operation::DowngradeInfoSet => "",
     }
 }
@@ -366,7 +398,7 @@ impl Handler for Services {
         let row = self.rows[usize::from(method)];
         match (self.check_metadata(&call, false), row.serve) {
             (Err(status), _) => refuse(status),
-            (Ok(()), Serve::Unary(serve)) => serve(self, message),
+            (Ok(()), Serve::Unary(serve)) => serve(self, Caller::of(call), message),
             (Ok(()), _) => refuse(error::method_unimplemented(row.method)),
         }
     }

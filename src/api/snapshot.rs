@@ -10,12 +10,14 @@ use futures_util::future::{Either, select};
 use sha2::{Digest, Sha256};
 
 use super::{
+    caller::Caller,
     encode,
     listing::Share,
     service::{Served, Services, only_request},
     values,
 };
 use crate::{
+    auth::Ask,
     error::{self, Status},
     grpc::{
         Call, Frame,
@@ -24,20 +26,27 @@ use crate::{
     limits, log,
     proto::etcdserverpb::SnapshotRequest,
     runtime,
-    shard::{Shard, pending::Waiting, view::View},
+    shard::{pending::Waiting, view::View},
     store::backend::export::Export,
     version,
     wire::*,
 };
 
-pub fn serve(services: Rc<Services>, _: Call, requests: Requests, replies: Replies) -> Served {
-    Box::pin(stream(services.shard.clone(), requests, replies))
+pub fn serve(services: Rc<Services>, call: Call, requests: Requests, replies: Replies) -> Served {
+    Box::pin(stream(services, Caller::of(call), requests, replies))
 }
 
-async fn stream(shard: Rc<Shard>, mut requests: Requests, replies: Replies) -> Result<(), Status> {
+async fn stream(
+    services: Rc<Services>,
+    caller: Caller,
+    mut requests: Requests,
+    replies: Replies,
+) -> Result<(), Status> {
     let SnapshotRequest {} = only_request(&mut requests).await?;
+    let shard = &services.shard;
     let began = runtime::now();
     let view = shard.view();
+    services.authorize(&caller, &view, Ask::Admin)?;
     let share = Share::of(&shard.long_answers);
     let snapshot = {
         let view = view.clone();

@@ -18,7 +18,7 @@ use crate::{
     config::Config,
     error::Status,
     grpc::{Call, Frame, Handler, Metadata, Parts, Unary, stream::Gone},
-    proto::raftpb::ConfChange,
+    proto::{etcdserverpb::InternalRaftRequest, raftpb::ConfChange},
     shard::{
         Member, Shard,
         mail::{Control, FromCore, Outcome, ToCore},
@@ -92,7 +92,7 @@ impl Bench {
     /// The same where nothing has to go through the core, on a real executor: what takes turns or waits for the disk.
     pub fn call_alone(&mut self, path: &str, request: &impl Message) -> Result<Bytes, Status> {
         let route = self.services.route(path).expect("a path of the table");
-        let call = Call { metadata: Metadata::default(), deadline: None };
+        let call = Call { metadata: Metadata::default(), certified: None, deadline: None };
         let result = match self.services.clone().unary(route.method, call, request.encode_to_vec().into()) {
             Unary::Ready(result) => result,
             Unary::Later(future) => crate::runtime::run_test(future),
@@ -134,7 +134,7 @@ impl Bench {
 
     pub fn call_raw(&mut self, path: &str, message: Bytes, metadata: Metadata) -> Result<Frame, Status> {
         let route = self.services.route(path).expect("a path of the table");
-        let call = Call { metadata, deadline: None };
+        let call = Call { metadata, certified: None, deadline: None };
         match self.services.clone().unary(route.method, call, message) {
             Unary::Ready(result) => result,
             Unary::Later(future) => self.run(future),
@@ -168,6 +168,17 @@ impl Bench {
         let Poll::Ready(mail) = shard.outbox.poll_take(&mut Context::from_waker(Waker::noop())) else { return false };
         self.turn(mail);
         true
+    }
+
+    /// Applies a request that no shard has proposed.
+    pub fn apply(&mut self, request: &InternalRaftRequest) -> Result<Answer, Status> {
+        self.index += 1;
+        let data: Bytes = request.encode_to_vec().into();
+        let base = Place { segment: self.index as u32, offset: 0, len: data.len() as u32 };
+        self.segments.push((base.segment, data.clone()));
+        let entry = ApplyEntry { index: self.index, term: TERM, base, data, quota_room: self.room() };
+        let table = SegmentTable::in_memory(self.segments.clone());
+        self.state.apply(&entry, &table, &mut AppliedBatch::default()).expect("values lie in memory").result
     }
 
     fn turn(&mut self, mail: ToCore) {
@@ -211,7 +222,8 @@ impl Bench {
         let segments = SegmentTable::in_memory(self.segments.clone());
         let view = Arc::new(View { state: self.state.clone(), segments });
         self.published.publish(view.clone());
-        let AppliedBatch { events, leases, .. } = batch;
+        let AppliedBatch { events, leases, tokens, .. } = batch;
+        self.shard().member.tokens.change(&tokens, 0);
         self.shard().deliver(FromCore { view, outcomes, events: Arc::new(events), leases: Arc::new(leases) });
     }
 

@@ -14,8 +14,13 @@ use std::{
 use bytes::{Buf, Bytes};
 use prost::Message as _;
 
-use super::{service::ReadClock, values};
+use super::{
+    caller::Caller,
+    service::{ReadClock, Services},
+    values,
+};
 use crate::{
+    auth::Ask,
     error::{self, Status},
     grpc::{
         Call,
@@ -24,22 +29,21 @@ use crate::{
     limits,
     proto::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse, watch_request::RequestUnion},
     shard::{
-        Shard,
         view::View,
         watch::{Moment, Snapshot, StreamId, Watches, catchup::Slice, let_others_run},
     },
+    store::types::KeyRange,
 };
 
 /// Serves `/etcdserverpb.Watch/Watch`. Ends when the stream is gone, when the server stops, or, for a client that
 /// requires a leader, when there has been none for three election timeouts; a client that has closed its side goes
 /// on being told of events.
-pub async fn serve(shard: Rc<Shard>, call: Call, requests: Requests, replies: Replies) -> Result<(), Status> {
+pub async fn serve(services: Rc<Services>, call: Call, requests: Requests, replies: Replies) -> Result<(), Status> {
     let needs_leader = call.metadata.get("hasleader").is_some_and(|value| value == b"true");
-    drop(call);
-    if needs_leader && shard.member.standing.leader.load(Relaxed) == 0 {
+    if needs_leader && services.shard.member.standing.leader.load(Relaxed) == 0 {
         return Err(error::NO_LEADER);
     }
-    run(&*shard, needs_leader, requests, replies).await
+    run(&Asked { services, caller: Caller::of(call) }, needs_leader, requests, replies).await
 }
 
 /// The requests of one stream.
@@ -87,6 +91,12 @@ pub trait Host {
 
     fn term(&self) -> u64;
 
+    /// Whether the stream's caller may watch a range.
+    ///
+    /// # Errors
+    /// What the watch is refused with.
+    fn authorize(&self, range: KeyRange<'_>) -> Result<(), Status>;
+
     /// What waited in a stream has been handed to flow control: so many events, in so long.
     fn sent(&self, _events: u64, _took: Duration) {}
 
@@ -95,27 +105,39 @@ pub trait Host {
     }
 }
 
-impl Host for Shard {
+/// The shard as the caller of one call sees it.
+#[derive(Clone)]
+pub(super) struct Asked {
+    pub services: Rc<Services>,
+    pub caller: Caller,
+}
+
+impl Host for Asked {
     type Snapshot = std::sync::Arc<View>;
 
     fn watches(&self) -> &Watches<Self::Snapshot> {
-        &self.watches
+        &self.services.shard.watches
     }
 
     fn snapshot(&self) -> Self::Snapshot {
-        self.view()
+        self.services.shard.view()
     }
 
     fn term(&self) -> u64 {
-        self.member.term()
+        self.services.shard.member.term()
+    }
+
+    fn authorize(&self, range: KeyRange<'_>) -> Result<(), Status> {
+        self.services.authorize(&self.caller, &self.services.shard.view(), Ask::Range(range))
     }
 
     fn sent(&self, events: u64, took: Duration) {
+        let metrics = &self.services.shard.metrics;
         if events == 0 {
-            return self.metrics.control_sends.observe(took);
+            return metrics.control_sends.observe(took);
         }
-        self.metrics.watch_sends.observe(took);
-        self.metrics.watch_sends_per_event.observe_value(took.as_secs_f64() / events as f64);
+        metrics.watch_sends.observe(took);
+        metrics.watch_sends_per_event.observe_value(took.as_secs_f64() / events as f64);
     }
 }
 
@@ -222,15 +244,36 @@ impl<H: Host> Open<'_, H> {
         Ok(true)
     }
 
+    /// Asked for at each creation only: a watch that was made goes on. (etcd: v3rpc/watch.go, isWatchPermitted.)
+    fn refusal(&self, create: &WatchCreateRequest) -> Option<Status> {
+        // A bad start revision is told first.
+        if create.start_revision < 0 {
+            return None;
+        }
+        // An empty key stands for the smallest there is.
+        let key: &[u8] = if create.key.is_empty() { &[0] } else { &create.key };
+        self.host.authorize(KeyRange::new(key, &create.range_end)).err()
+    }
+
+    fn create(&self, create: &WatchCreateRequest, now: Moment) {
+        let refusal = self.refusal(create);
+        self.host.watches().with(|table| match refusal {
+            Some(status) => table.refuse(self.id, &status.to_string(), now),
+            None => table.create(self.id, create, now),
+        });
+    }
+
     fn handle(&self, request: WatchRequest) {
-        let now = self.host.moment();
-        self.host.watches().with(|table| match request.request_union {
-            Some(RequestUnion::CreateRequest(create)) => table.create(self.id, &create, now),
-            Some(RequestUnion::CancelRequest(cancel)) => table.cancel(self.id, cancel.watch_id, now),
-            Some(RequestUnion::ProgressRequest(_)) => table.request_progress(self.id, now),
+        let (watches, now) = (self.host.watches(), self.host.moment());
+        match request.request_union {
+            Some(RequestUnion::CreateRequest(create)) => self.create(&create, now),
+            Some(RequestUnion::CancelRequest(cancel)) => {
+                watches.with(|table| table.cancel(self.id, cancel.watch_id, now));
+            }
+            Some(RequestUnion::ProgressRequest(_)) => watches.with(|table| table.request_progress(self.id, now)),
             // A kind that is not known here: passed over, as etcd does.
             None => {}
-        });
+        }
     }
 
     /// One slice. Where values have to be read, their response is waited for.
@@ -262,8 +305,7 @@ pub(super) struct Following<'a, H: Host> {
 impl<'a, H: Host> Following<'a, H> {
     pub fn new(host: &'a H, request: &WatchCreateRequest) -> Self {
         let stream = Open { host, id: host.watches().with(|table| table.open(false)) };
-        let now = host.moment();
-        host.watches().with(|table| table.create(stream.id, request, now));
+        stream.create(request, host.moment());
         Following { stream, told: VecDeque::new() }
     }
 

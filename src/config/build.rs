@@ -15,7 +15,7 @@ use super::{
     url::{self, Url},
     value,
 };
-use crate::{limits, observe::log};
+use crate::{auth::password, limits, observe::log};
 
 /// What a default may depend on outside the command line.
 pub(super) struct Machine {
@@ -166,6 +166,9 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
             0 => 10,
             duration => milliseconds(duration),
         },
+        auth_token: settings.text("auth-token").to_owned(),
+        auth_token_ttl_ms: auth_token_ttl_ms(settings.uint("auth-token-ttl")),
+        bcrypt_cost: bcrypt_cost(&settings, &mut warnings),
         tls,
         metrics_extensive: settings.text("metrics") == "extensive",
         socket_reuse_port: settings.flag("socket-reuse-port"),
@@ -511,6 +514,26 @@ fn watch_progress_interval(settings: &Settings, warnings: &mut Vec<Warning>) -> 
             least
         }
         duration => milliseconds(duration),
+    }
+}
+
+/// Where the seconds are none, or more than Go's durations hold, etcd takes its default.
+fn auth_token_ttl_ms(seconds: u64) -> u64 {
+    match seconds.checked_mul(1_000_000_000).and_then(|nanoseconds| i64::try_from(nanoseconds).ok()) {
+        Some(1..) => seconds * 1000,
+        _ => 300_000,
+    }
+}
+
+fn bcrypt_cost(settings: &Settings, warnings: &mut Vec<Warning>) -> u32 {
+    let set = settings.uint("bcrypt-cost");
+    match u32::try_from(set) {
+        Ok(cost @ password::COST_MIN..=password::COST_MAX) => cost,
+        _ => {
+            let message = "use default bcrypt cost instead of the invalid given cost";
+            warnings.push(Warning::new(message, "bcrypt-cost", set.to_string()));
+            password::COST_DEFAULT
+        }
     }
 }
 

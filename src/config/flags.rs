@@ -126,7 +126,6 @@ const NO_PEERS: &str =
     "a member alone has no peers: the files are checked, and nothing is opened there in this version";
 const NO_DISCOVERY: &str =
     "discovery is not available in this version: name the founding member with --initial-cluster";
-const NO_AUTH: &str = "users and roles are not available in this version";
 const NO_TRACING: &str = "distributed tracing is not available in this version: leave it out";
 const ONE_MEMBER: &str = "it concerns clusters of several members, which this version does not form";
 const NO_BBOLT: &str = "it tunes etcd's bbolt database, which urd does not have";
@@ -241,9 +240,9 @@ pub const FLAGS: &[Flag] = &[
     row(Security, "cors", Origins, "*", Works, "Origins that browsers may come from."),
     row(Security, "host-whitelist", Text, "*", Works, "Host names that HTTP requests may be addressed to."),
 
-    row(Auth, "auth-token", Text, "simple", Refused("tokens are not available in this version: leave it out"), "Kind of tokens and their options."),
-    row(Auth, "bcrypt-cost", Uint, "10", NoEffect(NO_AUTH), "Cost of hashing a password."),
-    row(Auth, "auth-token-ttl", Uint, "300", NoEffect(NO_AUTH), "Seconds that a token lives."),
+    row(Auth, "auth-token", Text, "simple", Works, "How tokens are made: `simple`, or `jwt,sign-method=…,priv-key=…,pub-key=…,ttl=…`."),
+    row(Auth, "bcrypt-cost", Uint, "10", Works, "Cost of hashing a password, 4 to 31: one more doubles the time."),
+    row(Auth, "auth-token-ttl", Uint, "300", Works, "Seconds that a simple token lives unused. 0: 300."),
 
     row(Observability, "enable-pprof", Bool, "false", NoEffect("urd is not a Go program; use perf"), "Serve Go's profiles."),
     row(Observability, "metrics", Text, "basic", Works, "`extensive` adds a histogram of each gRPC method's duration."),

@@ -17,7 +17,7 @@ pub mod value;
 use std::{ffi::OsString, fmt, path::PathBuf};
 
 use self::{gates::Gates, parse::Asked};
-use crate::{limits, observe::log};
+use crate::{auth::password, limits, observe::log};
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -65,6 +65,11 @@ pub struct Config {
     pub compaction_batch_limit: usize,
     /// Pause between two such batches.
     pub compaction_sleep_interval_ms: u64,
+    /// How tokens are made, as `--auth-token` says it; its key files are read at the start.
+    pub auth_token: String,
+    /// How long a simple token lives unused.
+    pub auth_token_ttl_ms: u64,
+    pub bcrypt_cost: u32,
     pub tls: tls::Tls,
     /// `--metrics extensive`: a histogram of each gRPC method's duration.
     pub metrics_extensive: bool,
@@ -197,6 +202,9 @@ impl Default for Config {
             json_gateway: true,
             compaction_batch_limit: 1_000,
             compaction_sleep_interval_ms: 10,
+            auth_token: "simple".into(),
+            auth_token_ttl_ms: 300_000,
+            bcrypt_cost: password::COST_DEFAULT,
             tls: tls::Tls::default(),
             metrics_extensive: false,
             gates: Gates::default(),

@@ -148,8 +148,7 @@ fn what_does_not_fit_is_refused_in_etcds_words() {
 #[test]
 fn what_urd_cannot_do_is_refused_with_what_to_do() {
     for words in [
-        &["--auth-token", "jwt,sign-method=RS256"][..],
-        &["--force-new-cluster"],
+        &["--force-new-cluster"][..],
         &["--discovery-srv", "example.com"],
         &["--discovery", "http://x"],
         &["--wal-dir", "/w"],
@@ -169,6 +168,24 @@ fn what_urd_cannot_do_is_refused_with_what_to_do() {
     // At its default a flag asks for nothing.
     let config = run(&["--name=n", "--cert-file=", "--peer-auto-tls=false", "--auth-token=simple", "--max-wals=05"]);
     assert_eq!(config.warnings, []);
+}
+
+#[test]
+fn tokens_and_passwords_are_etcds() {
+    let config = run(&["--name=n"]);
+    assert_eq!((&config.auth_token[..], config.auth_token_ttl_ms, config.bcrypt_cost), ("simple", 300_000, 10));
+    let config = run(&["--name=n", "--auth-token=jwt,sign-method=ES256", "--auth-token-ttl=2", "--bcrypt-cost=31"]);
+    assert_eq!((&config.auth_token[..], config.auth_token_ttl_ms), ("jwt,sign-method=ES256", 2_000));
+    assert_eq!((config.bcrypt_cost, config.warnings.len()), (31, 0));
+    // What means nothing is taken for the default, of a cost with a word of it.
+    assert_eq!(run(&["--name=n", "--auth-token-ttl=0"]).auth_token_ttl_ms, 300_000);
+    assert_eq!(run(&["--name=n", "--auth-token-ttl=18446744073709551615"]).auth_token_ttl_ms, 300_000);
+    for cost in ["3", "32", "4294967306"] {
+        let config = run(&["--name=n", "--bcrypt-cost", cost]);
+        assert_eq!(config.bcrypt_cost, 10);
+        let [warning] = &config.warnings[..] else { panic!("{:?}", config.warnings) };
+        assert_eq!(warning.message, "use default bcrypt cost instead of the invalid given cost");
+    }
 }
 
 #[test]

@@ -39,7 +39,7 @@ pub(super) fn begin(key: Key, head: Head, handler: &Rc<dyn Handler>, link: &Rc<L
             return;
         }
     };
-    let call = Call { metadata: head.metadata, deadline: order.deadline };
+    let call = Call { metadata: head.metadata, certified: link.certified.clone(), deadline: order.deadline };
     let inbound = Inbound::new(link.clone(), key, order.encoding);
     let shape = order.route.shape;
     let answer = Answer::new(link.clone(), key, order);

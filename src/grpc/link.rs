@@ -15,6 +15,8 @@ use super::{
 
 pub(super) struct Link {
     pub settings: Rc<Settings>,
+    /// As in a `Call`.
+    pub certified: Option<Rc<str>>,
     http2: RefCell<Connection>,
     /// When something was last read.
     pub arrived: Cell<Instant>,
@@ -26,7 +28,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub fn new(settings: Rc<Settings>) -> Self {
+    pub fn new(settings: Rc<Settings>, certified: Option<Rc<str>>) -> Self {
         let config = Config {
             streams_max: settings.max_concurrent_streams,
             header_bytes_max: settings.max_header_bytes,
@@ -34,6 +36,7 @@ impl Link {
         };
         Link {
             settings,
+            certified,
             http2: RefCell::new(Connection::new(config)),
             arrived: Cell::new(crate::runtime::now()),
             unfinished: Cell::new(0),

@@ -140,7 +140,7 @@ impl LocalCall {
 
     /// One that never reaches the handler.
     fn refused(local: &Local, route: Route, status: Status) -> Self {
-        let call = Call { metadata: Default::default(), deadline: None };
+        let call = Call { metadata: Default::default(), certified: None, deadline: None };
         let mut refused = LocalCall::new(local, route, &call, Box::new(Once(None)));
         refused.status = Some(status);
         refused

@@ -49,6 +49,8 @@ pub struct Route {
 #[derive(Debug)]
 pub struct Call {
     pub metadata: Metadata,
+    /// The common name of the certificate that the client has shown, where such names are users'; empty if that has none.
+    pub certified: Option<Rc<str>>,
     /// From `grpc-timeout`. The layer itself ends a call that passes it; a handler need not look.
     pub deadline: Option<Instant>,
 }

@@ -24,7 +24,7 @@ use std::{
 };
 
 use futures_util::future::{Either, select};
-use http::{HeaderMap, Method, Request, header};
+use http::{HeaderMap, Method, Request, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -114,6 +114,8 @@ pub trait Source {
     fn metrics(&self) -> String;
     fn raft_status(&self) -> RaftStatus;
     fn health_metrics(&self) -> &HealthMetrics;
+    /// Whether who calls has to be a user.
+    fn asks_for_users(&self) -> bool;
     /// `--cors`.
     fn cors(&self) -> &[String];
     /// `--host-whitelist`.
@@ -140,6 +142,23 @@ pub struct Site {
     /// None: nothing is under `/v3/`.
     pub gateway: Option<Rc<Gateway>>,
     pub surface: Surface,
+    pub security: Security,
+}
+
+/// What TLS says of a connection and its client.
+#[derive(Clone, Debug, Default)]
+pub struct Security {
+    pub encrypted: bool,
+    /// The user that the client's certificate names; as in a `grpc::Call`.
+    pub certified: Option<Rc<str>>,
+}
+
+impl Site {
+    /// Whether a call through the gateway would be taken for that of somebody else than the certificate says.
+    fn misleads(&self, path: &str) -> bool {
+        let named = self.security.certified.as_ref().is_some_and(|name| !name.is_empty());
+        named && self.gateway.is_some() && path.starts_with("/v3/") && self.source.asks_for_users()
+    }
 }
 
 /// Serves a connection to its end. Once `drain` is ready the request being served is answered, within a bound, and then the
@@ -273,9 +292,14 @@ async fn respond(site: &Site, request: Request<Incoming>, session: &Cell<Option<
     if let Some(rest) = path.strip_prefix("/v3beta/") {
         path = format!("/v3/{rest}");
     }
-    if !allows(source.host_whitelist(), host) {
+    // Who shows a host's certificate is that host.
+    if !site.security.encrypted && !allows(source.host_whitelist(), host) {
         log!(Warn, "rejecting HTTP request to prevent DNS rebinding attacks", "host" = host);
         return answer::misdirected(host);
+    }
+    if site.misleads(&path) {
+        let told = "CommonName of client sending a request against gateway will be ignored and not used as expected";
+        return answer::error(StatusCode::BAD_REQUEST, told);
     }
     let origin = allowed_origin(source.cors(), request.headers()).map(str::to_owned);
     let mut answer = match *request.method() {

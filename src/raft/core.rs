@@ -24,6 +24,7 @@ use super::{
     view::View,
 };
 use crate::{
+    auth::TokenChange,
     error::{self, Status},
     limits,
     store::{
@@ -97,6 +98,8 @@ pub struct Effects {
     pub write: Option<PendingWrite>,
     /// To be published before any answer goes out.
     pub view: Option<Arc<View>>,
+    /// What has become of tokens; to be done before the mail is posted.
+    pub tokens: Vec<TokenChange>,
     /// One for each shard that has something to hear.
     pub mail: Vec<(usize, FromCore)>,
     /// The state to write a checkpoint of, if `want_capture` asked for it.
@@ -188,6 +191,8 @@ pub struct Core {
     unsynced_vote: Option<u64>,
     /// The last ready that is durable.
     persisted: u64,
+    /// The last entry that was in the log when this process began: tokens of before are void.
+    recovered: u64,
 
     queue: VecDeque<Queued>,
     /// Changes of the members, which the crate takes one at a time.
@@ -227,7 +232,9 @@ impl Core {
             max_committed_size_per_ready: limits::RAFT_APPLY_BYTES,
             ..Config::new(parts.id)
         };
+        let recovered = parts.log.last_index()?;
         Ok(Core {
+            recovered,
             node: RawNode::new(&config, parts.log, &parts.logger)?,
             state: parts.state,
             writer: parts.writer,
@@ -664,6 +671,9 @@ impl Core {
             quota_room: self.quota_bytes.map(|quota| quota.saturating_sub(self.db_size)),
         };
         let applied = self.state.apply(&entry, self.writer.table(), &mut self.batch)?;
+        if entry.index <= self.recovered {
+            self.batch.tokens.clear();
+        }
         if let Some(caller) = self.callers.remove(&applied.id) {
             self.outcomes[caller.shard as usize].push((caller.token, Outcome::Applied(Box::new(applied.result))));
         }
@@ -738,6 +748,7 @@ impl Core {
         }
         let view = self.last_view.as_ref().expect("published at least once");
         let mut batch = std::mem::take(&mut self.batch);
+        effects.tokens = std::mem::take(&mut batch.tokens);
         let segments = self.writer.table();
         let compactions = batch.compactions.drain(..);
         self.compactions.extend(compactions.map(|(before, revision)| Compaction {

@@ -96,6 +96,24 @@ fn operation(kind: apply::Kind) -> Option<Operation> {
         apply::Kind::DowngradeInfoSet => Operation::DowngradeInfoSet,
         // No member of this version proposes one.
         apply::Kind::LeaseCheckpoint => return None,
+        // etcd counts it as unknown.
+        apply::Kind::AuthStatus => return None,
+        apply::Kind::Authenticate => Operation::Authenticate,
+        apply::Kind::AuthEnable => Operation::AuthEnable,
+        apply::Kind::AuthDisable => Operation::AuthDisable,
+        apply::Kind::AuthUserAdd => Operation::AuthUserAdd,
+        apply::Kind::AuthUserDelete => Operation::AuthUserDelete,
+        apply::Kind::AuthUserGet => Operation::AuthUserGet,
+        apply::Kind::AuthUserChangePassword => Operation::AuthUserChangePassword,
+        apply::Kind::AuthUserGrantRole => Operation::AuthUserGrantRole,
+        apply::Kind::AuthUserRevokeRole => Operation::AuthUserRevokeRole,
+        apply::Kind::AuthUserList => Operation::AuthUserList,
+        apply::Kind::AuthRoleList => Operation::AuthRoleList,
+        apply::Kind::AuthRoleAdd => Operation::AuthRoleAdd,
+        apply::Kind::AuthRoleDelete => Operation::AuthRoleDelete,
+        apply::Kind::AuthRoleGet => Operation::AuthRoleGet,
+        apply::Kind::AuthRoleGrantPermission => Operation::AuthRoleGrantPermission,
+        apply::Kind::AuthRoleRevokePermission => Operation::AuthRoleRevokePermission,
     })
 }
 
@@ -193,6 +211,7 @@ impl Driver {
         for ticks in 1u64.. {
             runtime::sleep(Duration::from_millis(self.member.config.heartbeat_ms)).await;
             self.with_core(|core| core.tick());
+            self.member.tokens.sweep((self.clock)());
             if ticks % limits::SPACE_LOOK_TICKS == 0 {
                 self.kick_space();
             }
@@ -360,6 +379,10 @@ impl Driver {
             self.writing_since.set(since);
             runtime::spawn(self.clone().write(write));
         }
+        // Before anybody is told of them; and what is void is so before the state that made it void is seen.
+        if !effects.tokens.is_empty() {
+            self.member.tokens.change(&effects.tokens, (self.clock)());
+        }
         if let Some(view) = effects.view {
             self.tell_sizes();
             self.published.publish(view);
@@ -384,7 +407,7 @@ impl Driver {
         let total = core.writer().log_bytes() + self.checkpoint_bytes.get();
         let index = &core.state().index;
         // What the index itself would take on disk, by the last checkpoint; values by their length.
-        let live = index.usage().live_bytes() + self.checkpoint_bytes.get();
+        let live = index.usage().live_bytes() + core.state().auth.bytes() as u64 + self.checkpoint_bytes.get();
         self.member.db_size.store(total, Relaxed);
         self.member.db_size_in_use.store(live.min(total), Relaxed);
         let metrics = &self.member.metrics.core;
@@ -393,6 +416,7 @@ impl Driver {
         metrics.keys.set(index.live_keys() as i64);
         metrics.current_revision.set(index.current());
         metrics.compact_revision.set(index.compacted());
+        metrics.auth_revision.set(core.state().auth.revision() as i64);
     }
 
     fn tell_standing(&self) {

@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use crate::{
+    auth::tokens::{SimpleTokens, Tokens},
     config::Config,
     observe::metrics::{CoreMetrics, ShardMetrics, health::HealthMetrics},
     store::hash::CompactionHashes,
@@ -23,6 +24,8 @@ pub struct Member {
     /// Bytes of the log and the checkpoints, and those of them that live; told by the raft core.
     pub db_size: AtomicU64,
     pub db_size_in_use: AtomicU64,
+    /// How users are known by what they show.
+    pub tokens: Tokens,
     /// Told by the raft core at each compaction.
     pub compaction_hashes: CompactionHashes,
     /// The low part of request ids, shared by all shards (etcd: pkg/idutil).
@@ -83,6 +86,7 @@ impl Member {
         Member {
             id,
             cluster_id,
+            tokens: Tokens::Simple(SimpleTokens::new(config.auth_token_ttl_ms)),
             metrics: Metrics { core: CoreMetrics::default(), shards, health: HealthMetrics::default() },
             config,
             head: Head::new(cluster_id, id),
@@ -92,6 +96,12 @@ impl Member {
             compaction_hashes: CompactionHashes::default(),
             next_id: AtomicU64::new(first),
         }
+    }
+
+    /// With tokens of another kind than the usual.
+    #[must_use]
+    pub fn with_tokens(self, tokens: Tokens) -> Self {
+        Member { tokens, ..self }
     }
 
     /// A request id, never 0 and never used before in this cluster.

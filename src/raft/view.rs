@@ -33,6 +33,12 @@ impl Published {
         self.0.load_full()
     }
 
+    /// Looks at the newest view without keeping it.
+    #[inline]
+    pub fn look<T>(&self, look: impl FnOnce(&View) -> T) -> T {
+        look(&self.0.load())
+    }
+
     pub fn publish(&self, view: Arc<View>) {
         self.0.store(view);
     }

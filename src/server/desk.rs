@@ -9,7 +9,7 @@ use super::{House, Letter, doors::Door, source::ShardSource};
 use crate::{
     api::service::Services,
     grpc::{self, Drain, Settings, local::Local},
-    http::{self, Site, Surface, gateway::Gateway},
+    http::{self, Security, Site, Surface, gateway::Gateway},
     limits, log,
     net::{
         listener::Arrival,
@@ -118,7 +118,7 @@ impl Desk {
             // In a box: a plain connection need not be as large as one of these.
             (Protocol::Tls, Some(guard)) => Box::pin(self.serve_encrypted(io, guard, door.surface)).await,
             (Protocol::Http1 | Protocol::Http2, _) if door.plain => {
-                self.serve_protocol(protocol, io, door.surface).await
+                self.serve_protocol(protocol, io, Security::default(), door.surface).await;
             }
             // It speaks nothing that is spoken here.
             _ => {}
@@ -129,8 +129,9 @@ impl Desk {
         let peer = io.get_ref().peer().clone();
         match guard.admit(io).await {
             Ok(io) => {
+                let security = Security { encrypted: true, certified: guard.user_of(&io) };
                 let Ok((protocol, io)) = sniff(io).await else { return };
-                self.serve_protocol(protocol, io, surface).await;
+                self.serve_protocol(protocol, io, security, surface).await;
             }
             Err(cause) => {
                 log!(Warn, "rejected connection on client endpoint", "remote-addr" = shown(&peer), "error" = cause);
@@ -138,19 +139,21 @@ impl Desk {
         }
     }
 
-    async fn serve_protocol<S>(self: Rc<Self>, protocol: Protocol, io: S, surface: Surface)
+    async fn serve_protocol<S>(self: Rc<Self>, protocol: Protocol, io: S, security: Security, surface: Surface)
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         match protocol {
             Protocol::Http2 if surface.takes_grpc() => {
-                grpc::serve(io, self.services.clone(), self.settings.clone(), self.drain.clone()).await;
+                let (services, settings) = (self.services.clone(), self.settings.clone());
+                grpc::serve(io, security.certified, services, settings, self.drain.clone()).await;
             }
             Protocol::Http1 if surface.takes_http() => {
                 let mut waiter = self.drain.waiter();
                 let drained = poll_fn(move |context| waiter.poll(context));
                 self.shard.metrics.connections.add(1);
-                let site = Site { source: self.source.clone(), gateway: self.gateway.clone(), surface };
+                let (source, gateway) = (self.source.clone(), self.gateway.clone());
+                let site = Site { source, gateway, surface, security };
                 // In a box: most connections are of gRPC, and each would be larger by it.
                 Box::pin(http::serve(io, site, drained)).await;
                 self.shard.metrics.connections.add(-1);

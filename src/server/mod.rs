@@ -18,6 +18,7 @@ use prost::Message as _;
 
 use self::{desk::Desk, doors::Door};
 use crate::{
+    auth::tokens::Tokens,
     config::Config,
     log,
     net::{Listener, listener::Arrival, seats::Seats},
@@ -68,6 +69,11 @@ pub fn run(config: Config) -> Result<Infallible, String> {
     let own_core = cores > 2 && config.shards < cores;
     let placement = Placement::new(config.shards + usize::from(own_core)).map_err(text)?;
     let seats = Seats::within_descriptor_limit(config.shards).map_err(text)?;
+    let tokens = Tokens::from_option(&config.auth_token, config.auth_token_ttl_ms, &|path| std::fs::read(path))
+        .map_err(|cause| format!("--auth-token: {cause}"))?;
+    if matches!(tokens, Tokens::Simple(_)) {
+        log!(Warn, "simple token is not cryptographically signed");
+    }
     let bound = doors::bind(&config)?;
 
     let started = start::start(&config, crate::observe::log::Drain::logger("raft"), |dir| {
@@ -86,7 +92,7 @@ pub fn run(config: Config) -> Result<Infallible, String> {
     }
     // In the data directory, which is this process's by now, a certificate may have to be made.
     let listeners = doors::guard(&config, bound)?;
-    let member = Arc::new(Member::new(started.member_id, started.cluster_id, config, unix_ms()));
+    let member = Arc::new(Member::new(started.member_id, started.cluster_id, config, unix_ms()).with_tokens(tokens));
     let view = View { state: started.parts.state.clone(), segments: started.parts.writer.table().clone() };
     log!(
         Info,

@@ -5,7 +5,7 @@ use std::{rc::Rc, sync::atomic::Ordering::Relaxed};
 use prost::Message as _;
 
 use crate::{
-    api::{kv, service::Services},
+    api::{caller::Caller, kv, service::Services},
     error::Status,
     grpc::{LocalBoxFuture, Unary},
     http::{Alarm, RaftStatus, Source},
@@ -65,7 +65,7 @@ impl Source for ShardSource {
         };
         // Nothing has looked at the clock for what came over HTTP, and the read is counted from the last look on.
         runtime::now();
-        let answer = kv::range(self.services.clone(), request.encode_to_vec().into());
+        let answer = kv::range(self.services.clone(), Caller::Member, request.encode_to_vec().into());
         Box::pin(async move {
             match answer {
                 Unary::Ready(result) => result.map(drop),
@@ -135,6 +135,10 @@ impl Source for ShardSource {
 
     fn health_metrics(&self) -> &HealthMetrics {
         &self.member().metrics.health
+    }
+
+    fn asks_for_users(&self) -> bool {
+        self.services.shard.published.look(|view| view.state.auth.is_enabled())
     }
 
     fn cors(&self) -> &[String] {

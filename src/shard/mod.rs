@@ -30,6 +30,7 @@ use self::{
     watch::{Moment, Watches},
 };
 use crate::{
+    auth::Who,
     error::{self, Status},
     limits,
     observe::metrics::ShardMetrics,
@@ -388,8 +389,11 @@ impl Shard {
     fn revoke(&self, lease: i64) -> Waiting<Told> {
         let waiting = self.pending.wait(self.now_ms.get());
         let id = self.member.next_id();
+        let view = self.view();
+        // Whatever keys the lease has, and whoever put them.
+        let Who { user, revision } = Who::root(&view.state.auth);
         let request = InternalRaftRequest {
-            header: Some(RequestHeader { id, ..Default::default() }),
+            header: Some(RequestHeader { id, username: user.to_owned(), auth_revision: revision }),
             lease_revoke: Some(LeaseRevokeRequest { id: lease }),
             ..Default::default()
         };

@@ -71,6 +71,11 @@ impl<T> Pending<T> {
         true
     }
 
+    /// Whether anybody still waits for an answer.
+    pub fn is_awaited(&self, token: Token) -> bool {
+        self.slots.borrow().get(token.slot as usize).is_some_and(|slot| slot.life == token.life)
+    }
+
     /// Answers every request that has waited since before `before_ms`. For timeouts, and with `u64::MAX` for the
     /// end of the server. Returns how many there were.
     pub fn expire(&self, before_ms: u64, mut answer: impl FnMut() -> T) -> usize {
@@ -154,6 +159,7 @@ mod tests {
         drop(given_up);
         let next = pending.wait(0);
         assert_eq!(next.token().slot, token.slot);
+        assert!(!pending.is_awaited(token) && pending.is_awaited(next.token()));
         assert!(!pending.answer(token, 1));
         assert_eq!(next.now_or_never(), None::<i32>);
     }

@@ -16,6 +16,7 @@ use super::{
     types::{Event, KeyMeta, KeyRange, KeyRef, Place, Revision, Values},
 };
 use crate::{
+    auth::{self, Ask, AuthAnswer, TokenChange, Who},
     error::{self, Status},
     limits,
     proto::{
@@ -71,6 +72,11 @@ pub enum Answer {
     Alarm {
         alarms: Vec<(i32, u64)>,
     },
+    /// Of users and roles.
+    Auth {
+        revision: i64,
+        answer: AuthAnswer,
+    },
     /// Requests that members make for themselves, and changes of the members, which are told by the state.
     Nothing,
 }
@@ -123,10 +129,27 @@ pub enum Kind {
     ClusterVersionSet,
     ClusterMemberAttrSet,
     DowngradeInfoSet,
+    Authenticate,
+    AuthEnable,
+    AuthDisable,
+    AuthStatus,
+    AuthUserAdd,
+    AuthUserDelete,
+    AuthUserGet,
+    AuthUserChangePassword,
+    AuthUserGrantRole,
+    AuthUserRevokeRole,
+    AuthUserList,
+    AuthRoleList,
+    AuthRoleAdd,
+    AuthRoleDelete,
+    AuthRoleGet,
+    AuthRoleGrantPermission,
+    AuthRoleRevokePermission,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 12] = [
+    pub const ALL: [Kind; 29] = [
         Kind::Range,
         Kind::Put,
         Kind::DeleteRange,
@@ -139,6 +162,23 @@ impl Kind {
         Kind::ClusterVersionSet,
         Kind::ClusterMemberAttrSet,
         Kind::DowngradeInfoSet,
+        Kind::Authenticate,
+        Kind::AuthEnable,
+        Kind::AuthDisable,
+        Kind::AuthStatus,
+        Kind::AuthUserAdd,
+        Kind::AuthUserDelete,
+        Kind::AuthUserGet,
+        Kind::AuthUserChangePassword,
+        Kind::AuthUserGrantRole,
+        Kind::AuthUserRevokeRole,
+        Kind::AuthUserList,
+        Kind::AuthRoleList,
+        Kind::AuthRoleAdd,
+        Kind::AuthRoleDelete,
+        Kind::AuthRoleGet,
+        Kind::AuthRoleGrantPermission,
+        Kind::AuthRoleRevokePermission,
     ];
 
     /// None: of no kind that is applied here.
@@ -156,6 +196,23 @@ impl Kind {
             (request.cluster_version_set.is_some(), Kind::ClusterVersionSet),
             (request.cluster_member_attr_set.is_some(), Kind::ClusterMemberAttrSet),
             (request.downgrade_info_set.is_some(), Kind::DowngradeInfoSet),
+            (request.authenticate.is_some(), Kind::Authenticate),
+            (request.auth_enable.is_some(), Kind::AuthEnable),
+            (request.auth_disable.is_some(), Kind::AuthDisable),
+            (request.auth_status.is_some(), Kind::AuthStatus),
+            (request.auth_user_add.is_some(), Kind::AuthUserAdd),
+            (request.auth_user_delete.is_some(), Kind::AuthUserDelete),
+            (request.auth_user_get.is_some(), Kind::AuthUserGet),
+            (request.auth_user_change_password.is_some(), Kind::AuthUserChangePassword),
+            (request.auth_user_grant_role.is_some(), Kind::AuthUserGrantRole),
+            (request.auth_user_revoke_role.is_some(), Kind::AuthUserRevokeRole),
+            (request.auth_user_list.is_some(), Kind::AuthUserList),
+            (request.auth_role_list.is_some(), Kind::AuthRoleList),
+            (request.auth_role_add.is_some(), Kind::AuthRoleAdd),
+            (request.auth_role_delete.is_some(), Kind::AuthRoleDelete),
+            (request.auth_role_get.is_some(), Kind::AuthRoleGet),
+            (request.auth_role_grant_permission.is_some(), Kind::AuthRoleGrantPermission),
+            (request.auth_role_revoke_permission.is_some(), Kind::AuthRoleRevokePermission),
         ];
         fields.into_iter().find_map(|(is_set, kind)| is_set.then_some(kind))
     }
@@ -202,6 +259,7 @@ impl Tally {
 pub struct AppliedBatch {
     pub events: Vec<RevisionEvents>,
     pub leases: Vec<LeaseChange>,
+    pub tokens: Vec<TokenChange>,
     /// The index before each compaction, and the compaction's revision: for hashes at that revision.
     pub compactions: Vec<(Index, i64)>,
     pub tally: Tally,
@@ -242,8 +300,18 @@ impl State {
             Some(header) if request.id == 0 => header.id,
             _ => request.id,
         };
-        let result = self.dispatch(entry, &request, values, out)?;
-        if let Some(kind) = Kind::of(&request) {
+        let who = request
+            .header
+            .as_ref()
+            .map_or(Who::NOBODY, |header| Who { user: &header.username, revision: header.auth_revision });
+        let admitted = self.admit(&request, who);
+        // Who may not manage users is sent away before anything is counted (etcd: apply/auth.go, Apply).
+        let counts = admitted.is_ok() || !matches!(Ask::of(&request), Ask::Admin);
+        let result = match admitted {
+            Ok(()) => self.dispatch(entry, &request, values, out)?,
+            Err(status) => Err(status),
+        };
+        if let Some(kind) = Kind::of(&request).filter(|_| counts) {
             // A revision that is gone is no failure (etcd: apply/uber_applier.go).
             let success = result.as_ref().err().is_none_or(|status| *status == error::COMPACTED);
             out.tally.requests[kind as usize][usize::from(success)] += 1;
@@ -259,53 +327,41 @@ impl State {
         out: &mut AppliedBatch,
     ) -> io::Result<Result<Answer, Status>> {
         if let Some(put) = &request.put {
-            return Ok(self.refusal(true, true).and_then(|()| self.put(entry, put, out)));
+            return Ok(self.put(entry, put, out));
         }
         if let Some(txn) = &request.txn {
-            let cost = cost::of_txn(txn);
-            if let Err(status) = self.refusal(cost > 0, true) {
-                return Ok(Err(status));
-            }
-            let room = within(entry.quota_room, cost);
+            let room = within(entry.quota_room, cost::of_txn(txn));
             let mut changes = Changes::new(self, entry);
             let answer = txn::apply(&mut changes, txn, values)?;
             changes.finish(out);
             return Ok(answer.and_then(|answer| room.map(|()| Answer::Txn(answer))));
         }
         if let Some(delete) = &request.delete_range {
-            return Ok(self.refusal(false, true).map(|()| {
-                let mut changes = Changes::new(self, entry);
-                let (deleted, prevs) =
-                    changes.delete_range(KeyRange::new(&delete.key, &delete.range_end), delete.prev_kv);
-                let revision = changes.finish(out);
-                Answer::DeleteRange { revision, deleted, prevs }
-            }));
+            let mut changes = Changes::new(self, entry);
+            let (deleted, prevs) = changes.delete_range(KeyRange::new(&delete.key, &delete.range_end), delete.prev_kv);
+            let revision = changes.finish(out);
+            return Ok(Ok(Answer::DeleteRange { revision, deleted, prevs }));
         }
         if let Some(range) = &request.range {
-            if let Err(status) = self.refusal(false, true) {
-                return Ok(Err(status));
-            }
             out.tally.operations.ranges += 1;
             let revision = self.index.current();
             let answer = range::answer(&self.index, range, revision, &mut |kv| values.value(kv.meta.place))?;
             return Ok(answer.map(Answer::Range));
         }
         if let Some(compaction) = &request.compaction {
-            return Ok(self.refusal(false, true).and_then(|()| {
-                let before = self.index.clone();
-                self.index.begin_compaction(compaction.revision)?;
+            let before = self.index.clone();
+            return Ok(self.index.begin_compaction(compaction.revision).map(|()| {
                 out.compactions.push((before, compaction.revision));
-                Ok(Answer::Compact { revision: self.index.current() })
+                Answer::Compact { revision: self.index.current() }
             }));
         }
         if let Some(grant) = &request.lease_grant {
-            return Ok(self.refusal(true, true).and_then(|()| {
-                let answer = self.lease_grant(grant, out)?;
-                within(entry.quota_room, limits::LEASE_COST_BYTES).map(|()| answer)
-            }));
+            return Ok(self
+                .lease_grant(grant, out)
+                .and_then(|answer| within(entry.quota_room, limits::LEASE_COST_BYTES).map(|()| answer)));
         }
         if let Some(revoke) = &request.lease_revoke {
-            return Ok(self.refusal(false, true).and_then(|()| self.lease_revoke(entry, revoke.id, out)));
+            return Ok(self.lease_revoke(entry, revoke.id, out));
         }
         if let Some(checkpoint) = &request.lease_checkpoint {
             for one in &checkpoint.checkpoints {
@@ -335,15 +391,42 @@ impl State {
         if request.downgrade_version_test.is_some() {
             return Ok(Ok(Answer::Nothing));
         }
+        if let Some(result) = self.auth.apply(request, entry.index, &mut out.tokens) {
+            let revision = self.index.current();
+            return Ok(result.map(|answer| Answer::Auth { revision, answer }));
+        }
         Ok(Err(Status::unimplemented("this version does not apply requests of this kind")))
     }
 
-    /// What raised alarms refuse: CORRUPT all that it covers, NOSPACE what takes space.
-    /// (etcd: apply/corrupt.go, apply/capped.go.)
-    fn refusal(&self, takes_space: bool, corruptible: bool) -> Result<(), Status> {
+    /// Whether a logged request is carried out at all: what raised alarms refuse is refused first, then what its user may
+    /// not do. A shard asks this before it proposes, so that what would be refused anyway need not be logged.
+    pub fn admit(&self, request: &InternalRaftRequest, who: Who<'_>) -> Result<(), Status> {
+        self.check_alarms(request)?;
+        // While nobody is asked for, not even what is asked is looked for.
+        match self.auth.is_enabled() {
+            true => auth::authorize(&self.auth, &self.leases, who, Ask::of(request)),
+            false => Ok(()),
+        }
+    }
+
+    /// CORRUPT refuses all that it covers, NOSPACE what takes space. (etcd: apply/corrupt.go, apply/capped.go.)
+    fn check_alarms(&self, request: &InternalRaftRequest) -> Result<(), Status> {
+        if self.alarms.iter().next().is_none() {
+            return Ok(());
+        }
+        let corruptible = request.put.is_some()
+            || request.txn.is_some()
+            || request.delete_range.is_some()
+            || request.range.is_some()
+            || request.compaction.is_some()
+            || request.lease_grant.is_some()
+            || request.lease_revoke.is_some();
         if corruptible && self.alarms.is_raised(AlarmType::Corrupt) {
             return Err(error::CORRUPT);
         }
+        let takes_space = request.put.is_some()
+            || request.lease_grant.is_some()
+            || request.txn.as_ref().is_some_and(|txn| cost::of_txn(txn) > 0);
         if takes_space && self.alarms.is_raised(AlarmType::Nospace) {
             return Err(error::NO_SPACE);
         }

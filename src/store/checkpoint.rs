@@ -1,9 +1,10 @@
 //! The checkpoint: the whole applied state at one raft index except values' bytes, as a stream of checksummed blocks
-//! (docs/format.md, version 2; version 1 is read). Encodes from an immutable state, so in the background; decodes
+//! (docs/format.md; versions 2 and 3 are written, 1 is read). Encodes from an immutable state, so in the background; decodes
 //! straight into new trees. Touches no file: `wal::disk` gives it something to write to and read from.
 
 use std::io::{self, Read, Write};
 
+use bytes::Bytes;
 use prost::Message as _;
 
 use super::{
@@ -17,11 +18,21 @@ use super::{
     types::Revision,
     usage::{SegmentUse, Usage},
 };
-use crate::{limits::CHECKPOINT_BLOCK_BYTES, proto::raftpb};
+use crate::{
+    auth::Auth,
+    limits::CHECKPOINT_BLOCK_BYTES,
+    proto::{
+        authpb::{Role, User},
+        raftpb,
+    },
+};
 
-/// The version of checkpoints that this code writes; it reads this and those before. It covers the entries of `codec.rs`
-/// too.
-pub const FORMAT_VERSION: u32 = 2;
+/// The newest version of checkpoints; this code reads it and those before. It covers the entries of `codec.rs` too.
+pub const FORMAT_VERSION: u32 = 3;
+
+/// What is written while nothing was ever done with users and roles: it differs from the newest in that it does not
+/// speak of them.
+const VERSION_WITHOUT_AUTH: u32 = 2;
 
 /// A point in the log: where the record after it begins or will begin, and what proves that it is that record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,13 +124,17 @@ impl Section {
 pub fn encode(state: &State, head: &CheckpointHead, out: &mut dyn Write) -> io::Result<()> {
     let mut file_head = [0; FILE_HEAD_BYTES];
     file_head[..8].copy_from_slice(&MAGIC);
-    file_head[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    let version = if state.auth.is_untouched() { VERSION_WITHOUT_AUTH } else { FORMAT_VERSION };
+    file_head[8..12].copy_from_slice(&version.to_le_bytes());
     let crc = crc32c::crc32c(&file_head[..12]);
     file_head[12..].copy_from_slice(&crc.to_le_bytes());
     out.write_all(&file_head)?;
 
     let mut blocks = Blocks { out, block: Vec::with_capacity(CHECKPOINT_BLOCK_BYTES), number: 0, chain: crc };
     put_head(blocks.begin(), state, head);
+    if version > VERSION_WITHOUT_AUTH {
+        put_auth(&mut blocks.block, &state.auth);
+    }
     blocks.close(Section::Head)?;
     blocks.keys(state.index.keys_tree())?;
     blocks.events(state.index.all_events())?;
@@ -316,6 +331,20 @@ fn put_head(out: &mut Vec<u8>, state: &State, head: &CheckpointHead) {
     }
 }
 
+fn put_auth(out: &mut Vec<u8>, auth: &Auth) {
+    // Never turned on differs from turned off.
+    out.push(auth.enabled().map_or(0, |enabled| 1 + u8::from(enabled)));
+    put_varint(out, auth.revision());
+    put_varint(out, auth.users().len() as u64);
+    for user in auth.users() {
+        put_bytes(out, &user.encode_to_vec());
+    }
+    put_varint(out, auth.roles().len() as u64);
+    for role in auth.roles() {
+        put_bytes(out, &role.encode_to_vec());
+    }
+}
+
 // ---- reading ----
 
 /// Reads a checkpoint to its end. It must be the whole of what `input` gives.
@@ -328,7 +357,7 @@ pub fn decode(input: &mut dyn Read) -> Result<Checkpoint, CheckpointError> {
     if source.block()? != Section::Head {
         return Err(source.damaged("it does not begin with the block that describes it"));
     }
-    let Some((head, parts)) = Fields(&source.payload).head() else {
+    let Some((head, parts)) = Fields(&source.payload).head(version) else {
         return Err(source.damaged("the block that describes it does not decode"));
     };
 
@@ -597,7 +626,21 @@ impl<'a> Fields<'a> {
         Some(Member { id, name, is_learner, peer_urls: urls()?, client_urls: urls()? })
     }
 
-    fn head(mut self) -> Option<(CheckpointHead, StateParts)> {
+    fn auth(&mut self) -> Option<Auth> {
+        let enabled = match self.byte()? {
+            0 => None,
+            1 => Some(false),
+            2 => Some(true),
+            _ => return None,
+        };
+        let revision = self.varint()?;
+        // Copied: a slice would keep the whole block.
+        let users = self.list(|fields| User::decode(Bytes::copy_from_slice(fields.bytes()?)).ok())?;
+        let roles = self.list(|fields| Role::decode(Bytes::copy_from_slice(fields.bytes()?)).ok())?;
+        Some(Auth::from_parts(enabled, revision, users, roles))
+    }
+
+    fn head(mut self, version: u32) -> Option<(CheckpointHead, StateParts)> {
         let hard_state = HardState { term: self.varint()?, vote: self.varint()?, commit: self.varint()? };
         let position =
             LogPosition { life: self.small()?, offset: self.small()?, write: self.varint()?, chain: self.small()? };
@@ -628,6 +671,9 @@ impl<'a> Fields<'a> {
                 newest: fields.signed()?,
             })
         })?;
+        if version > VERSION_WITHOUT_AUTH {
+            state.auth = self.auth()?;
+        }
         let ascending = usage.is_sorted_by(|a, b| a.segment < b.segment);
         if !ascending || !self.0.is_empty() {
             return None;

@@ -99,7 +99,13 @@ impl LeaseBook {
             .map(|e| &e[8..])
     }
 
-    /// The same, copied out.
+    /// The first key that hangs on a lease, from a key on.
+    pub fn first_key(&self, id: i64, from: &[u8]) -> Option<&[u8]> {
+        let (entry, _) = self.keys.iter_from(&attachment(id, from)).next()?;
+        (entry[..8] == id_bytes(id)).then(|| &entry[8..])
+    }
+
+    /// All of them, copied out.
     pub fn keys_owned(&self, id: i64) -> Vec<Bytes> {
         self.keys(id).map(Bytes::copy_from_slice).collect()
     }
@@ -140,9 +146,13 @@ mod tests {
         for id in [-1, 0, 1, 255, 256, i64::MIN, i64::MAX] {
             assert_eq!(book.keys_owned(id), ["a", "b"]);
         }
+        assert_eq!(book.first_key(255, b""), Some(&b"a"[..]));
+        assert_eq!(book.first_key(255, b"a\0"), Some(&b"b"[..]));
+        assert_eq!(book.first_key(255, b"c"), None);
         book.detach(1, b"a");
         book.detach(1, b"b");
         book.revoke(1);
+        assert_eq!(book.first_key(1, b""), None);
         assert!(!book.contains(1));
         assert_eq!(book.keys_owned(255), ["a", "b"]);
         assert!(book.iter().map(|lease| lease.id).eq([i64::MIN, -1, 0, 255, 256, i64::MAX]));

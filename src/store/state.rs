@@ -9,6 +9,7 @@ use super::{
     membership::{Member, Membership},
 };
 use crate::{
+    auth::Auth,
     limits,
     proto::{etcdserverpb::AlarmType, raftpb},
     version,
@@ -63,6 +64,7 @@ pub struct State {
     pub leases: LeaseBook,
     pub alarms: Alarms,
     pub membership: Membership,
+    pub auth: Auth,
     /// `major.minor.0`; None until the first leader has stated it.
     pub cluster_version: Option<Arc<str>>,
     pub downgrade: Option<Arc<Downgrade>>,
@@ -82,6 +84,7 @@ impl State {
             leases: LeaseBook::default(),
             alarms: Alarms::default(),
             membership: Membership::default(),
+            auth: Auth::default(),
             cluster_version: None,
             downgrade: None,
             conf_state: Arc::default(),

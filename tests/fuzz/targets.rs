@@ -563,7 +563,7 @@ async fn connection(input: &[u8], settings: Rc<Settings>) {
         _ => 100,
     };
     let client = Client { input: bytes.freeze(), piece, deaf: usize::from(how >> 3), ended: ended.clone() };
-    runtime::spawn(serve(client, Rc::new(Service), settings.clone(), Drain::new()));
+    runtime::spawn(serve(client, None, Rc::new(Service), settings.clone(), Drain::new()));
     while !ended.get() || settings.counters.connections.get() > 0 {
         runtime::yield_now().await;
     }

@@ -291,7 +291,7 @@ fn told(answer: Answer, log: &Log) -> Told {
         }
         Answer::LeaseGrant { revision, id, ttl } => Told::Granted { revision, id, ttl },
         Answer::Alarm { alarms } => Told::Alarms(alarms.into_iter().collect()),
-        Answer::Nothing => panic!("a request was not understood"),
+        Answer::Auth { .. } | Answer::Nothing => panic!("a request was not understood"),
     }
 }
 

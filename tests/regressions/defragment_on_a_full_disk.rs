@@ -1,12 +1,9 @@
 //! Defragment, the cure for a full disk, ended the member on one: it went on in a new segment before it knew whether
 //! there was room for its file, and the next write of the log had nowhere to go.
 
-#[path = "../server/mod.rs"]
-mod server;
-
 use std::process::Command;
 
-use server::Server;
+use crate::server::Server;
 use urd::limits::SEGMENT_BYTES_DEFAULT;
 use urd_client::etcdserverpb::DefragmentRequest;
 

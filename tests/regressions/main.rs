@@ -1,4 +1,11 @@
 //! One file a bug that there was: what went wrong, and the shortest way there.
 
+#[path = "../server/mod.rs"]
+mod server;
+
+mod authenticate_unknown_user;
 mod compaction_within_compaction;
 mod defragment_on_a_full_disk;
+mod lease_of_others_keys;
+mod txn_prev_kv_and_lease;
+mod watch_beyond_one_key;

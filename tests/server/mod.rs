@@ -5,6 +5,8 @@
 // Each test file uses a part of it.
 #![allow(dead_code)]
 
+pub mod users;
+
 use std::{
     fs::{self, File},
     io,

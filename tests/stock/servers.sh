@@ -8,13 +8,13 @@ free_port() {
     echo "no free port" >&2; return 1
 }
 
-# launch NAME BINARY CLIENT_PORT PEER_PORT PEER_URL: on the data directory of that name, alone in its cluster; sets
-# `launched` to its process. PEER_URL is what the member is known by, and PEER_PORT where it listens.
+# launch NAME BINARY CLIENT_PORT PEER_PORT PEER_URL [FLAG...]: on the data directory of that name, alone in its cluster;
+# sets `launched` to its process. PEER_URL is what the member is known by, and PEER_PORT where it listens.
 launch() {
     "$2" --name=default --data-dir="$work/$1.data" \
         --listen-client-urls="http://127.0.0.1:$3" --advertise-client-urls="http://127.0.0.1:$3" \
         --listen-peer-urls="http://127.0.0.1:$4" --initial-advertise-peer-urls="$5" \
-        --initial-cluster="default=$5" >"$work/$1.log" 2>&1 &
+        --initial-cluster="default=$5" "${@:6}" >"$work/$1.log" 2>&1 &
     launched=$!
 }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use sha2::{Digest, Sha256};
 use urd::{
-    proto::etcdserverpb::*,
+    proto::{authpb, etcdserverpb::*},
     raft::identity,
     store::{
         apply::{AppliedBatch, ApplyEntry},
@@ -63,6 +63,13 @@ fn state() -> (State, Segments) {
             apply(InternalRaftRequest { delete_range, ..Default::default() });
         }
     }
+    let options = Some(authpb::UserAddOptions { no_password: true });
+    let user = AuthUserAddRequest { name: "ann".into(), options, ..Default::default() };
+    apply(InternalRaftRequest { auth_user_add: Some(user), ..Default::default() });
+    let role = AuthRoleAddRequest { name: "reader".into() };
+    apply(InternalRaftRequest { auth_role_add: Some(role), ..Default::default() });
+    let granted = AuthUserGrantRoleRequest { user: "ann".into(), role: "reader".into() };
+    apply(InternalRaftRequest { auth_user_grant_role: Some(granted), ..Default::default() });
     apply(InternalRaftRequest {
         compaction: Some(CompactionRequest { revision: 100, physical: false }),
         ..Default::default()
@@ -162,6 +169,10 @@ fn a_snapshot_founds_a_cluster_of_one_with_all_that_it_holds() {
     }
     assert_eq!(made.state.leases.keys_owned(9), state.leases.keys_owned(9));
     assert!(!made.state.leases.keys_owned(9).is_empty());
+    let (auth, back_auth) = (&state.auth, &made.state.auth);
+    assert_eq!((back_auth.enabled(), back_auth.revision()), (None, auth.revision()));
+    assert!(back_auth.users().eq(auth.users()) && back_auth.roles().eq(auth.roles()));
+    assert_eq!(back_auth.user("ann").unwrap().roles, ["reader"]);
     assert!(back.compacting(), "what the source had begun goes on");
     assert!(!temp.path().join("made.urd.part").exists());
 }

@@ -39,7 +39,7 @@ fn resign(bench: &mut Bench, leader: Option<LeaderKey>) -> Result<ResignResponse
 }
 
 fn begin(bench: &Bench, lease: i64, value: &str) -> LocalBoxFuture<Result<Frame, Status>> {
-    match super::campaign(bench.services.clone(), candidacy(lease, value).encode_to_vec().into()) {
+    match super::campaign(bench.services.clone(), Caller::Member, candidacy(lease, value).encode_to_vec().into()) {
         Unary::Later(call) => call,
         _ => panic!("a candidacy takes a turn of the core"),
     }

@@ -65,7 +65,7 @@ fn only_linearizable_reads_wait_for_the_core() {
     get(&mut bench, &range("k", "")).unwrap();
     assert_eq!(bench.reads, 1);
     let request = RangeRequest { serializable: true, ..range("k", "") };
-    let ready = super::range(bench.services.clone(), prost::Message::encode_to_vec(&request).into());
+    let ready = super::range(bench.services.clone(), Caller::Member, prost::Message::encode_to_vec(&request).into());
     assert!(matches!(ready, Unary::Ready(Ok(_))), "a serializable read is answered at once");
     assert_eq!((bench.reads, bench.proposals.len()), (1, 1));
 }

@@ -16,8 +16,8 @@ fn grant(bench: &mut Bench, id: i64, ttl: i64) -> Result<LeaseGrantResponse, Sta
 }
 
 fn keep_alive(bench: &mut Bench, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
-    let shard = bench.shard().clone();
-    let frame = bench.run(Box::pin(async move { renewed(&shard, id).await }))?;
+    let services = bench.services.clone();
+    let frame = bench.run(Box::pin(async move { renewed(&services, &Caller::Member, id).await }))?;
     Ok(LeaseKeepAliveResponse::decode(frame.message()).unwrap())
 }
 

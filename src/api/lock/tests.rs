@@ -26,7 +26,7 @@ fn lock(bench: &mut Bench, lease: i64) -> Result<LockResponse, Status> {
 /// A call that may have to wait.
 fn begin(bench: &Bench, lease: i64) -> LocalBoxFuture<Result<Frame, Status>> {
     let request = LockRequest { name: "mutex".into(), lease };
-    match super::lock(bench.services.clone(), request.encode_to_vec().into()) {
+    match super::lock(bench.services.clone(), Caller::Member, request.encode_to_vec().into()) {
         Unary::Later(call) => call,
         _ => panic!("a lock takes a turn of the core"),
     }

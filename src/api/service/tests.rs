@@ -3,7 +3,6 @@ use prost_types::FileDescriptorSet;
 use super::*;
 use crate::{
     api::testing::{Bench, MEMBER_ID},
-    error::Code,
     grpc,
     proto::etcdserverpb::*,
 };
@@ -32,13 +31,6 @@ fn the_table_is_the_descriptors() {
     }
     assert_eq!(METHODS.len(), wanted.len(), "a row names a method that does not exist");
     assert_eq!(services.route("/etcdserverpb.KV/Nope"), None);
-}
-
-#[test]
-fn methods_to_come_say_so_in_grpcs_words() {
-    let mut bench = Bench::new();
-    let refused = bench.call("/etcdserverpb.Auth/UserAdd", &()).unwrap_err();
-    assert_eq!(refused, Status::fixed(Code::Unimplemented, "method UserAdd not implemented"));
 }
 
 #[test]
@@ -139,7 +131,9 @@ fn a_request_is_too_large_by_its_logged_form() {
 fn who_crosses_the_quota_while_being_applied_raises_the_alarm_too() {
     let mut bench = Bench::with(|config| config.quota_bytes = Some(1_000_000));
     let put = PutRequest { key: "k".into(), ..Default::default() };
-    let Unary::Later(begun) = kv::put(bench.services.clone(), put.encode_to_vec().into()) else { panic!() };
+    let Unary::Later(begun) = kv::put(bench.services.clone(), Caller::Member, put.encode_to_vec().into()) else {
+        panic!()
+    };
     // The space is gone between the look at the quota and the apply.
     bench.shard().member.db_size.store(1_000_000, Relaxed);
     assert_eq!(bench.run(begun).unwrap_err(), error::NO_SPACE);
@@ -161,7 +155,9 @@ fn the_largest_request_is_etcds() {
 fn a_stopped_shard_refuses_what_would_wait() {
     let mut bench = Bench::new();
     let put = PutRequest { key: "k".into(), ..Default::default() };
-    let Unary::Later(mut begun) = kv::put(bench.services.clone(), put.encode_to_vec().into()) else { panic!() };
+    let Unary::Later(mut begun) = kv::put(bench.services.clone(), Caller::Member, put.encode_to_vec().into()) else {
+        panic!()
+    };
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     assert!(begun.as_mut().poll(&mut context).is_pending());
     bench.shard().stop();

@@ -38,7 +38,8 @@ fn local(server: &Server) -> Local {
 }
 
 fn order(local: &Local, path: &str, deadline: Option<Instant>) -> (Route, Call) {
-    (local.handler.route(path).unwrap(), Call { metadata: Metadata::of_pairs([("x", &b"1"[..])]), deadline })
+    let metadata = Metadata::of_pairs([("x", &b"1"[..])]);
+    (local.handler.route(path).unwrap(), Call { metadata, certified: None, deadline })
 }
 
 fn unary(server: &Server, path: &str, message: &'static [u8]) -> LocalCall {

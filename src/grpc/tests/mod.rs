@@ -194,7 +194,7 @@ impl Server {
     /// A new connection through a pipe that holds `capacity` bytes each way.
     fn pipe(&self, capacity: usize) -> DuplexStream {
         let (client, server) = tokio::io::duplex(capacity);
-        let served = serve(server, self.service.clone(), self.settings.clone(), self.drain.clone());
+        let served = serve(server, None, self.service.clone(), self.settings.clone(), self.drain.clone());
         let ended = self.ended.clone();
         spawn(async move {
             served.await;

@@ -76,7 +76,7 @@ impl Admission {
 }
 
 /// The last common name of a certificate's subject: the one that Go keeps.
-fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
+pub(super) fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let last = parsed.subject().iter_common_name().last()?;
     last.as_str().ok().map(str::to_owned)

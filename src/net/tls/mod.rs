@@ -9,7 +9,7 @@ mod made;
 mod reread;
 mod stream;
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{io, path::Path, rc::Rc, sync::Arc, time::Duration};
 
 use rustls::{
     ServerConfig,
@@ -35,6 +35,8 @@ const PROTOCOLS: [&[u8]; 2] = [b"http/1.1", b"h2"];
 pub struct Guard {
     acceptor: TlsAcceptor,
     admission: Admission,
+    /// The common names of clients' certificates are users' names.
+    names_users: bool,
 }
 
 impl Guard {
@@ -67,7 +69,12 @@ impl Guard {
         config.ticketer =
             aws_lc_rs::Ticketer::new().map_err(|cause| format!("cannot make session tickets: {cause}"))?;
         config.send_tls13_tickets = 1;
-        Ok(Guard { acceptor: TlsAcceptor::from(Arc::new(config)), admission: Admission::new(files) })
+        Ok(Guard {
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            admission: Admission::new(files),
+            // Of the flag itself: that certificates are demanded for other reasons does not make users of them.
+            names_users: files.client_cert_auth,
+        })
     }
 
     /// Shakes hands within `limits::TLS_HANDSHAKE_SECONDS_MAX`. On an error the connection is closed: it is dropped.
@@ -86,6 +93,12 @@ impl Guard {
             self.admission.check(chain)?;
         }
         Ok(Secured::new(stream))
+    }
+
+    /// The user that a client's certificate names; empty if it has no common name, None if certificates name nobody.
+    pub fn user_of<S>(&self, io: &Secured<S>) -> Option<Rc<str>> {
+        let own = io.client_certificates().first().filter(|_| self.names_users)?;
+        Some(admission::common_name(own).unwrap_or_default().into())
     }
 }
 

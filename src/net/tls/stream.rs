@@ -6,6 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
@@ -14,6 +15,11 @@ pub struct Secured<S>(TlsStream<S>);
 impl<S> Secured<S> {
     pub(super) fn new(stream: TlsStream<S>) -> Self {
         Secured(stream)
+    }
+
+    /// The certificates that the client has shown and that were found good, its own first; none if none was demanded.
+    pub(super) fn client_certificates(&self) -> &[CertificateDer<'static>] {
+        self.0.get_ref().1.peer_certificates().unwrap_or_default()
     }
 }
 

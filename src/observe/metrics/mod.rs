@@ -80,10 +80,27 @@ pub enum Operation {
     ClusterVersionSet,
     ClusterMemberAttrSet,
     DowngradeInfoSet,
+    Authenticate,
+    AuthEnable,
+    AuthDisable,
+    AuthStatus,
+    AuthUserAdd,
+    AuthUserDelete,
+    AuthUserGet,
+    AuthUserChangePassword,
+    AuthUserGrantRole,
+    AuthUserRevokeRole,
+    AuthUserList,
+    AuthRoleList,
+    AuthRoleAdd,
+    AuthRoleDelete,
+    AuthRoleGet,
+    AuthRoleGrantPermission,
+    AuthRoleRevokePermission,
 }
 
 impl Operation {
-    pub const ALL: [(Operation, &'static str); 12] = [
+    pub const ALL: [(Operation, &'static str); 29] = [
         (Operation::Range, "Range"),
         (Operation::ReadonlyTxn, "ReadonlyTxn"),
         (Operation::Put, "Put"),
@@ -96,6 +113,23 @@ impl Operation {
         (Operation::ClusterVersionSet, "ClusterVersionSet"),
         (Operation::ClusterMemberAttrSet, "ClusterMemberAttrSet"),
         (Operation::DowngradeInfoSet, "DowngradeInfoSet"),
+        (Operation::Authenticate, "Authenticate"),
+        (Operation::AuthEnable, "AuthEnable"),
+        (Operation::AuthDisable, "AuthDisable"),
+        (Operation::AuthStatus, "AuthStatus"),
+        (Operation::AuthUserAdd, "AuthUserAdd"),
+        (Operation::AuthUserDelete, "AuthUserDelete"),
+        (Operation::AuthUserGet, "AuthUserGet"),
+        (Operation::AuthUserChangePassword, "AuthUserChangePassword"),
+        (Operation::AuthUserGrantRole, "AuthUserGrantRole"),
+        (Operation::AuthUserRevokeRole, "AuthUserRevokeRole"),
+        (Operation::AuthUserList, "AuthUserList"),
+        (Operation::AuthRoleList, "AuthRoleList"),
+        (Operation::AuthRoleAdd, "AuthRoleAdd"),
+        (Operation::AuthRoleDelete, "AuthRoleDelete"),
+        (Operation::AuthRoleGet, "AuthRoleGet"),
+        (Operation::AuthRoleGrantPermission, "AuthRoleGrantPermission"),
+        (Operation::AuthRoleRevokePermission, "AuthRoleRevokePermission"),
     ];
 }
 
@@ -317,6 +351,8 @@ pub struct ShardMetrics {
 
     pub leases_renewed: Counter,
     pub leases_expired: Counter,
+    /// Passwords hashed, to be kept or to be compared.
+    pub password_hashes: Counter,
 
     pub hash_duration: Histogram,
     pub hash_rev_duration: Histogram,
@@ -362,6 +398,7 @@ impl Default for ShardMetrics {
             open_reads: Gauge::default(),
             leases_renewed: Counter::default(),
             leases_expired: Counter::default(),
+            password_hashes: Counter::default(),
             hash_duration: Histogram::new(&HASH),
             hash_rev_duration: Histogram::new(&HASH),
             connections: Gauge::default(),
@@ -403,6 +440,8 @@ pub struct CoreMetrics {
     pub keys: Gauge,
     pub current_revision: Gauge,
     pub compact_revision: Gauge,
+    /// Of users and roles.
+    pub auth_revision: Gauge,
 
     pub leases_granted: Counter,
     pub leases_revoked: Counter,
@@ -444,6 +483,7 @@ impl Default for CoreMetrics {
             keys: Gauge::default(),
             current_revision: Gauge::default(),
             compact_revision: Gauge::default(),
+            auth_revision: Gauge::default(),
             leases_granted: Counter::default(),
             leases_revoked: Counter::default(),
             lease_ttl: Histogram::new(&LEASE_TTL),

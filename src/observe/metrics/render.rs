@@ -217,6 +217,7 @@ fn store(out: &mut Exposition, sources: &Sources<'_>) {
     out.gauge("etcd_debugging_mvcc_keys_total", "Keys that exist.", level(&core.keys));
     out.gauge("etcd_debugging_mvcc_current_revision", "Newest revision.", level(&core.current_revision));
     out.gauge("etcd_debugging_mvcc_compact_revision", "Revision compacted to.", level(&core.compact_revision));
+    out.gauge("etcd_debugging_auth_revision", "Revision of users and roles.", level(&core.auth_revision));
     out.gauge("etcd_debugging_mvcc_total_put_size_in_bytes", "Bytes put since the start.", level(&core.put_bytes));
     out.gauge(
         "etcd_debugging_mvcc_db_compaction_last",
@@ -422,6 +423,9 @@ fn own(out: &mut Exposition, sources: &Sources<'_>) {
     let mut spread = Spread::default();
     sources.shards.iter().for_each(|shard| shard.mail_size.read_into(&mut spread));
     out.summary(&[], &spread, 1.0);
+
+    let hashed = sources.sum(|shard| shard.password_hashes.get());
+    out.counter("urd_password_hashes_total", "Passwords hashed, to be kept or to be compared.", hashed);
 
     type OfShard = fn(&ShardMetrics) -> f64;
     let per_shard: [(&'static str, Kind, &str, OfShard); 5] = [

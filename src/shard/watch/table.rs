@@ -379,6 +379,13 @@ impl Table {
 
     // ---- requests ----
 
+    /// Answers a request for a watch that is not made.
+    pub fn refuse(&mut self, stream: StreamId, reason: &str, now: Moment) {
+        let reply =
+            Reply { watch_id: NO_WATCH, created: true, canceled: true, cancel_reason: reason, ..Reply::default() };
+        self.reply(stream.0, now.revision, now.term, &reply);
+    }
+
     /// Makes a watch, or says why not; either is answered in the stream.
     pub fn create(&mut self, stream: StreamId, request: &WatchCreateRequest, now: Moment) {
         match self.try_create(stream.0, request, now) {
@@ -386,16 +393,7 @@ impl Table {
                 let reply = Reply { watch_id: id, created: true, ..Reply::default() };
                 self.reply(stream.0, now.revision, now.term, &reply);
             }
-            Err(reason) => {
-                let reply = Reply {
-                    watch_id: NO_WATCH,
-                    created: true,
-                    canceled: true,
-                    cancel_reason: reason,
-                    ..Reply::default()
-                };
-                self.reply(stream.0, now.revision, now.term, &reply);
-            }
+            Err(reason) => self.refuse(stream, reason, now),
         }
     }
 

@@ -8,10 +8,17 @@ use bytes::Bytes;
 use prost::Message as _;
 use serde::Deserialize;
 
-use super::{Auth, ChangeValue, REMOVED, member_name, names, revision_name};
+use super::{ChangeValue, REMOVED, member_name, names, revision_name};
 use crate::{
+    auth::Auth,
     bolt::read::{Database, Entry, ReadError, Source},
-    proto::{etcdserverpb::AlarmMember, leasepb, mvccpb::KeyValue, raftpb},
+    proto::{
+        authpb::{Role, User},
+        etcdserverpb::AlarmMember,
+        leasepb,
+        mvccpb::KeyValue,
+        raftpb,
+    },
     store::{
         index::Index,
         lease::{Lease, LeaseBook},
@@ -64,7 +71,6 @@ impl Values for InMemory {
 #[derive(Clone, Debug)]
 pub struct Imported {
     pub state: State,
-    pub auth: Auth,
     /// The raft entry up to which it holds everything, and that entry's term; 0 where it does not say.
     pub consistent_index: u64,
     pub term: u64,
@@ -147,7 +153,10 @@ struct Importer<'a> {
     alarms: Vec<(i32, u64)>,
     members: Vec<Member>,
     removed: Vec<u64>,
-    auth: Auth,
+    auth_enabled: Option<bool>,
+    auth_revision: u64,
+    users: Vec<User>,
+    roles: Vec<Role>,
     cluster_version: Option<String>,
     downgrade: Option<String>,
     conf_state: Option<raftpb::ConfState>,
@@ -172,8 +181,10 @@ impl<'a> Importer<'a> {
             alarms: Vec::new(),
             members: Vec::new(),
             removed: Vec::new(),
-            // What is not said is as before it was ever said.
-            auth: Auth { revision: 0, ..Auth::default() },
+            auth_enabled: None,
+            auth_revision: 0,
+            users: Vec::new(),
+            roles: Vec::new(),
             cluster_version: None,
             downgrade: None,
             conf_state: None,
@@ -197,11 +208,11 @@ impl<'a> Importer<'a> {
             }
             b"auth" => self.auth(key, value),
             b"authUsers" => {
-                self.auth.users.push((key.to_vec(), value.to_vec()));
+                self.users.push(user(key, value).ok_or("this is no user as etcd writes it")?);
                 Ok(())
             }
             b"authRoles" => {
-                self.auth.roles.push((key.to_vec(), value.to_vec()));
+                self.roles.push(role(key, value).ok_or("this is no role as etcd writes it")?);
                 Ok(())
             }
             b"cluster" => self.cluster(key, value),
@@ -291,8 +302,8 @@ impl<'a> Importer<'a> {
 
     fn auth(&mut self, key: &[u8], value: &[u8]) -> Result<(), String> {
         match (key, value) {
-            (names::AUTH_ENABLED, [enabled @ (0 | 1)]) => self.auth.enabled = Some(*enabled == 1),
-            (names::AUTH_REVISION, _) => self.auth.revision = number(value).ok_or("this is no number")?,
+            (names::AUTH_ENABLED, [enabled @ (0 | 1)]) => self.auth_enabled = Some(*enabled == 1),
+            (names::AUTH_REVISION, _) => self.auth_revision = number(value).ok_or("this is no number")?,
             _ => return Err("this version does not know it".into()),
         }
         Ok(())
@@ -371,13 +382,14 @@ impl<'a> Importer<'a> {
         state.cluster_version = self.cluster_version.map(Into::into);
         state.downgrade = self.downgrade.map(|target| Downgrade { target }.into());
         state.membership = Membership::from_parts(members, removed);
+        // Of a store that has never counted, the revision is 0. (etcd: auth/store.go, NewAuthStore.)
+        state.auth = Auth::from_parts(self.auth_enabled, self.auth_revision.max(1), self.users, self.roles);
         state.set_conf_state(conf_state);
         if self.consistent_index > 0 {
             state.apply_empty(self.consistent_index, self.term);
         }
         Ok(Imported {
             state,
-            auth: self.auth,
             consistent_index: self.consistent_index,
             term: self.term,
             storage_version: self.storage_version,
@@ -405,6 +417,22 @@ fn number(value: &[u8]) -> Option<u64> {
 fn member_id(name: &[u8]) -> Option<u64> {
     let id = u64::from_str_radix(std::str::from_utf8(name).ok()?, 16).ok()?;
     (member_name(id) == name).then_some(id)
+}
+
+/// Both are told by their names; what they hold is in order.
+fn user(name: &[u8], value: &[u8]) -> Option<User> {
+    let user = User::decode(value).ok().filter(|user| user.encode_to_vec() == value)?;
+    (is_name(name, &user.name) && user.roles.is_sorted()).then_some(user)
+}
+
+fn role(name: &[u8], value: &[u8]) -> Option<Role> {
+    let role = Role::decode(value).ok().filter(|role| role.encode_to_vec() == value)?;
+    let in_order = role.key_permission.is_sorted_by(|a, b| a.key <= b.key);
+    (is_name(name, &role.name) && in_order).then_some(role)
+}
+
+fn is_name(key: &[u8], name: &[u8]) -> bool {
+    key == name && std::str::from_utf8(name).is_ok()
 }
 
 /// A storage version that this version reads: as with etcd, none that is newer than its own.

@@ -13,6 +13,7 @@ use super::{
     types::{KeyMeta, Revision},
 };
 use crate::{
+    auth::Auth,
     proto::{etcdserverpb::AlarmMember, leasepb},
     version,
 };
@@ -30,12 +31,11 @@ pub enum Content {
 
 /// All buckets in order of name.
 pub fn buckets(state: &State) -> [(&'static str, Content); 10] {
-    let auth = auth_of(state);
     [
         ("alarm", Content::Entries(alarms(state))),
-        ("auth", Content::Entries(auth.head())),
-        ("authRoles", Content::Entries(auth.roles)),
-        ("authUsers", Content::Entries(auth.users)),
+        ("auth", Content::Entries(auth(&state.auth))),
+        ("authRoles", Content::Entries(roles(&state.auth))),
+        ("authUsers", Content::Entries(users(&state.auth))),
         ("cluster", Content::Entries(cluster(state))),
         ("key", Content::Changes),
         ("lease", Content::Leases),
@@ -230,42 +230,19 @@ fn conf_state_json(state: &State) -> Option<String> {
 
 // ---- users and roles ----
 
-/// Users and roles as they lie in the backend.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Auth {
-    /// None: it was never said.
-    pub enabled: Option<bool>,
-    pub revision: u64,
-    /// Name and `authpb.User`, in order of name.
-    pub users: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Name and `authpb.Role`, in order of name.
-    pub roles: Vec<(Vec<u8>, Vec<u8>)>,
+fn auth(auth: &Auth) -> Vec<(Vec<u8>, Vec<u8>)> {
+    // Only from when it was first turned on is a word kept of whether it is.
+    let enabled = auth.enabled().map(|enabled| (names::AUTH_ENABLED.to_vec(), vec![u8::from(enabled)]));
+    let revision = (names::AUTH_REVISION.to_vec(), auth.revision().to_be_bytes().to_vec());
+    enabled.into_iter().chain([revision]).collect()
 }
 
-impl Default for Auth {
-    /// As in a new store.
-    fn default() -> Self {
-        Auth { enabled: None, revision: 1, users: Vec::new(), roles: Vec::new() }
-    }
+fn roles(auth: &Auth) -> Vec<(Vec<u8>, Vec<u8>)> {
+    auth.roles().map(|role| (role.name.to_vec(), role.encode_to_vec())).collect()
 }
 
-impl Auth {
-    /// Whether there never were users or roles.
-    pub fn is_new(&self) -> bool {
-        self.enabled.is_none() && self.revision <= 1 && self.users.is_empty() && self.roles.is_empty()
-    }
-
-    /// Bucket `auth`.
-    fn head(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let enabled = self.enabled.map(|enabled| (names::AUTH_ENABLED.to_vec(), vec![u8::from(enabled)]));
-        let revision = (names::AUTH_REVISION.to_vec(), self.revision.to_be_bytes().to_vec());
-        enabled.into_iter().chain([revision]).collect()
-    }
-}
-
-/// Users and roles of a state: none in this version, as in a new store.
-fn auth_of(_: &State) -> Auth {
-    Auth::default()
+fn users(auth: &Auth) -> Vec<(Vec<u8>, Vec<u8>)> {
+    auth.users().map(|user| (user.name.to_vec(), user.encode_to_vec())).collect()
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     bolt::read::{Database, Entry},
-    proto::{etcdserverpb::*, mvccpb::KeyValue, raftpb},
+    proto::{authpb, etcdserverpb::*, mvccpb::KeyValue, raftpb},
     store::{
         apply::{AppliedBatch, ApplyEntry},
         hash,
@@ -157,7 +157,7 @@ proptest! {
         prop_assert_eq!(again.hash(), store.hash());
         prop_assert_eq!((imported.consistent_index, imported.term), store.state.applied());
         prop_assert_eq!(again.state.applied(), store.state.applied());
-        prop_assert!(imported.auth == Auth::default() && imported.auth.is_new());
+        prop_assert!(again.state.auth.is_untouched());
         prop_assert_eq!(imported.storage_version.as_deref(), Some(version::STORAGE));
         prop_assert_eq!(&again.state.membership, &store.state.membership);
         prop_assert_eq!(again.state.conf_state(), store.state.conf_state());
@@ -250,6 +250,53 @@ fn a_database_is_what_etcd_writes_byte_for_byte() {
         r"meta term \x00\x00\x00\x00\x00\x00\x00\x02",
     ];
     assert_eq!(found, wanted);
+}
+
+/// Users and roles, as requests make them, are in the database, are hashed, and come back as they were.
+#[test]
+fn users_and_roles_come_back() {
+    let mut store = Store::new();
+    let empty = store.hash();
+    let hash = Some("JDJhJDA0JHc=".to_owned());
+    let user = |name: &str, no_password| AuthUserAddRequest {
+        name: name.into(),
+        options: Some(authpb::UserAddOptions { no_password }),
+        hashed_password: hash.clone().filter(|_| !no_password).unwrap_or_default(),
+        ..Default::default()
+    };
+    let grant = |user: &str, role: &str| InternalRaftRequest {
+        auth_user_grant_role: Some(AuthUserGrantRoleRequest { user: user.into(), role: role.into() }),
+        ..Default::default()
+    };
+    for (name, no_password) in [("root", false), ("ann", false), ("cert", true)] {
+        store.apply(InternalRaftRequest { auth_user_add: Some(user(name, no_password)), ..Default::default() });
+    }
+    for name in ["writer", "reader"] {
+        let add = Some(AuthRoleAddRequest { name: name.into() });
+        store.apply(InternalRaftRequest { auth_role_add: add, ..Default::default() });
+    }
+    for (key, range_end) in [("m", "n"), ("a", ""), ("z", "\0")] {
+        let perm_type = authpb::permission::Type::Readwrite as i32;
+        let perm = authpb::Permission { perm_type, key: key.into(), range_end: range_end.into() };
+        let asked = AuthRoleGrantPermissionRequest { name: "writer".into(), perm: Some(perm) };
+        store.apply(InternalRaftRequest { auth_role_grant_permission: Some(asked), ..Default::default() });
+    }
+    for (user, role) in [("root", "root"), ("ann", "writer"), ("ann", "reader")] {
+        store.apply(grant(user, role));
+    }
+    let not_yet = store.hash();
+    store.apply(InternalRaftRequest { auth_enable: Some(AuthEnableRequest {}), ..Default::default() });
+    assert!(
+        store.state.auth.is_enabled() && store.state.auth.users().len() == 3 && store.state.auth.roles().len() == 2
+    );
+    assert!(store.hash() != not_yet && not_yet != empty, "all of it is hashed");
+
+    let (again, _) = imported(&store.exported(4096));
+    assert_eq!(again.hash(), store.hash());
+    let auth = &again.state.auth;
+    assert_eq!((auth.enabled(), auth.revision()), (Some(true), store.state.auth.revision()));
+    assert!(auth.users().eq(store.state.auth.users()) && auth.roles().eq(store.state.auth.roles()));
+    assert_eq!(auth.user("ann").unwrap().roles, ["reader", "writer"]);
 }
 
 /// What `etcdutl snapshot restore --bump-revision` leaves: a record without a value, and a compaction that is to come.
