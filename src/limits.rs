@@ -429,6 +429,10 @@ pub const HTTP_HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Most headers of an HTTP/1.1 request.
 pub const HTTP_HEADERS_MAX: usize = 100;
 
+/// Requests that are not gRPC at a time on one connection of HTTP/2, the next is refused (Go's own default is 250). An answer
+/// that nobody reads keeps up to some 64 KiB, `/metrics` whole: 16 MiB a connection.
+pub const HTTP2_REQUESTS_MAX: usize = 256;
+
 /// The period in which an HTTP/1.1 connection must bring a whole request, in seconds (etcd: the read-header timeout).
 pub const HTTP_IDLE_SECONDS_MAX: u64 = 300;
 

@@ -5,6 +5,7 @@ mod server;
 
 use std::{fs, path::PathBuf, sync::Arc};
 
+use http::Request;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::{
     ClientConfig, RootCertStore,
@@ -143,6 +144,43 @@ async fn everything_is_served_encrypted_and_plain_side_by_side() {
     let refused = certificates.dial(&both, false, b"grpc-exp").await.map(|_| ()).unwrap_err().to_string();
     assert!(refused.contains("NoApplicationProtocol"), "an alert tells why: {refused}");
     assert!(ended_well(server.terminate()));
+}
+
+/// By a client of HTTP/2 that is not ours: a watch through the gateway, a call of gRPC and a probe on one connection.
+#[tokio::test]
+async fn http_and_grpc_share_a_connection() {
+    let certificates = Certificates::make();
+    let mut server = Server::prepare(&[]);
+    let (plain, encrypted) = (server.address.clone(), free_address());
+    server.add(format!("--listen-client-urls=http://{plain},https://{encrypted}"));
+    certificates.server_flags().into_iter().for_each(|flag| server.add(flag));
+    server.restart().await;
+    let stream = certificates.dial(&encrypted, false, b"h2").await.unwrap();
+    let (mut requests, connection) = h2::client::handshake(stream).await.unwrap();
+    let driven = tokio::spawn(connection);
+    let mut begin = |method: &str, path: &str, kind: &str, body: Vec<u8>| {
+        let builder = Request::builder().method(method).uri(format!("https://{encrypted}{path}"));
+        let request = builder.header("content-type", kind).body(()).unwrap();
+        let (answer, mut sending) = requests.send_request(request, false).unwrap();
+        sending.send_data(body.into(), true).unwrap();
+        answer
+    };
+    let order = br#"{"create_request":{"key":"aw=="}}"#.to_vec();
+    let mut watch = soon(begin("POST", "/v3/watch", "application/json", order)).await.unwrap().into_body();
+    assert!(soon(watch.data()).await.unwrap().unwrap().starts_with(b"{\"result\":"));
+    // Put "k" to "v".
+    let message = b"\0\0\0\0\x06\x0a\x01k\x12\x01v".to_vec();
+    let put = soon(begin("POST", "/etcdserverpb.KV/Put", "application/grpc", message)).await.unwrap();
+    assert_eq!(put.headers()["content-type"], "application/grpc");
+    let event = soon(watch.data()).await.unwrap().unwrap();
+    assert!(event.windows(14).any(|text| text == b"\"value\":\"dg==\""), "{event:?}");
+    let health = soon(begin("GET", "/health", "", Vec::new())).await.unwrap();
+    assert_eq!((health.status().as_u16(), &health.headers()["content-length"]), (200, &"29".parse().unwrap()));
+    // Larger than may be: refused, and the connection goes on.
+    let large = soon(begin("POST", "/v3/kv/put", "application/json", vec![b' '; 9 << 20])).await;
+    assert!(large.is_ok_and(|answer| answer.status() == 429) || !driven.is_finished());
+    let nearly = soon(begin("GET", "/health", "application/grpc", Vec::new())).await.unwrap();
+    assert_eq!((nearly.status().as_u16(), &nearly.headers()["allow"]), (405, &"POST".parse().unwrap()));
 }
 
 #[tokio::test]

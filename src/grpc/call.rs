@@ -18,6 +18,7 @@ use super::{
     http2::{Gone, Head, Key, Reason, Text},
     inbound::{Broken, Inbound},
     link::Link,
+    plain,
     request::{self, Order},
     response, stream,
 };
@@ -29,8 +30,14 @@ use crate::{
 
 /// Serves a request that has come.
 pub(super) fn begin(key: Key, head: Head, handler: &Rc<dyn Handler>, link: &Rc<Link>, drain: &Drain) {
+    if link.within.as_ref().is_some_and(|within| !within.takes_grpc) {
+        return plain::begin(key, head, link);
+    }
     let order = match request::judge(&head, link.arrived.get(), &**handler) {
         Ok(order) => order,
+        Err(_) if link.within.is_some() && !request::is_grpc(&head) && plain::is_served(link) => {
+            return plain::begin(key, head, link);
+        }
         Err(refusal) => {
             link.with(|http2| {
                 http2.send_only_head(key, |encoder, out| response::put_refusal(encoder, out, &refusal));
@@ -39,7 +46,8 @@ pub(super) fn begin(key: Key, head: Head, handler: &Rc<dyn Handler>, link: &Rc<L
             return;
         }
     };
-    let call = Call { metadata: head.metadata, certified: link.certified.clone(), deadline: order.deadline };
+    let certified = link.within.as_ref().and_then(|within| within.certified.clone());
+    let call = Call { metadata: head.metadata, certified, deadline: order.deadline };
     let inbound = Inbound::new(link.clone(), key, order.encoding);
     let shape = order.route.shape;
     let answer = Answer::new(link.clone(), key, order);

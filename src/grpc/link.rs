@@ -9,14 +9,14 @@ use std::{
 };
 
 use super::{
-    Settings,
+    Settings, Within,
     http2::{Config, Connection},
 };
 
 pub(super) struct Link {
     pub settings: Rc<Settings>,
-    /// As in a `Call`.
-    pub certified: Option<Rc<str>>,
+    /// What there is to know of a connection within TLS.
+    pub within: Option<Rc<Within>>,
     http2: RefCell<Connection>,
     /// When something was last read.
     pub arrived: Cell<Instant>,
@@ -28,7 +28,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub fn new(settings: Rc<Settings>, certified: Option<Rc<str>>) -> Self {
+    pub fn new(settings: Rc<Settings>, within: Option<Rc<Within>>) -> Self {
         let config = Config {
             streams_max: settings.max_concurrent_streams,
             header_bytes_max: settings.max_header_bytes,
@@ -36,7 +36,7 @@ impl Link {
         };
         Link {
             settings,
-            certified,
+            within,
             http2: RefCell::new(Connection::new(config)),
             arrived: Cell::new(crate::runtime::now()),
             unfinished: Cell::new(0),

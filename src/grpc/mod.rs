@@ -11,6 +11,7 @@ mod inbound;
 mod link;
 pub mod local;
 mod ping;
+pub mod plain;
 mod request;
 mod response;
 mod settings;
@@ -23,6 +24,7 @@ pub use self::{
     connection::serve,
     drain::Drain,
     http2::{Metadata, fuzz_connection},
+    plain::Within,
     response::quoted,
     settings::Settings,
 };

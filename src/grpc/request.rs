@@ -24,12 +24,18 @@ pub(super) struct Order {
     pub encoding: Encoding,
 }
 
+/// Whether a head that no method was found for is gRPC's to refuse, where HTTP is served beside it. Below `/v3/` nothing is.
+pub(super) fn is_grpc(head: &Head) -> bool {
+    let is_post = *head.method == *b"POST" && !head.path.starts_with(b"/v3/");
+    is_post && head.content_types.first().is_some_and(|value| content_type(std::slice::from_ref(value)).is_ok())
+}
+
 /// Judges a head that came in at `arrived`.
 pub(super) fn judge(head: &Head, arrived: Instant, handler: &dyn Handler) -> Result<Order, Box<Refusal>> {
     if head.hosts > 1 {
         let text = format!(
             "num values of :authority: {}, num values of host: {}, both must only have 1 value as per HTTP/2 spec",
-            usize::from(head.has_authority),
+            usize::from(head.authority.is_some()),
             head.hosts
         );
         return refuse(400, GRPC, Status::internal(text));
@@ -39,7 +45,7 @@ pub(super) fn judge(head: &Head, arrived: Instant, handler: &dyn Handler) -> Res
         Ok(timeout) => timeout,
         Err(why) => return refuse(400, content_type, Status::internal(format!("malformed grpc-timeout: {why}"))),
     };
-    if !head.has_authority && head.hosts == 0 {
+    if head.authority.is_none() && head.hosts == 0 {
         return refuse(400, content_type, Status::internal("no host or :authority header present"));
     }
     if *head.method != *b"POST" {

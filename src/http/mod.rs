@@ -8,6 +8,7 @@ mod body;
 mod debug;
 pub mod gateway;
 mod health;
+mod http2;
 pub(crate) mod io;
 mod path;
 
@@ -30,7 +31,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::{
     answer::{Answer, allow_get, not_found, redirect},
-    gateway::{Gateway, websocket},
+    gateway::{Chunks, Gateway, websocket},
     io::ForHyper,
     path::{Cleaned, Query},
 };
@@ -273,7 +274,10 @@ async fn serve_until<T>(
 }
 
 /// Checks that hold for every path, then the path's own answer.
-async fn respond(site: &Site, request: Request<Incoming>, session: &Cell<Option<websocket::Session>>) -> Answer {
+async fn respond<B>(site: &Site, request: Request<B>, session: &Cell<Option<websocket::Session>>) -> Answer
+where
+    B: Chunks + 'static,
+{
     let source = &*site.source;
     let host = match host(&request) {
         Some(host) => host,
@@ -312,9 +316,9 @@ async fn respond(site: &Site, request: Request<Incoming>, session: &Cell<Option<
     answer
 }
 
-async fn route(
+async fn route<B: Chunks + 'static>(
     site: &Site,
-    request: Request<Incoming>,
+    request: Request<B>,
     path: &str,
     session: &Cell<Option<websocket::Session>>,
 ) -> Answer {
@@ -330,6 +334,12 @@ async fn route(
         if path.starts_with("/v3/") {
             return gateway.answer(path, request, session).await;
         }
+    }
+    if request.version() == http::Version::HTTP_2
+        && surface == Surface::Client
+        && let Some(refusal) = http2::refuse_grpc(&request)
+    {
+        return refusal;
     }
     let query = Query::new(request.uri().query().unwrap_or(""));
     match path {
@@ -357,7 +367,7 @@ fn versions(source: &dyn Source) -> String {
 }
 
 /// The host a request is addressed to, as it stands; None where HTTP/1.1 demands one and there is none.
-fn host(request: &Request<Incoming>) -> Option<&str> {
+fn host<B>(request: &Request<B>) -> Option<&str> {
     if let Some(authority) = request.uri().authority() {
         return Some(authority.as_str());
     }

@@ -144,9 +144,10 @@ impl Desk {
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         match protocol {
-            Protocol::Http2 if surface.takes_grpc() => {
+            Protocol::Http2 if surface.takes_grpc() || security.encrypted => {
+                let within = security.encrypted.then(|| self.within(security, surface));
                 let (services, settings) = (self.services.clone(), self.settings.clone());
-                grpc::serve(io, security.certified, services, settings, self.drain.clone()).await;
+                grpc::serve(io, within, services, settings, self.drain.clone()).await;
             }
             Protocol::Http1 if surface.takes_http() => {
                 let mut waiter = self.drain.waiter();
@@ -161,6 +162,15 @@ impl Desk {
             // It speaks nothing that is spoken here.
             _ => {}
         }
+    }
+
+    /// Within TLS HTTP is served over HTTP/2 as well.
+    fn within(&self, security: Security, surface: Surface) -> Rc<grpc::Within> {
+        let certified = security.certified.clone();
+        let (source, gateway) = (self.source.clone(), self.gateway.clone());
+        let site: Option<Rc<dyn grpc::plain::Serve>> =
+            surface.takes_http().then(|| Rc::new(Site { source, gateway, surface, security }) as _);
+        Rc::new(grpc::Within::new(certified, surface.takes_grpc(), site))
     }
 
     /// Ends what is open: connections are told to go, streams and waiting requests get etcd's word for it.

@@ -309,7 +309,7 @@ impl Connection {
         let stream = &mut self.streams[key.0 as usize];
         stream.held = false;
         stream.wakers = Default::default();
-        if !stream.reset && stream.local == Half::Open && stream.status.is_none() {
+        if !stream.reset && stream.local == Half::Open && stream.ending.is_none() {
             self.reset(key, Reason::Cancel);
         } else {
             self.settle(key);

@@ -150,7 +150,7 @@ impl Metadata {
         Metadata((!fields.is_empty()).then_some(fields))
     }
 
-    pub(super) fn fields(&self) -> &[Field] {
+    pub(in crate::grpc) fn fields(&self) -> &[Field] {
         self.0.as_deref().unwrap_or_default()
     }
 

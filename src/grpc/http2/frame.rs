@@ -46,6 +46,7 @@ pub const SETTING_MAX_HEADER_LIST_SIZE: u16 = 6;
 pub enum Reason {
     NoError = 0,
     Protocol = 1,
+    Internal = 2,
     FlowControl = 3,
     StreamClosed = 5,
     FrameSize = 6,

@@ -10,7 +10,9 @@ use super::field::{Field, Kind, Metadata, Text};
 pub struct Head {
     pub method: Text,
     pub path: Text,
-    pub has_authority: bool,
+    pub authority: Option<Text>,
+    /// The first `host`.
+    pub host: Option<Text>,
     /// How many `host` fields there are.
     pub hosts: usize,
     pub content_types: SmallVec<[Text; 1]>,
@@ -35,7 +37,8 @@ pub struct Builder<'a> {
     method: Option<Text>,
     path: Option<Text>,
     has_scheme: bool,
-    has_authority: bool,
+    authority: Option<Text>,
+    host: Option<Text>,
     hosts: usize,
     content_types: SmallVec<[Text; 1]>,
     timeout: Option<Text>,
@@ -57,7 +60,8 @@ impl<'a> Builder<'a> {
             method: None,
             path: None,
             has_scheme: false,
-            has_authority: false,
+            authority: None,
+            host: None,
             hosts: 0,
             content_types: SmallVec::new(),
             timeout: None,
@@ -88,9 +92,12 @@ impl<'a> Builder<'a> {
             Kind::Method => self.malformed |= self.method.replace(value.clone()).is_some(),
             Kind::Path => self.malformed |= value.is_empty() || self.path.replace(value.clone()).is_some(),
             Kind::Scheme => self.malformed |= std::mem::replace(&mut self.has_scheme, true),
-            Kind::Authority => self.malformed |= std::mem::replace(&mut self.has_authority, true),
+            Kind::Authority => self.malformed |= self.authority.replace(value.clone()).is_some(),
             Kind::Pseudo | Kind::Forbidden => self.malformed = true,
-            Kind::Host => self.hosts += 1,
+            Kind::Host => {
+                self.hosts += 1;
+                self.host.get_or_insert_with(|| value.clone());
+            }
             Kind::ContentType => self.content_types.push(value.clone()),
             Kind::ContentLength => {
                 let length = length(value);
@@ -118,7 +125,8 @@ impl<'a> Builder<'a> {
         Ok(Head {
             method,
             path,
-            has_authority: self.has_authority,
+            authority: self.authority,
+            host: self.host,
             hosts: self.hosts,
             content_types: self.content_types,
             timeout: self.timeout,
@@ -131,7 +139,7 @@ impl<'a> Builder<'a> {
     /// The end of a block of trailers: nothing of them is kept.
     pub fn finish_trailers(self) -> Result<(), Unfit> {
         self.metadata.clear();
-        let pseudo = self.method.is_some() || self.path.is_some() || self.has_scheme || self.has_authority;
+        let pseudo = self.method.is_some() || self.path.is_some() || self.has_scheme || self.authority.is_some();
         match (self.too_large, self.malformed || pseudo) {
             (true, _) => Err(Unfit::TooLarge),
             (false, true) => Err(Unfit::Malformed),

@@ -9,7 +9,7 @@ use super::{
     connection::Connection,
     encode::Encoder,
     frame::{self, HEAD_BYTES, Head as FrameHead, PAYLOAD_BYTES},
-    stream::{Half, Key, store, wake},
+    stream::{Ending, Half, Key, store, wake},
 };
 use crate::{error::Status, grpc::response, limits};
 
@@ -86,7 +86,17 @@ impl Connection {
         }
         match stream.queued {
             0 => self.put_status(key, status),
-            _ => stream.status = Some(status.clone()),
+            _ => stream.ending = Some(Ending::Status(status.clone())),
+        }
+    }
+
+    /// Ends a response that has no trailers, behind whatever is queued.
+    pub fn end_answer(&mut self, key: Key) {
+        let stream = &mut self.streams[key.0 as usize];
+        match stream.queued {
+            _ if stream.reset => {}
+            0 => self.put_end(key),
+            _ => stream.ending = Some(Ending::Bare),
         }
     }
 
@@ -155,8 +165,11 @@ impl Connection {
         let stream = &mut self.streams[key.0 as usize];
         if stream.queued > 0 {
             self.schedule(key);
-        } else if let Some(status) = stream.status.take() {
-            self.put_status(key, &status);
+        } else if let Some(ending) = stream.ending.take() {
+            match ending {
+                Ending::Status(status) => self.put_status(key, &status),
+                Ending::Bare => self.put_end(key),
+            }
         } else if stream.queue.capacity() > 8 {
             stream.queue.shrink_to(0);
         }
@@ -169,6 +182,14 @@ impl Connection {
         let head = FrameHead { len, kind: frame::DATA, flags: 0, stream: stream.id };
         self.output.joined().extend_from_slice(&head.bytes());
         self.replied = true;
+    }
+
+    fn put_end(&mut self, key: Key) {
+        let stream = &mut self.streams[key.0 as usize];
+        stream.local = Half::Ended;
+        let head = FrameHead { len: 0, kind: frame::DATA, flags: frame::FLAG_END_STREAM, stream: stream.id };
+        self.output.joined().extend_from_slice(&head.bytes());
+        self.settle(key);
     }
 
     fn put_status(&mut self, key: Key, status: &Status) {

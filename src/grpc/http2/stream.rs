@@ -10,6 +10,13 @@ use bytes::{Buf, Bytes};
 
 use crate::error::Status;
 
+/// How an answer ends, behind what is queued.
+pub(super) enum Ending {
+    Status(Status),
+    /// As HTTP without gRPC.
+    Bare,
+}
+
 /// Where a stream is found as long as its call holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key(pub(super) u32);
@@ -52,7 +59,7 @@ pub(super) struct Stream {
     pub queue: VecDeque<Bytes>,
     pub queued: usize,
     /// Comes after what is queued.
-    pub status: Option<Status>,
+    pub ending: Option<Ending>,
 
     pub wakers: Wakers,
 }
@@ -76,7 +83,7 @@ impl Stream {
             send_window_over: 0,
             queue: VecDeque::new(),
             queued: 0,
-            status: None,
+            ending: None,
             wakers: Wakers::default(),
         }
     }
@@ -115,7 +122,7 @@ impl Stream {
     pub fn clear_queue(&mut self) {
         self.queue = VecDeque::new();
         self.queued = 0;
-        self.status = None;
+        self.ending = None;
     }
 }
 

@@ -14,12 +14,12 @@ use hyper::body::{Body as _, Incoming};
 use super::transcode::{End, Method, Read, Scan, Scanner, read};
 use crate::{
     error::{self, Code, Status},
-    grpc::local::Messages,
+    grpc::{local::Messages, plain},
     limits,
 };
 
 /// The bytes of a body.
-pub(super) trait Chunks {
+pub(in crate::http) trait Chunks {
     /// The next bytes; None at the end, whatever that is.
     fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>>;
 }
@@ -36,6 +36,12 @@ impl Chunks for Incoming {
                 Some(Err(_)) | None => return Poll::Ready(None),
             }
         }
+    }
+}
+
+impl Chunks for plain::Body {
+    fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        plain::Body::poll_chunk(self, context)
     }
 }
 

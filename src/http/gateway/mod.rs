@@ -14,11 +14,12 @@ use std::{cell::Cell, future::poll_fn, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
-use hyper::{body::Incoming, ext::ReasonPhrase};
+use hyper::ext::ReasonPhrase;
 
+pub(super) use self::json_body::Chunks;
 use self::{
     answering::{Answering, Form},
-    json_body::{Bounds, Chunks, JsonBody, message_in, whole},
+    json_body::{Bounds, JsonBody, message_in, whole},
     transcode::{Method, Schema},
 };
 use super::{
@@ -62,10 +63,10 @@ impl Gateway {
     }
 
     /// Answers a request for a path under `/v3/`. One that asks for a websocket leaves its session behind.
-    pub(super) async fn answer(
+    pub(super) async fn answer<B: Chunks + 'static>(
         self: &Rc<Self>,
         path: &str,
-        request: Request<Incoming>,
+        request: Request<B>,
         session: &Cell<Option<websocket::Session>>,
     ) -> Answer {
         if websocket::is_asked_for(request.headers()) {
@@ -149,7 +150,7 @@ impl Gateway {
         Answering::new(call, method, Form::Lines, Some(requests))
     }
 
-    async fn converse(&self, order: Order, body: Incoming) -> Answer {
+    async fn converse(&self, order: Order, body: impl Chunks + 'static) -> Answer {
         lines(self.begin_conversation(order, body)).await
     }
 }

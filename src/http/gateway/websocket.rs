@@ -15,7 +15,6 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
-use hyper::body::Incoming;
 use sha1::{Digest, Sha1};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tungstenite::{
@@ -55,10 +54,10 @@ fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
 }
 
 /// Agrees to a websocket, which is then served behind the answer, or refuses it.
-pub(super) fn accept(
+pub(super) fn accept<B>(
     gateway: &Rc<Gateway>,
     path: &str,
-    request: &Request<Incoming>,
+    request: &Request<B>,
     session: &Cell<Option<Session>>,
 ) -> Answer {
     let headers = request.headers();

@@ -27,9 +27,8 @@ use crate::{
     limits, runtime,
 };
 
-/// What protocols are spoken within (RFC 7301), the preferred one first. HTTP/2 carries gRPC alone, whose clients offer
-/// nothing else; who offers both wants HTTP. A client that says nothing may speak either.
-const PROTOCOLS: [&[u8]; 2] = [b"http/1.1", b"h2"];
+/// What protocols are spoken within (RFC 7301), the preferred one first. A client that says nothing may speak either.
+const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// Guards the listeners of one side: makes encrypted connections of accepted ones. Shared by all cores.
 pub struct Guard {
