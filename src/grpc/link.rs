@@ -9,14 +9,13 @@ use std::{
 };
 
 use super::{
-    Settings,
+    Origin, Settings,
     http2::{Config, Connection},
 };
 
 pub(super) struct Link {
     pub settings: Rc<Settings>,
-    /// As in a `Call`.
-    pub certified: Option<Rc<str>>,
+    pub origin: Origin,
     http2: RefCell<Connection>,
     /// When something was last read.
     pub arrived: Cell<Instant>,
@@ -28,7 +27,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub fn new(settings: Rc<Settings>, certified: Option<Rc<str>>) -> Self {
+    pub fn new(settings: Rc<Settings>, origin: Origin) -> Self {
         let config = Config {
             streams_max: settings.max_concurrent_streams,
             header_bytes_max: settings.max_header_bytes,
@@ -36,7 +35,7 @@ impl Link {
         };
         Link {
             settings,
-            certified,
+            origin,
             http2: RefCell::new(Connection::new(config)),
             arrived: Cell::new(crate::runtime::now()),
             unfinished: Cell::new(0),

@@ -42,7 +42,8 @@ use crate::{
         log::shown,
         metrics::{HealthMetrics, text},
     },
-    runtime, version,
+    runtime::{self, socket::Address},
+    version,
 };
 
 /// An alarm that is active in the cluster.
@@ -143,6 +144,8 @@ pub struct Site {
     pub gateway: Option<Rc<Gateway>>,
     pub surface: Surface,
     pub security: Security,
+    /// As in a `grpc::Origin`.
+    pub local: Option<Rc<Address>>,
 }
 
 /// What TLS says of a connection and its client.
@@ -328,7 +331,7 @@ async fn route(
             return redirect(method, "/v3/", request.uri().query());
         }
         if path.starts_with("/v3/") {
-            return gateway.answer(path, request, session).await;
+            return gateway.answer(path, request, site.local.as_ref(), session).await;
         }
     }
     let query = Query::new(request.uri().query().unwrap_or(""));
