@@ -15,7 +15,7 @@
 //! * [`bolt`] is etcd's database format, for the way to etcd and back: snapshots.
 //! * [`wal`] is where the values lie: segments of checksummed records, written once, and what a restart makes of them.
 //!
-//! Beneath all of them: [`runtime`] (executors on io_uring), [`observe`] (logs and metrics), [`limits`] (every bound and
+//! Beneath all of them: [`runtime`] (executors on io_uring), [`observe`] (logs, metrics, traces), [`limits`] (every bound and
 //! its sum), [`error`] (every text a client can be given), [`version`].
 //!
 //! Arrows between rooms point down this list, never up. `docs/architecture.md` tells why it is built so,

@@ -461,3 +461,33 @@ pub const GATEWAY_WHOLE_BYTES: usize = 2048;
 
 /// Bytes read from a websocket at a time.
 pub const WEBSOCKET_READ_BYTES: usize = 16 * 1024;
+
+/// Spans that wait to be exported (OpenTelemetry: OTEL_BSP_MAX_QUEUE_SIZE). Each holds its texts, at most eight of
+/// `TRACE_TEXT_BYTES_MAX` and a state of 16 KiB: 96 MiB if a client means ill, 1 MiB as they usually are.
+pub const TRACE_SPANS_QUEUED: usize = 2048;
+
+/// Spans in one request to the collector (OpenTelemetry: OTEL_BSP_MAX_EXPORT_BATCH_SIZE). Of the usual size they are 200
+/// kB; a collector takes 4 MiB unless it is told otherwise.
+pub const TRACE_BATCH_SPANS: usize = 512;
+
+/// How long fewer spans than that wait for more (OpenTelemetry: OTEL_BSP_SCHEDULE_DELAY).
+pub const TRACE_BATCH_DELAY_MS: u64 = 5_000;
+
+/// How long a request to the collector may take, a second try included (OpenTelemetry: OTEL_EXPORTER_OTLP_TIMEOUT).
+pub const TRACE_EXPORT_TIMEOUT_MS: u64 = 10_000;
+
+/// Between the two tries (opentelemetry-go: otlptracegrpc, retry.DefaultConfig, InitialInterval).
+pub const TRACE_RETRY_DELAY_MS: u64 = 5_000;
+
+/// How long the end of the process waits for spans to be exported: a collector that is there takes them in milliseconds,
+/// and who stops the process gives it ten seconds at least.
+pub const TRACE_FLUSH_MS_MAX: u64 = 3_000;
+
+/// Bytes of a text in a span, of a key for example. etcd sends keys whole, however long.
+pub const TRACE_TEXT_BYTES_MAX: usize = 4096;
+
+/// Events of one span (OpenTelemetry: OTEL_SPAN_EVENT_COUNT_LIMIT).
+pub const TRACE_EVENTS_MAX: usize = 128;
+
+/// What is read of a collector's answer: a number and a text.
+pub const TRACE_RESPONSE_BYTES_MAX: usize = 64 * 1024;

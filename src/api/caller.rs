@@ -20,6 +20,7 @@ use crate::{
     error::{self, Status},
     grpc::{Call, Metadata},
     limits,
+    observe::trace::{Attributes, Span},
     proto::etcdserverpb::InternalRaftRequest,
     runtime,
     shard::view::View,
@@ -31,6 +32,8 @@ pub enum Caller {
     Client {
         metadata: Metadata,
         certified: Option<Rc<str>>,
+        /// What the call is at, where it is traced.
+        span: Option<Span>,
     },
     /// The member itself, which looks after its health: nothing is refused it.
     Member,
@@ -38,7 +41,26 @@ pub enum Caller {
 
 impl Caller {
     pub fn of(call: Call) -> Self {
-        Caller::Client { metadata: call.metadata, certified: call.certified }
+        Caller::Client { metadata: call.metadata, certified: call.origin.certified, span: call.span }
+    }
+
+    pub(super) fn span(&self) -> Option<&Span> {
+        match self {
+            Caller::Client { span, .. } => span.as_ref(),
+            Caller::Member => None,
+        }
+    }
+
+    /// The same caller, now at a part of its call that etcd gives a span of its own. That ends with the caller.
+    #[must_use]
+    #[inline]
+    pub(super) fn within(self, name: &'static str, describe: impl FnOnce(&mut Attributes)) -> Self {
+        match self {
+            Caller::Client { metadata, certified, span: Some(span) } => {
+                Caller::Client { metadata, certified, span: Some(span.child(name, describe)) }
+            }
+            caller => caller,
+        }
     }
 }
 
@@ -80,7 +102,7 @@ impl Services {
     fn identify(&self, caller: &Caller, auth: &Auth) -> Result<Option<Identity>, Status> {
         let revision = auth.revision();
         let (metadata, certified) = match caller {
-            Caller::Client { metadata, certified } => (metadata, certified),
+            Caller::Client { metadata, certified, .. } => (metadata, certified),
             Caller::Member => return Ok(Some(Identity { user: ROOT.into(), revision })),
         };
         let Some(shown) = metadata.get("token").or_else(|| metadata.get("authorization")) else {

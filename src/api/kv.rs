@@ -24,7 +24,10 @@ use crate::{
     error::Status,
     grpc::{Frame, LocalBoxFuture, Parts, Unary},
     limits,
-    observe::metrics::{Operation, ShardMetrics, Stage},
+    observe::{
+        metrics::{Operation, ShardMetrics, Stage},
+        trace::Attributes,
+    },
     proto::etcdserverpb::{
         CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest, request_op::Request,
     },
@@ -48,6 +51,14 @@ pub fn range(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     if let Err(status) = check::check_range(&request) {
         return refuse(status);
     }
+    let caller = caller.within("range", |say| {
+        say.text("range_begin", &request.key);
+        say.text("range_end", &request.range_end);
+        say.int("rev", request.revision);
+        say.int("limit", request.limit);
+        say.flag("count_only", request.count_only);
+        say.flag("keys_only", request.keys_only);
+    });
     let since = runtime::recent();
     if listing::is_long(&services.shard.view().state.index, &request) {
         return Unary::InParts(Box::new(move |replies| {
@@ -249,15 +260,22 @@ pub fn put(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     if let Err(status) = check::check_put(&request) {
         return refuse(status);
     }
+    let caller = caller.within("put", |say| say.text("key", &request.key));
     write(services, caller, Kind::Put, message)
 }
 
 pub fn delete_range(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
-    let checked = decode::<DeleteRangeRequest>(message.clone()).and_then(|request| check::check_delete_range(&request));
-    match checked {
-        Ok(()) => write(services, caller, Kind::DeleteRange, message),
-        Err(status) => refuse(status),
-    }
+    let checked = decode::<DeleteRangeRequest>(message.clone())
+        .and_then(|request| check::check_delete_range(&request).map(|()| request));
+    let request = match checked {
+        Ok(request) => request,
+        Err(status) => return refuse(status),
+    };
+    let caller = caller.within("delete_range", |say| {
+        say.text("range_begin", &request.key);
+        say.text("range_end", &request.range_end);
+    });
+    write(services, caller, Kind::DeleteRange, message)
 }
 
 /// Proposes a request of KV in the client's own bytes and answers with what applying it made.
@@ -295,7 +313,9 @@ pub fn txn(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
     if let Err(status) = check::check_txn(&request, services.shard.member.config.max_txn_ops) {
         return refuse(status);
     }
-    if !check::is_read_only(&request) {
+    let is_read_only = check::is_read_only(&request);
+    let caller = caller.within("txn", |say| describe_txn(say, &request, is_read_only));
+    if !is_read_only {
         return write(services, caller, Kind::Txn, message);
     }
     let since = runtime::recent();
@@ -316,6 +336,37 @@ pub fn txn(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
         };
         answered(&services, Operation::ReadonlyTxn, since, result)
     })
+}
+
+/// What a transaction is about, by the first of what it compares and does. (etcd: etcdserver/tracing.go.)
+fn describe_txn(say: &mut Attributes, request: &TxnRequest, is_read_only: bool) {
+    let ops = || request.success.iter().filter_map(|op| op.request.as_ref());
+    let key_of = |op: &Request| match op {
+        Request::RequestRange(RangeRequest { key, .. })
+        | Request::RequestPut(PutRequest { key, .. })
+        | Request::RequestDeleteRange(DeleteRangeRequest { key, .. }) => key.clone(),
+        Request::RequestTxn(_) => Bytes::new(),
+    };
+    let is_there = |key: &Bytes| !key.is_empty();
+    let kind = ops().next().map_or("", |op| match op {
+        Request::RequestRange(_) => "range",
+        Request::RequestPut(_) => "put",
+        Request::RequestDeleteRange(_) => "delete_range",
+        Request::RequestTxn(_) => "txn",
+    });
+    let lease = ops().find_map(|op| match op {
+        Request::RequestPut(put) => Some(put.lease),
+        _ => None,
+    });
+    let compared = request.compare.iter().map(|compare| compare.key.clone()).find(is_there);
+    say.text("compare_first_key", &compared.unwrap_or_default());
+    say.text("success_first_key", &ops().map(key_of).find(is_there).unwrap_or_default());
+    say.text("success_first_type", kind.as_bytes());
+    say.int("success_first_lease", lease.unwrap_or(-1));
+    say.int("compare_len", request.compare.len() as i64);
+    say.int("success_len", request.success.len() as i64);
+    say.int("failure_len", request.failure.len() as i64);
+    say.flag("read_only", is_read_only);
 }
 
 /// Counts a transaction of reads: one that reads more than once is a transaction (etcd: mvcc/metrics_txn.go).
@@ -394,6 +445,10 @@ pub fn compact(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary 
     };
     later(async move {
         services.authorize(&caller, &services.shard.view(), Ask::Admin)?;
+        let caller = caller.within("compact", |say| {
+            say.flag("is_physical", request.physical);
+            say.int("rev", request.revision);
+        });
         services.propose(&caller, Kind::Compaction, &message).await?;
         let shard = &services.shard;
         if request.physical {

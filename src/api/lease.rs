@@ -49,6 +49,10 @@ pub fn grant(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
         }
         _ => message,
     };
+    let caller = caller.within("lease_grant", |say| {
+        say.int("id", request.id);
+        say.int("ttl", request.ttl);
+    });
     later(async move {
         services.authorize(&caller, &services.shard.view(), Ask::Known)?;
         let (answer, _) = services.propose(&caller, Kind::LeaseGrant, &message).await?;
@@ -71,9 +75,11 @@ fn pick_id(shard: &Shard) -> i64 {
 }
 
 pub fn revoke(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
-    if let Err(status) = decode::<LeaseRevokeRequest>(message.clone()) {
-        return refuse(status);
-    }
+    let request: LeaseRevokeRequest = match decode(message.clone()) {
+        Ok(request) => request,
+        Err(status) => return refuse(status),
+    };
+    let caller = caller.within("lease_revoke", |say| say.int("id", request.id));
     later(async move {
         services.authorize(&caller, &services.shard.view(), Ask::Known)?;
         let (answer, _) = services.propose(&caller, Kind::LeaseRevoke, &message).await?;
@@ -111,6 +117,7 @@ async fn serve_keep_alive(
 /// Where the caller may not; where this member cannot tell: it does not lead, or lost its lead meanwhile.
 async fn renewed(services: &Services, caller: &Caller, id: i64) -> Result<Frame, Status> {
     let shard = &*services.shard;
+    let _span = caller.span().map(|span| span.child("lease_renew", |say| say.int("id", id)));
     // Made before the renewal: a client must not see a revision later than one at which the lease was seen alive.
     let header = Some(header(shard, 0));
     shard.published.look(|view| {

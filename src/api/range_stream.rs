@@ -46,6 +46,13 @@ async fn stream(
     let shard = &*services.shard;
     let request: RangeRequest = only_request(&mut requests).await?;
     check::check_range_stream(&request)?;
+    let caller = caller.within("range_streaming", |say| {
+        say.text("range_begin", &request.key);
+        say.text("range_end", &request.range_end);
+        say.int("rev", request.revision);
+        say.int("limit", request.limit);
+        say.flag("count_only", request.count_only);
+    });
     let view = match request.serializable {
         true => shard.view(),
         false => shard.linearizable().await?,

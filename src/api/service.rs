@@ -291,13 +291,24 @@ impl Services {
         let since = runtime::recent();
         let (id, data) = match self.admitted(caller, kind, body).await {
             Ok(admitted) => admitted,
-            Err(Refused::Unheard(status)) => return Err(status),
+            Err(Refused::Unheard(status)) => {
+                unheard(caller, kind, &status);
+                return Err(status);
+            }
             Err(Refused::Applied(status)) => {
                 self.answered(kind.operation(), true, runtime::recent() - since);
                 return Err(status);
             }
         };
+        if let Some(span) = caller.span() {
+            span.event("Send raft proposal");
+        }
         let result = self.shard.propose(id, data).await;
+        match (&result, caller.span()) {
+            (Ok(_), Some(span)) => span.event("Receive raft result"),
+            (Err(status), _) => unheard(caller, kind, status),
+            (Ok(_), None) => {}
+        }
         let took = runtime::recent() - since;
         self.shard.metrics.stages.observe(Stage::Proposal, took);
         // What applying it refuses is a success here, as in etcd (v3_server.go, processInternalRaftRequestOnce).
@@ -321,6 +332,15 @@ impl Services {
             return Err(error::NO_LEADER);
         }
         Ok(())
+    }
+}
+
+/// A request was not applied, which its span tells. (etcd: v3_server.go, raftRequest, which a compaction does not go through.)
+fn unheard(caller: &Caller, kind: Kind, why: &Status) {
+    if kind != Kind::Compaction
+        && let Some(span) = caller.span()
+    {
+        span.error(&why.message);
     }
 }
 

@@ -17,7 +17,7 @@ use super::service::Services;
 use crate::{
     config::Config,
     error::Status,
-    grpc::{Call, Frame, Handler, Metadata, Parts, Unary, stream::Gone},
+    grpc::{Call, Frame, Handler, Metadata, Origin, Parts, Unary, stream::Gone},
     proto::{etcdserverpb::InternalRaftRequest, raftpb::ConfChange},
     shard::{
         Member, Shard,
@@ -92,7 +92,7 @@ impl Bench {
     /// The same where nothing has to go through the core, on a real executor: what takes turns or waits for the disk.
     pub fn call_alone(&mut self, path: &str, request: &impl Message) -> Result<Bytes, Status> {
         let route = self.services.route(path).expect("a path of the table");
-        let call = Call { metadata: Metadata::default(), certified: None, deadline: None };
+        let call = plain_call(Metadata::default());
         let result = match self.services.clone().unary(route.method, call, request.encode_to_vec().into()) {
             Unary::Ready(result) => result,
             Unary::Later(future) => crate::runtime::run_test(future),
@@ -134,7 +134,7 @@ impl Bench {
 
     pub fn call_raw(&mut self, path: &str, message: Bytes, metadata: Metadata) -> Result<Frame, Status> {
         let route = self.services.route(path).expect("a path of the table");
-        let call = Call { metadata, certified: None, deadline: None };
+        let call = plain_call(metadata);
         match self.services.clone().unary(route.method, call, message) {
             Unary::Ready(result) => result,
             Unary::Later(future) => self.run(future),
@@ -274,4 +274,9 @@ impl Parts for Gathered {
         self.parts.borrow_mut().push(part);
         Ok(())
     }
+}
+
+/// A call with nothing but its metadata.
+pub(super) fn plain_call(metadata: Metadata) -> Call {
+    Call { metadata, origin: Origin::default(), deadline: None, span: None }
 }

@@ -3,6 +3,7 @@
 //! (etcd API, Watch; etcdserver/api/v3rpc/watch.go.)
 
 use std::{
+    cell::RefCell,
     collections::VecDeque,
     future::poll_fn,
     rc::Rc,
@@ -12,6 +13,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use hashbrown::HashMap;
 use prost::Message as _;
 
 use super::{
@@ -27,6 +29,7 @@ use crate::{
         stream::{Gone, Replies, Requests},
     },
     limits,
+    observe::trace::{Attributes, Span},
     proto::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse, watch_request::RequestUnion},
     shard::{
         view::View,
@@ -97,6 +100,11 @@ pub trait Host {
     /// What the watch is refused with.
     fn authorize(&self, range: KeyRange<'_>) -> Result<(), Status>;
 
+    /// The span of the call, where it is traced.
+    fn span(&self) -> Option<&Span> {
+        None
+    }
+
     /// What waited in a stream has been handed to flow control: so many events, in so long.
     fn sent(&self, _events: u64, _took: Duration) {}
 
@@ -131,6 +139,10 @@ impl Host for Asked {
         self.services.authorize(&self.caller, &self.services.shard.view(), Ask::Range(range))
     }
 
+    fn span(&self) -> Option<&Span> {
+        self.caller.span()
+    }
+
     fn sent(&self, events: u64, took: Duration) {
         let metrics = &self.services.shard.metrics;
         if events == 0 {
@@ -145,6 +157,17 @@ impl Host for Asked {
 struct Open<'a, H: Host> {
     host: &'a H,
     id: StreamId,
+    spans: Spans,
+}
+
+/// The spans of a stream's watches, which last as long as they do; None where the call is not traced.
+type Spans = Option<Box<RefCell<HashMap<i64, Span>>>>;
+
+impl<'a, H: Host> Open<'a, H> {
+    fn new(host: &'a H, needs_leader: bool) -> Self {
+        let id = host.watches().with(|table| table.open(needs_leader));
+        Open { host, id, spans: host.span().map(|_| Box::default()) }
+    }
 }
 
 impl<H: Host> Drop for Open<'_, H> {
@@ -168,7 +191,7 @@ pub async fn run<H: Host>(
     mut requests: impl Inbound,
     mut sink: impl Sink,
 ) -> Result<(), Status> {
-    let stream = Open { host, id: host.watches().with(|table| table.open(needs_leader)) };
+    let stream = Open::new(host, needs_leader);
     let (mut open, clock) = (true, ReadClock::default());
     loop {
         match poll_fn(|context| stream.poll_work(context, &mut requests, &mut sink, open)).await? {
@@ -257,10 +280,16 @@ impl<H: Host> Open<'_, H> {
 
     fn create(&self, create: &WatchCreateRequest, now: Moment) {
         let refusal = self.refusal(create);
-        self.host.watches().with(|table| match refusal {
-            Some(status) => table.refuse(self.id, &status.to_string(), now),
+        let made = self.host.watches().with(|table| match refusal {
+            Some(status) => {
+                table.refuse(self.id, &status.to_string(), now);
+                None
+            }
             None => table.create(self.id, create, now),
         });
+        if let (Some(id), Some(spans), Some(call)) = (made, &self.spans, self.host.span()) {
+            spans.borrow_mut().insert(id, call.child("watch", |say| describe(say, create)));
+        }
     }
 
     fn handle(&self, request: WatchRequest) {
@@ -269,6 +298,9 @@ impl<H: Host> Open<'_, H> {
             Some(RequestUnion::CreateRequest(create)) => self.create(&create, now),
             Some(RequestUnion::CancelRequest(cancel)) => {
                 watches.with(|table| table.cancel(self.id, cancel.watch_id, now));
+                if let Some(spans) = &self.spans {
+                    spans.borrow_mut().remove(&cancel.watch_id);
+                }
             }
             Some(RequestUnion::ProgressRequest(_)) => watches.with(|table| table.request_progress(self.id, now)),
             // A kind that is not known here: passed over, as etcd does.
@@ -295,6 +327,18 @@ impl<H: Host> Open<'_, H> {
     }
 }
 
+fn describe(say: &mut Attributes, create: &WatchCreateRequest) {
+    // What stands for a key or an end is told as what it means.
+    let key: &[u8] = if create.key.is_empty() { &[0] } else { &create.key };
+    let range_end: &[u8] = if create.range_end[..] == [0] { &[] } else { &create.range_end };
+    say.text("key", key);
+    say.text("range_end", range_end);
+    say.int("start_rev", create.start_revision);
+    say.flag("progress_notify", create.progress_notify);
+    say.flag("prev_kv", create.prev_kv);
+    say.flag("fragment", create.fragment);
+}
+
 /// One watch of a call within this server, on a stream of its own, which ends when this is dropped. What is not asked
 /// for waits in the table as it does for a client: a position, once it is too much.
 pub(super) struct Following<'a, H: Host> {
@@ -304,7 +348,7 @@ pub(super) struct Following<'a, H: Host> {
 
 impl<'a, H: Host> Following<'a, H> {
     pub fn new(host: &'a H, request: &WatchCreateRequest) -> Self {
-        let stream = Open { host, id: host.watches().with(|table| table.open(false)) };
+        let stream = Open::new(host, false);
         stream.create(request, host.moment());
         Following { stream, told: VecDeque::new() }
     }

@@ -15,7 +15,11 @@ use super::{
     url::{self, Url},
     value,
 };
-use crate::{auth::password, limits, observe::log};
+use crate::{
+    auth::password,
+    limits,
+    observe::{log, trace},
+};
 
 /// What a default may depend on outside the command line.
 pub(super) struct Machine {
@@ -86,6 +90,7 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
         return invalid("--advertise-client-urls is required when --listen-client-urls is set explicitly");
     }
     check_compaction_mode(settings.text("auto-compaction-mode"))?;
+    let tracing = tracing(&settings)?;
     if gates.is_on("LeaseCheckpointPersist") && !gates.is_on("LeaseCheckpoint") {
         return invalid("enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint");
     }
@@ -173,6 +178,7 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
         metrics_extensive: settings.text("metrics") == "extensive",
         socket_reuse_port: settings.flag("socket-reuse-port"),
         corrupt_check_ms: milliseconds(settings.duration("corrupt-check-time")),
+        tracing,
         config_file: None,
         gates,
         log,
@@ -535,6 +541,25 @@ fn bcrypt_cost(settings: &Settings, warnings: &mut Vec<Warning>) -> u32 {
             password::COST_DEFAULT
         }
     }
+}
+
+/// Checked only where it is asked for, as by etcd. (etcd: embed/config_tracing.go, validateTracingConfig.)
+fn tracing(settings: &Settings) -> Result<Option<trace::Settings>, ConfigError> {
+    if !settings.flag("enable-distributed-tracing") {
+        return Ok(None);
+    }
+    let refused = |why: &str| ConfigError::invalid(format!("distributed tracing configurition is not valid: ({why})"));
+    let sampled_per_million = match settings.int("distributed-tracing-sampling-rate") {
+        ..0 => return Err(refused("tracing sampling rate must be positive")),
+        rate @ 0..=1_000_000 => rate as u32,
+        _ => return Err(refused("tracing sampling rate must be less than 1000000")),
+    };
+    Ok(Some(trace::Settings {
+        address: settings.text("distributed-tracing-address").to_owned(),
+        service_name: settings.text("distributed-tracing-service-name").to_owned(),
+        instance_id: settings.text("distributed-tracing-instance-id").to_owned(),
+        sampled_per_million,
+    }))
 }
 
 /// One core is left to the raft core where there is more than one.

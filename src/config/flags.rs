@@ -126,7 +126,6 @@ const NO_PEERS: &str =
     "a member alone has no peers: the files are checked, and nothing is opened there in this version";
 const NO_DISCOVERY: &str =
     "discovery is not available in this version: name the founding member with --initial-cluster";
-const NO_TRACING: &str = "distributed tracing is not available in this version: leave it out";
 const ONE_MEMBER: &str = "it concerns clusters of several members, which this version does not form";
 const NO_BBOLT: &str = "it tunes etcd's bbolt database, which urd does not have";
 const NO_WAL_FILES: &str = "urd's log is the database: its segments are recycled, not purged by count";
@@ -254,11 +253,11 @@ pub const FLAGS: &[Flag] = &[
     row(Observability, "log-rotation-config-json", Text, r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#, Works, "How to rotate it: sizes in MB, ages in days; 0 for no bound but of the size, which is then 100."),
     row(Observability, "warning-unary-request-duration", Duration, "300ms", Works, "A request that takes longer is logged."),
     row(Observability, "warning-apply-duration", Duration, "100ms", Works, "Applying an entry that takes longer is logged."),
-    row(Observability, "enable-distributed-tracing", Bool, "false", Refused(NO_TRACING), "Send traces to a collector."),
-    row(Observability, "distributed-tracing-address", Text, "localhost:4317", NoEffect(NO_TRACING), "The collector."),
-    row(Observability, "distributed-tracing-service-name", Text, "etcd", NoEffect(NO_TRACING), "This service's name in traces."),
-    row(Observability, "distributed-tracing-instance-id", Text, "", NoEffect(NO_TRACING), "This member's name in traces."),
-    row(Observability, "distributed-tracing-sampling-rate", Int, "0", NoEffect(NO_TRACING), "Traces to send out of a million."),
+    row(Observability, "enable-distributed-tracing", Bool, "false", Works, "Send spans of calls to a collector, by OTLP over gRPC."),
+    row(Observability, "distributed-tracing-address", Text, "localhost:4317", Works, "The collector."),
+    row(Observability, "distributed-tracing-service-name", Text, "etcd", Works, "This service's name in traces, the same for all members."),
+    row(Observability, "distributed-tracing-instance-id", Text, "", Works, "This member's name in traces."),
+    row(Observability, "distributed-tracing-sampling-rate", Int, "0", Works, "Traces to send out of a million; what a caller has sampled is always sent."),
 
     row(Features, "corrupt-check-time", Duration, "0s", Works, "Time between two checks of the data; a member alone reads all of its own twice and compares. 0: none."),
     row(Features, "compact-hash-check-time", Duration, "1m0s", NoEffect("it compares members, and there is one in this version"), "Time between two comparisons of the members' compaction hashes."),

@@ -17,7 +17,11 @@ pub mod value;
 use std::{ffi::OsString, fmt, path::PathBuf};
 
 use self::{gates::Gates, parse::Asked};
-use crate::{auth::password, limits, observe::log};
+use crate::{
+    auth::password,
+    limits,
+    observe::{log, trace},
+};
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -79,6 +83,8 @@ pub struct Config {
     pub socket_reuse_port: bool,
     /// Between two looks of the member at its own data; 0: none.
     pub corrupt_check_ms: u64,
+    /// Where spans of calls go; None: calls are not traced.
+    pub tracing: Option<trace::Settings>,
     /// Where all of this was read from, if not from words and variables.
     pub config_file: Option<String>,
     /// What the operator should be told once logs are open.
@@ -211,6 +217,7 @@ impl Default for Config {
             log: log::Settings::default(),
             socket_reuse_port: false,
             corrupt_check_ms: 0,
+            tracing: None,
             config_file: None,
             warnings: Vec::new(),
         }

@@ -155,7 +155,6 @@ fn what_urd_cannot_do_is_refused_with_what_to_do() {
         &["--config-file", "/nowhere/at/all"],
         &["--log-outputs", "systemd/journal"],
         &["--enable-v2"],
-        &["--experimental-enable-distributed-tracing"],
         &["--cipher-suites", "TLS_RSA_WITH_AES_128_GCM_SHA256"],
         &["--auto-tls", "--self-signed-cert-validity=0"],
         &["--shards", "0"],
@@ -185,6 +184,29 @@ fn tokens_and_passwords_are_etcds() {
         assert_eq!(config.bcrypt_cost, 10);
         let [warning] = &config.warnings[..] else { panic!("{:?}", config.warnings) };
         assert_eq!(warning.message, "use default bcrypt cost instead of the invalid given cost");
+    }
+}
+
+#[test]
+fn tracing_is_etcds() {
+    assert_eq!(run(&["--distributed-tracing-sampling-rate=-1"]).tracing, None);
+    let words = [
+        "--enable-distributed-tracing",
+        "--distributed-tracing-sampling-rate=7",
+        "--distributed-tracing-instance-id=i",
+    ];
+    for words in [&words.map(String::from), &words.map(|word| word.replacen("--", "--experimental-", 1))] {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let tracing = run(&words).tracing.expect("it is asked for");
+        assert_eq!((&*tracing.address, &*tracing.service_name, &*tracing.instance_id), ("localhost:4317", "etcd", "i"));
+        assert_eq!(tracing.sampled_per_million, 7);
+    }
+    for (rate, why) in [
+        ("-1", "tracing sampling rate must be positive"),
+        ("1000001", "tracing sampling rate must be less than 1000000"),
+    ] {
+        let error = refused(&["--enable-distributed-tracing", "--distributed-tracing-sampling-rate", rate]);
+        assert_eq!(error.message, format!("distributed tracing configurition is not valid: ({why})"));
     }
 }
 

@@ -21,6 +21,7 @@ use super::{
     plain,
     request::{self, Order},
     response, stream,
+    traced::Traced,
 };
 use crate::{
     error::{self, Code, Status},
@@ -46,11 +47,12 @@ pub(super) fn begin(key: Key, head: Head, handler: &Rc<dyn Handler>, link: &Rc<L
             return;
         }
     };
-    let certified = link.within.as_ref().and_then(|within| within.certified.clone());
-    let call = Call { metadata: head.metadata, certified, deadline: order.deadline };
+    let traced = Traced::begin(&link.settings, order.route.method, &head.metadata, &link.origin);
+    let span = traced.as_ref().map(|traced| traced.span.clone());
+    let call = Call { metadata: head.metadata, origin: link.origin.clone(), deadline: order.deadline, span };
     let inbound = Inbound::new(link.clone(), key, order.encoding);
     let shape = order.route.shape;
-    let answer = Answer::new(link.clone(), key, order);
+    let answer = Answer::new(link.clone(), key, order, traced);
     match shape {
         Shape::Unary => unary(handler, call, inbound, answer),
         Shape::Stream => stream::begin(handler, call, inbound, answer, drain),
@@ -66,10 +68,12 @@ pub(super) struct Answer {
     content_type: Text,
     encoding: Encoding,
     began: Instant,
+    /// Ends with the call.
+    traced: Option<Box<Traced>>,
 }
 
 impl Answer {
-    fn new(link: Rc<Link>, key: Key, order: Order) -> Self {
+    fn new(link: Rc<Link>, key: Key, order: Order, traced: Option<Box<Traced>>) -> Self {
         link.settings.counters.requests_active.add(1);
         Answer {
             began: link.arrived.get(),
@@ -79,6 +83,7 @@ impl Answer {
             content_type: order.content_type,
             encoding: order.encoding,
             link,
+            traced,
         }
     }
 
@@ -101,7 +106,14 @@ impl Answer {
             Ok(())
         })?;
         self.count_sent(len);
+        self.note(&Status::OK);
         Ok(())
+    }
+
+    fn note(&mut self, status: &Status) {
+        if let Some(traced) = &mut self.traced {
+            traced.note(status);
+        }
     }
 
     /// Sends a message in parts, the first with its prefix; before it the head, if it is the first.
@@ -163,6 +175,7 @@ impl Answer {
 
     /// Ends the call with a status; a caller that is gone is not told.
     pub fn finish(&mut self, status: Status) {
+        self.note(&status);
         self.link.with(|http2| {
             if self.head_sent {
                 return http2.finish(self.key, &status);
@@ -175,7 +188,8 @@ impl Answer {
     }
 
     /// Ends the call where even a status could not be delivered: what is queued is thrown away.
-    pub fn cancel(&mut self) {
+    pub fn cancel(&mut self, status: &Status) {
+        self.note(status);
         self.link.with(|http2| http2.reset(self.key, Reason::Cancel));
     }
 

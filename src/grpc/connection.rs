@@ -15,7 +15,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
-    Drain, Handler, Settings, Within,
+    Drain, Handler, Origin, Settings, Within,
     call::{self, Timer},
     drain,
     link::Link,
@@ -30,17 +30,23 @@ const LINGER: Duration = Duration::from_secs(1);
 const SEND_BUFFERS: usize = 88;
 
 /// Serves the calls of one connection until it ends: closed by the client, broken, drained, or ended for what the
-/// client did. `io` is at the first byte of the HTTP/2 preface; `within` tells what
-/// TLS has told, and what takes requests that are not gRPC.
+/// client did. `io` is at the first byte of the HTTP/2 preface; `origin` is said with each of the calls, `within` takes
+/// requests that are not gRPC.
 ///
 /// A panic of the handler ends the process.
-pub async fn serve<T>(io: T, within: Option<Rc<Within>>, handler: Rc<dyn Handler>, settings: Rc<Settings>, drain: Drain)
-where
+pub async fn serve<T>(
+    io: T,
+    origin: Origin,
+    within: Option<Within>,
+    handler: Rc<dyn Handler>,
+    settings: Rc<Settings>,
+    drain: Drain,
+) where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let counters = settings.counters.clone();
     counters.connections.add(1);
-    let mut connection = Connection::new(io, within, handler, settings, drain);
+    let mut connection = Connection::new(io, origin, within, handler, settings, drain);
     let end = poll_fn(|context| connection.poll(context)).await;
     // Before lingering: this ends all calls.
     connection.link.with(|http2| http2.close());
@@ -95,8 +101,15 @@ thread_local! {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
-    fn new(io: T, within: Option<Rc<Within>>, handler: Rc<dyn Handler>, settings: Rc<Settings>, drain: Drain) -> Self {
-        let link = Rc::new(Link::new(settings, within));
+    fn new(
+        io: T,
+        origin: Origin,
+        within: Option<Within>,
+        handler: Rc<dyn Handler>,
+        settings: Rc<Settings>,
+        drain: Drain,
+    ) -> Self {
+        let link = Rc::new(Link::new(settings, origin, within));
         let handshake = link.arrived.get() + Duration::from_secs(limits::GRPC_HANDSHAKE_SECONDS);
         Connection {
             io,

@@ -9,14 +9,15 @@ use std::{
 };
 
 use super::{
-    Settings, Within,
+    Origin, Settings, Within,
     http2::{Config, Connection},
 };
 
 pub(super) struct Link {
     pub settings: Rc<Settings>,
-    /// What there is to know of a connection within TLS.
-    pub within: Option<Rc<Within>>,
+    pub origin: Origin,
+    /// What takes requests that are not gRPC, within TLS.
+    pub within: Option<Box<Within>>,
     http2: RefCell<Connection>,
     /// When something was last read.
     pub arrived: Cell<Instant>,
@@ -28,7 +29,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub fn new(settings: Rc<Settings>, within: Option<Rc<Within>>) -> Self {
+    pub fn new(settings: Rc<Settings>, origin: Origin, within: Option<Within>) -> Self {
         let config = Config {
             streams_max: settings.max_concurrent_streams,
             header_bytes_max: settings.max_header_bytes,
@@ -36,7 +37,8 @@ impl Link {
         };
         Link {
             settings,
-            within,
+            origin,
+            within: within.map(Box::new),
             http2: RefCell::new(Connection::new(config)),
             arrived: Cell::new(crate::runtime::now()),
             unfinished: Cell::new(0),

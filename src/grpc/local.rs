@@ -13,9 +13,10 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Call, Drain, Frame, Handler, LocalBoxFuture, Parts, Route, Settings, Unary,
+    Call, Drain, Frame, Handler, LocalBoxFuture, Origin, Parts, Route, Settings, Unary,
     call::{PanicEndsProcess, Timer},
     stream::{self, Gone},
+    traced::Traced,
 };
 use crate::{
     error::{self, Code, Status},
@@ -48,11 +49,11 @@ impl Messages for Once {
 
 impl Local {
     /// Calls a method of one message and one answer.
-    pub fn unary(&self, route: Route, call: Call, message: Bytes) -> LocalCall {
+    pub fn unary(&self, route: Route, mut call: Call, message: Bytes) -> LocalCall {
         if let Err(status) = self.admit(&call).and_then(|()| admit_len(&self.settings, message.len())) {
             return LocalCall::refused(self, route, status);
         }
-        let mut begun = LocalCall::new(self, route, &call, Box::new(Once(None)));
+        let mut begun = LocalCall::new(self, route, &mut call, Box::new(Once(None)));
         let channel = begun.channel.clone();
         self.settings.count_started(route.method);
         self.settings.count_received(route.method, message.len());
@@ -74,11 +75,11 @@ impl Local {
     }
 
     /// Calls a streaming method.
-    pub fn stream(&self, route: Route, call: Call, messages: Box<dyn Messages>) -> LocalCall {
+    pub fn stream(&self, route: Route, mut call: Call, messages: Box<dyn Messages>) -> LocalCall {
         if let Err(status) = self.admit(&call) {
             return LocalCall::refused(self, route, status);
         }
-        let mut begun = LocalCall::new(self, route, &call, messages);
+        let mut begun = LocalCall::new(self, route, &mut call, messages);
         self.settings.count_started(route.method);
         let (requests, replies) = stream::local_halves(&begun.channel, &self.drain);
         let guard = PanicEndsProcess;
@@ -116,12 +117,14 @@ pub struct LocalCall {
     timer: Timer,
     channel: Rc<Channel>,
     began: Instant,
+    /// Ends with the call.
+    traced: Option<Box<Traced>>,
     /// How it has ended.
     status: Option<Status>,
 }
 
 impl LocalCall {
-    fn new(local: &Local, route: Route, call: &Call, messages: Box<dyn Messages>) -> Self {
+    fn new(local: &Local, route: Route, call: &mut Call, messages: Box<dyn Messages>) -> Self {
         local.settings.counters.requests_active.add(1);
         // Reads count from the last look at the clock on, and nothing has looked at it for this call.
         let began = runtime::now();
@@ -135,13 +138,15 @@ impl LocalCall {
             gone: Cell::new(false),
             failed: RefCell::default(),
         });
-        LocalCall { served: None, timer: Timer::new(call.deadline), channel, began, status: None }
+        let traced = Traced::begin(&local.settings, route.method, &call.metadata, &call.origin);
+        call.span = traced.as_ref().map(|traced| traced.span.clone());
+        LocalCall { served: None, timer: Timer::new(call.deadline), channel, began, traced, status: None }
     }
 
     /// One that never reaches the handler.
     fn refused(local: &Local, route: Route, status: Status) -> Self {
-        let call = Call { metadata: Default::default(), certified: None, deadline: None };
-        let mut refused = LocalCall::new(local, route, &call, Box::new(Once(None)));
+        let mut call = Call { metadata: Default::default(), origin: Origin::default(), deadline: None, span: None };
+        let mut refused = LocalCall::new(local, route, &mut call, Box::new(Once(None)));
         refused.status = Some(status);
         refused
     }
@@ -192,6 +197,9 @@ impl LocalCall {
         // The handler goes first, and nothing it does while going reaches the caller.
         self.served = None;
         self.channel.settings.count_handled(self.channel.method, status.code, self.began);
+        if let Some(mut traced) = self.traced.take() {
+            traced.note(&status);
+        }
         self.channel.wake();
         self.status = Some(status);
     }

@@ -15,6 +15,7 @@ pub mod plain;
 mod request;
 mod response;
 mod settings;
+mod traced;
 
 use std::{future::Future, pin::Pin, rc::Rc, time::Instant};
 
@@ -28,8 +29,8 @@ pub use self::{
     response::quoted,
     settings::Settings,
 };
-use crate::error::Status;
 pub use crate::wire::frame::Frame;
+use crate::{error::Status, observe::trace::Span, runtime::socket::Address};
 
 /// How messages flow in a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,10 +52,20 @@ pub struct Route {
 #[derive(Debug)]
 pub struct Call {
     pub metadata: Metadata,
-    /// The common name of the certificate that the client has shown, where such names are users'; empty if that has none.
-    pub certified: Option<Rc<str>>,
+    pub origin: Origin,
     /// From `grpc-timeout`. The layer itself ends a call that passes it; a handler need not look.
     pub deadline: Option<Instant>,
+    /// Where the call is sampled. The layer itself makes and ends it.
+    pub span: Option<Span>,
+}
+
+/// What is known of the connection that a call comes by.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// The common name of the certificate that the client has shown, where such names are users'; empty if that has none.
+    pub certified: Option<Rc<str>>,
+    /// This side's address, where calls are traced.
+    pub local: Option<Rc<Address>>,
 }
 
 pub type LocalBoxFuture<T> = Pin<Box<dyn Future<Output = T>>>;

@@ -18,10 +18,8 @@ use super::{
 };
 use crate::{limits, runtime};
 
-/// What is known of a connection within TLS.
+/// What a connection within TLS carries.
 pub struct Within {
-    /// As in a `Call`.
-    pub certified: Option<Rc<str>>,
     pub takes_grpc: bool,
     /// What serves requests that are not gRPC.
     pub plain: Option<Rc<dyn Serve>>,
@@ -29,8 +27,8 @@ pub struct Within {
 }
 
 impl Within {
-    pub fn new(certified: Option<Rc<str>>, takes_grpc: bool, plain: Option<Rc<dyn Serve>>) -> Self {
-        Within { certified, takes_grpc, plain, serving: Cell::new(0) }
+    pub fn new(takes_grpc: bool, plain: Option<Rc<dyn Serve>>) -> Self {
+        Within { takes_grpc, plain, serving: Cell::new(0) }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What can be set about the gRPC layer of a shard, and where it counts.
 
 use std::{
+    rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,7 +10,10 @@ use crate::{
     config::Config,
     error::Code,
     limits,
-    observe::metrics::{MethodMetrics, ShardMetrics},
+    observe::{
+        metrics::{MethodMetrics, ShardMetrics},
+        trace::Tracer,
+    },
     runtime,
 };
 
@@ -34,6 +38,8 @@ pub struct Settings {
     pub time_calls: bool,
     /// Where the shard counts. `Route::method` numbers methods as `observe::metrics::methods` does.
     pub counters: Arc<ShardMetrics>,
+    /// Makes the spans of calls that are sampled (`--enable-distributed-tracing`).
+    pub tracer: Option<Rc<Tracer>>,
 }
 
 impl Default for Settings {
@@ -55,6 +61,7 @@ impl Settings {
             drain_grace: Duration::from_secs(5),
             time_calls: false,
             counters: Arc::default(),
+            tracer: None,
         }
     }
 

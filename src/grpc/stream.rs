@@ -228,7 +228,7 @@ async fn run(mut served: LocalBoxFuture<Result<(), Status>>, mut timer: Timer, c
                 answer.finish(error::DEADLINE_EXCEEDED);
             } else {
                 // The status would wait behind what the caller does not take.
-                answer.cancel();
+                answer.cancel(&error::DEADLINE_EXCEEDED);
             }
             Code::DeadlineExceeded
         }

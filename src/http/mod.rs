@@ -43,7 +43,8 @@ use crate::{
         log::shown,
         metrics::{HealthMetrics, text},
     },
-    runtime, version,
+    runtime::{self, socket::Address},
+    version,
 };
 
 /// An alarm that is active in the cluster.
@@ -144,6 +145,8 @@ pub struct Site {
     pub gateway: Option<Rc<Gateway>>,
     pub surface: Surface,
     pub security: Security,
+    /// As in a `grpc::Origin`.
+    pub local: Option<Rc<Address>>,
 }
 
 /// What TLS says of a connection and its client.
@@ -332,7 +335,7 @@ async fn route<B: Chunks + 'static>(
             return redirect(method, "/v3/", request.uri().query());
         }
         if path.starts_with("/v3/") {
-            return gateway.answer(path, request, session).await;
+            return gateway.answer(path, request, site.local.as_ref(), session).await;
         }
     }
     if request.version() == http::Version::HTTP_2

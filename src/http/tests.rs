@@ -85,7 +85,7 @@ fn exchange_on(fake: Fake, surface: Surface, request: &str, drained: bool) -> (S
             std::future::pending::<()>().await;
         }
     };
-    let site = Site { source: Rc::new(fake), gateway: None, surface, security: Security::default() };
+    let site = Site { source: Rc::new(fake), gateway: None, surface, security: Security::default(), local: None };
     let mut server = pin!(serve_until(theirs, site, Rc::default(), stop, std::future::ready(())));
     let sent = Pin::new(&mut ours).poll_write(&mut context, request.as_bytes());
     assert!(matches!(sent, Poll::Ready(Ok(bytes)) if bytes == request.len()));

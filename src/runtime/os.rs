@@ -2,15 +2,15 @@
 //! signals. Each function is safe to call with any arguments its types allow; every `unsafe` of them is here.
 
 use std::{
-    ffi::CStr,
+    ffi::{CStr, OsString},
     io::{self, IoSlice},
     mem::{self, MaybeUninit},
     net::{SocketAddr, SocketAddrV4, SocketAddrV6},
     os::{
         fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
-        unix::ffi::OsStrExt,
+        unix::ffi::{OsStrExt, OsStringExt},
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use crate::limits;
@@ -150,6 +150,20 @@ impl RawAddress {
             *to = *from as libc::c_char;
         }
         Ok(RawAddress::of(unix))
+    }
+
+    /// The path of a unix socket that has one.
+    pub fn path(&self) -> Option<PathBuf> {
+        let (family, start) = (libc::c_int::from(self.storage.ss_family), mem::offset_of!(libc::sockaddr_un, sun_path));
+        if family != libc::AF_UNIX {
+            return None;
+        }
+        // SAFETY: the family says that the storage holds a sockaddr_un; every bit pattern is one.
+        let unix = unsafe { (&raw const self.storage).cast::<libc::sockaddr_un>().read() };
+        let len = (self.length as usize).saturating_sub(start);
+        let bytes: Vec<u8> =
+            unix.sun_path.iter().take(len).map(|&byte| byte as u8).take_while(|&byte| byte != 0).collect();
+        (!bytes.is_empty()).then(|| PathBuf::from(OsString::from_vec(bytes)))
     }
 
     /// None for anything but IPv4 and IPv6.

@@ -194,6 +194,18 @@ impl Socket {
         &self.peer
     }
 
+    /// This side's address.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn local(&self) -> io::Result<Address> {
+        let raw = os::local_address(self.registered.fd())?;
+        Ok(match raw.inet() {
+            Some(address) => Address::Inet(address),
+            None => Address::Unix(raw.path().unwrap_or_default()),
+        })
+    }
+
     pub fn traffic(&self) -> &Rc<Traffic> {
         &self.traffic
     }

@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::{House, Letter, doors::Door, source::ShardSource};
 use crate::{
     api::service::Services,
-    grpc::{self, Drain, Settings, local::Local},
+    grpc::{self, Drain, Origin, Settings, local::Local},
     http::{self, Security, Site, Surface, gateway::Gateway},
     limits, log,
     net::{
@@ -17,11 +17,11 @@ use crate::{
         sniff::{Protocol, Rewound, sniff},
         tls::Guard,
     },
-    observe::{self, log::shown},
+    observe::{self, log::shown, trace::Tracer},
     runtime::{
         self,
         mesh::Port,
-        socket::{Socket, Traffic},
+        socket::{Address, Socket, Traffic},
     },
     shard::{Shard, mail::Post},
 };
@@ -46,8 +46,13 @@ const TICKS_PER_LOOK: u32 = 1000 / limits::SHARD_TICK_MS as u32;
 impl Desk {
     pub fn new(house: Arc<House>, port: Rc<Port<Letter>>, shard: Rc<Shard>) -> Self {
         let services = Services::new(shard.clone());
-        let settings = Rc::new(Settings::of(&house.member.config, shard.metrics.clone()));
-        let source = Rc::new(ShardSource::new(services.clone()));
+        let settings = Settings::of(&house.member.config, shard.metrics.clone());
+        let tracer = house
+            .exporter
+            .clone()
+            .map(|exporter| Rc::new(Tracer::new(exporter).expect("the system gives random numbers")));
+        let settings = Rc::new(Settings { tracer, ..settings });
+        let source = Rc::new(ShardSource::new(services.clone(), house.exporter.clone()));
         let (traffic, drain, ticks) = (Rc::default(), Drain::new(), Cell::new(0));
         let local = Local { handler: services.clone(), settings: settings.clone(), drain: drain.clone() };
         let gateway = house.member.config.json_gateway.then(|| Rc::new(Gateway::new(local)));
@@ -113,25 +118,36 @@ impl Desk {
     }
 
     async fn serve_socket(self: Rc<Self>, socket: Socket, _seat: Seat, door: Door) {
+        // Told with spans and asked for nothing else.
+        let local = match self.settings.tracer {
+            Some(_) => socket.local().ok().map(Rc::new),
+            None => None,
+        };
         let Ok((protocol, io)) = sniff(socket).await else { return };
         match (protocol, door.guard) {
             // In a box: a plain connection need not be as large as one of these.
-            (Protocol::Tls, Some(guard)) => Box::pin(self.serve_encrypted(io, guard, door.surface)).await,
+            (Protocol::Tls, Some(guard)) => Box::pin(self.serve_encrypted(io, guard, local, door.surface)).await,
             (Protocol::Http1 | Protocol::Http2, _) if door.plain => {
-                self.serve_protocol(protocol, io, Security::default(), door.surface).await;
+                self.serve_protocol(protocol, io, Security::default(), local, door.surface).await;
             }
             // It speaks nothing that is spoken here.
             _ => {}
         }
     }
 
-    async fn serve_encrypted(self: Rc<Self>, io: Rewound<Socket>, guard: Arc<Guard>, surface: Surface) {
+    async fn serve_encrypted(
+        self: Rc<Self>,
+        io: Rewound<Socket>,
+        guard: Arc<Guard>,
+        local: Option<Rc<Address>>,
+        surface: Surface,
+    ) {
         let peer = io.get_ref().peer().clone();
         match guard.admit(io).await {
             Ok(io) => {
                 let security = Security { encrypted: true, certified: guard.user_of(&io) };
                 let Ok((protocol, io)) = sniff(io).await else { return };
-                self.serve_protocol(protocol, io, security, surface).await;
+                self.serve_protocol(protocol, io, security, local, surface).await;
             }
             Err(cause) => {
                 log!(Warn, "rejected connection on client endpoint", "remote-addr" = shown(&peer), "error" = cause);
@@ -139,22 +155,29 @@ impl Desk {
         }
     }
 
-    async fn serve_protocol<S>(self: Rc<Self>, protocol: Protocol, io: S, security: Security, surface: Surface)
-    where
+    async fn serve_protocol<S>(
+        self: Rc<Self>,
+        protocol: Protocol,
+        io: S,
+        security: Security,
+        local: Option<Rc<Address>>,
+        surface: Surface,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         match protocol {
             Protocol::Http2 if surface.takes_grpc() || security.encrypted => {
-                let within = security.encrypted.then(|| self.within(security, surface));
+                let within = security.encrypted.then(|| self.within(security.clone(), local.clone(), surface));
                 let (services, settings) = (self.services.clone(), self.settings.clone());
-                grpc::serve(io, within, services, settings, self.drain.clone()).await;
+                let origin = Origin { certified: security.certified, local };
+                grpc::serve(io, origin, within, services, settings, self.drain.clone()).await;
             }
             Protocol::Http1 if surface.takes_http() => {
                 let mut waiter = self.drain.waiter();
                 let drained = poll_fn(move |context| waiter.poll(context));
                 self.shard.metrics.connections.add(1);
                 let (source, gateway) = (self.source.clone(), self.gateway.clone());
-                let site = Site { source, gateway, surface, security };
+                let site = Site { source, gateway, surface, security, local };
                 // In a box: most connections are of gRPC, and each would be larger by it.
                 Box::pin(http::serve(io, site, drained)).await;
                 self.shard.metrics.connections.add(-1);
@@ -165,12 +188,11 @@ impl Desk {
     }
 
     /// Within TLS HTTP is served over HTTP/2 as well.
-    fn within(&self, security: Security, surface: Surface) -> Rc<grpc::Within> {
-        let certified = security.certified.clone();
+    fn within(&self, security: Security, local: Option<Rc<Address>>, surface: Surface) -> grpc::Within {
         let (source, gateway) = (self.source.clone(), self.gateway.clone());
         let site: Option<Rc<dyn grpc::plain::Serve>> =
-            surface.takes_http().then(|| Rc::new(Site { source, gateway, surface, security }) as _);
-        Rc::new(grpc::Within::new(certified, surface.takes_grpc(), site))
+            surface.takes_http().then(|| Rc::new(Site { source, gateway, surface, security, local }) as _);
+        grpc::Within::new(surface.takes_grpc(), site)
     }
 
     /// Ends what is open: connections are told to go, streams and waiting requests get etcd's word for it.

@@ -13,7 +13,7 @@ use crate::{
         tls::{Files, Tls},
     },
     http::Surface,
-    log,
+    limits, log,
     net::{
         Listener,
         listener::Arrival,
@@ -139,6 +139,13 @@ pub(super) async fn open_and_wait(desk: Rc<Desk>) {
     let patience = Instant::now() + desk.drain_grace() + Duration::from_secs(1);
     while desk.house.seats.taken() > 0 && Instant::now() < patience {
         runtime::sleep(Duration::from_millis(10)).await;
+    }
+    if let Some(exporter) = &desk.house.exporter {
+        // What is lost by it is counted nowhere any more.
+        let patience = Duration::from_millis(limits::TRACE_FLUSH_MS_MAX);
+        if runtime::timeout(patience, exporter.stop()).await.is_none() {
+            log!(Warn, "the collector does not take the last spans; they are lost");
+        }
     }
     log!(Info, "the member has stopped");
     std::process::exit(0);

@@ -22,7 +22,10 @@ use crate::{
     config::Config,
     log,
     net::{Listener, listener::Arrival, seats::Seats},
-    observe::log::{hex, shown},
+    observe::{
+        log::{hex, shown},
+        trace::Exporter,
+    },
     proto::etcdserverpb::{CompactionRequest, InternalRaftRequest, RequestHeader},
     raft::{
         compactor::Compactor,
@@ -75,6 +78,13 @@ pub fn run(config: Config) -> Result<Infallible, String> {
         log!(Warn, "simple token is not cryptographically signed");
     }
     let bound = doors::bind(&config)?;
+    let exporter = match config.tracing.clone() {
+        Some(settings) => {
+            log!(Info, "distributed tracing setup enabled", "address" = settings.address.as_str());
+            Some(Exporter::start(settings).map_err(|cause| format!("cannot begin to trace: {cause}"))?)
+        }
+        None => None,
+    };
 
     let started = start::start(&config, crate::observe::log::Drain::logger("raft"), |dir| {
         let dir = dir.to_owned();
@@ -111,6 +121,7 @@ pub fn run(config: Config) -> Result<Infallible, String> {
         seats,
         published: Published::new(view),
         member,
+        exporter,
         started: Mutex::new(Some(started)),
         entrance: Mutex::new(Some((listeners, signals))),
     });
@@ -133,6 +144,8 @@ struct House {
     seats: Arc<Seats>,
     member: Arc<Member>,
     published: Published,
+    /// Takes what is traced.
+    exporter: Option<Arc<Exporter>>,
     started: Mutex<Option<Started>>,
     entrance: Mutex<Option<Entrance>>,
 }

@@ -1,6 +1,9 @@
 //! What a shard can say over HTTP/1.1: of the member from what it publishes, of what it counts from everybody's cells.
 
-use std::{rc::Rc, sync::atomic::Ordering::Relaxed};
+use std::{
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use prost::Message as _;
 
@@ -9,7 +12,10 @@ use crate::{
     error::Status,
     grpc::{LocalBoxFuture, Unary},
     http::{Alarm, RaftStatus, Source},
-    observe::metrics::{self, HealthMetrics, Sources},
+    observe::{
+        metrics::{self, HealthMetrics, Sources},
+        trace::Exporter,
+    },
     proto::etcdserverpb::{AlarmType, RangeRequest},
     runtime,
     shard::{Member, Role, view::View},
@@ -17,11 +23,12 @@ use crate::{
 
 pub(super) struct ShardSource {
     services: Rc<Services>,
+    exporter: Option<Arc<Exporter>>,
 }
 
 impl ShardSource {
-    pub fn new(services: Rc<Services>) -> Self {
-        ShardSource { services }
+    pub fn new(services: Rc<Services>, exporter: Option<Arc<Exporter>>) -> Self {
+        ShardSource { services, exporter }
     }
 
     fn member(&self) -> &Member {
@@ -93,6 +100,7 @@ impl Source for ShardSource {
             shards: &member.metrics.shards,
             core: &member.metrics.core,
             health: &member.metrics.health,
+            traces: self.exporter.as_ref().map(|exporter| exporter.counts()),
             member: metrics::Member {
                 id: member.id,
                 cluster_version: view.state.cluster_version.as_deref(),

@@ -15,7 +15,7 @@ use urd::{
     bolt::read::{Database, ReadError},
     error::{self, Status},
     grpc::{
-        Call, Drain, Frame, Handler, LocalBoxFuture, Route, Settings, Shape, Unary, serve,
+        Call, Drain, Frame, Handler, LocalBoxFuture, Origin, Route, Settings, Shape, Unary, serve,
         stream::{Replies, Requests},
     },
     http::gateway::transcode::{Escape, Input, Read, Scan, Scanner, Schema, Step, Writer, read},
@@ -563,7 +563,7 @@ async fn connection(input: &[u8], settings: Rc<Settings>) {
         _ => 100,
     };
     let client = Client { input: bytes.freeze(), piece, deaf: usize::from(how >> 3), ended: ended.clone() };
-    runtime::spawn(serve(client, None, Rc::new(Service), settings.clone(), Drain::new()));
+    runtime::spawn(serve(client, Origin::default(), None, Rc::new(Service), settings.clone(), Drain::new()));
     while !ended.get() || settings.counters.connections.get() > 0 {
         runtime::yield_now().await;
     }

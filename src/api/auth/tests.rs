@@ -105,7 +105,7 @@ fn a_read_that_outlives_a_change_is_refused() {
     let mut bench = with_users();
     let services = bench.services.clone();
     let view = bench.shard().view();
-    let caller = Caller::Client { metadata: Metadata::default().with("token", b"t.1"), certified: None };
+    let caller = Caller::Client { metadata: Metadata::default().with("token", b"t.1"), certified: None, span: None };
     let permit = services.authorize_read(&caller, &view, Ask::range(&RangeRequest::default())).unwrap();
     assert_eq!(permit.still(&bench.shard().view()), Ok(()));
     let role = AuthRoleAddRequest { name: "r".into() };
@@ -137,7 +137,7 @@ fn a_certificate_names_a_user_where_no_token_is_shown() {
     let bench = with_users();
     let (services, view) = (bench.services.clone(), bench.shard().view());
     let asked = |metadata: Metadata, name: &str, ask: Ask<'_>| {
-        let caller = Caller::Client { metadata, certified: Some(name.into()) };
+        let caller = Caller::Client { metadata, certified: Some(name.into()), span: None };
         services.authorize(&caller, &view, ask)
     };
     let shown = |name: &str, value: &[u8]| Metadata::default().with(name, value);

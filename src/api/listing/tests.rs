@@ -25,7 +25,7 @@ fn all() -> RangeRequest {
 fn answer(bench: &Bench, request: &RangeRequest, taker: &Gathered) -> Result<Bytes, Status> {
     let services = bench.services.clone();
     let route = services.route(PATH).unwrap();
-    let call = crate::grpc::Call { metadata: crate::grpc::Metadata::default(), certified: None, deadline: None };
+    let call = crate::api::testing::plain_call(crate::grpc::Metadata::default());
     match services.unary(route.method, call, request.encode_to_vec().into()) {
         Unary::InParts(make) => {
             runtime::run_test(make(Box::new(taker.clone()))).map(|()| taker.message().seal().slice(PREFIX_BYTES..))

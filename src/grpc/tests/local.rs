@@ -39,7 +39,7 @@ fn local(server: &Server) -> Local {
 
 fn order(local: &Local, path: &str, deadline: Option<Instant>) -> (Route, Call) {
     let metadata = Metadata::of_pairs([("x", &b"1"[..])]);
-    (local.handler.route(path).unwrap(), Call { metadata, certified: None, deadline })
+    (local.handler.route(path).unwrap(), Call { metadata, origin: Origin::default(), deadline, span: None })
 }
 
 fn unary(server: &Server, path: &str, message: &'static [u8]) -> LocalCall {

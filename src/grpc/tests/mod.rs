@@ -13,7 +13,7 @@ use http::{HeaderMap, Request};
 use tokio::io::DuplexStream;
 
 use super::{
-    Call, Drain, Frame, Handler, LocalBoxFuture, Metadata, Route, Settings, Shape, Unary, serve,
+    Call, Drain, Frame, Handler, LocalBoxFuture, Metadata, Origin, Route, Settings, Shape, Unary, serve,
     stream::{Replies, Requests},
 };
 use crate::{
@@ -194,7 +194,8 @@ impl Server {
     /// A new connection through a pipe that holds `capacity` bytes each way.
     fn pipe(&self, capacity: usize) -> DuplexStream {
         let (client, server) = tokio::io::duplex(capacity);
-        let served = serve(server, None, self.service.clone(), self.settings.clone(), self.drain.clone());
+        let served =
+            serve(server, Origin::default(), None, self.service.clone(), self.settings.clone(), self.drain.clone());
         let ended = self.ended.clone();
         spawn(async move {
             served.await;

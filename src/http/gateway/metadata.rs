@@ -1,14 +1,18 @@
 //! What the head of an HTTP request says to gRPC: `Grpc-Metadata-*`, `Authorization`, `Grpc-Timeout`. Other headers say
 //! nothing to etcd and are not handed on. (grpc-gateway: runtime/context.go, annotateContext.)
 
-use std::time::{Duration, Instant};
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use http::{HeaderMap, header};
 
 use super::transcode::decode_base64;
 use crate::{
     error::{Code, Status},
-    grpc::{Call, Metadata},
+    grpc::{Call, Metadata, Origin},
+    runtime::socket::Address,
 };
 
 const PREFIX: &str = "grpc-metadata-";
@@ -17,7 +21,7 @@ const PREFIX: &str = "grpc-metadata-";
 ///
 /// # Errors
 /// Where a header that has to be understood cannot be.
-pub fn call_of(headers: &HeaderMap, now: Instant) -> Result<Call, Status> {
+pub fn call_of(headers: &HeaderMap, local: Option<Rc<Address>>, now: Instant) -> Result<Call, Status> {
     let deadline = match headers.get("grpc-timeout").map(|timeout| timeout.as_bytes()) {
         None | Some(b"") => None,
         Some(timeout) => deadline(timeout, now)?,
@@ -46,7 +50,8 @@ pub fn call_of(headers: &HeaderMap, now: Instant) -> Result<Call, Status> {
     }
     let metadata = Metadata::of_pairs(pairs.iter().map(|(key, value)| (*key, &value[..])));
     // A certificate says nothing here: etcd's gateway calls with one of its own.
-    Ok(Call { metadata, certified: None, deadline })
+    let origin = Origin { certified: None, local };
+    Ok(Call { metadata, origin, deadline, span: None })
 }
 
 /// When a call has to be over by its `Grpc-Timeout`, which may be negative; None: zero, and never.
@@ -101,7 +106,7 @@ mod tests {
             .iter()
             .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), HeaderValue::from_bytes(value).unwrap()))
             .collect();
-        call_of(&headers, Instant::now())
+        call_of(&headers, None, Instant::now())
     }
 
     #[test]

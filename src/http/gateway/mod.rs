@@ -29,7 +29,8 @@ use super::{
 use crate::{
     error::{self, Code, Status},
     grpc::{Call, Route, local::Local},
-    limits, runtime,
+    limits,
+    runtime::{self, socket::Address},
 };
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -67,14 +68,15 @@ impl Gateway {
         self: &Rc<Self>,
         path: &str,
         request: Request<B>,
+        local: Option<&Rc<Address>>,
         session: &Cell<Option<websocket::Session>>,
     ) -> Answer {
         if websocket::is_asked_for(request.headers()) {
-            return websocket::accept(self, path, &request, session);
+            return websocket::accept(self, path, &request, local, session);
         }
         let (head, mut body) = request.into_parts();
         let verb = Verb::of(&head.method, &head.headers);
-        let order = match self.order(path, verb != Verb::Other, &head.headers) {
+        let order = match self.order(path, verb != Verb::Other, &head.headers, local) {
             Ok(order) => order,
             Err(status) => return refusal(&status, Told::Whole),
         };
@@ -109,12 +111,18 @@ impl Gateway {
     }
 
     /// What a request orders by its head.
-    fn order(&self, path: &str, is_post: bool, headers: &HeaderMap) -> Result<Order, Status> {
+    fn order(
+        &self,
+        path: &str,
+        is_post: bool,
+        headers: &HeaderMap,
+        local: Option<&Rc<Address>>,
+    ) -> Result<Order, Status> {
         let known = paths::find(path).ok_or(Status::fixed(Code::NotFound, "Not Found"))?;
         if !is_post {
             return Err(Status::fixed(Code::Unimplemented, "Method Not Allowed"));
         }
-        let call = metadata::call_of(headers, runtime::now())?;
+        let call = metadata::call_of(headers, local.cloned(), runtime::now())?;
         let rpc = known.rpc();
         let method = Schema::method(&rpc).expect("every path's method is in the schema");
         let route = self.local.handler.route(&rpc).ok_or_else(|| error::method_unimplemented(known.method))?;

@@ -33,6 +33,7 @@ use crate::{
     grpc::local::Messages as _,
     http::answer::{self, Answer},
     limits,
+    runtime::socket::Address,
 };
 
 /// A websocket that has been agreed upon, and what is to be called through it.
@@ -40,6 +41,7 @@ pub(in crate::http) struct Session {
     gateway: Rc<Gateway>,
     path: String,
     headers: HeaderMap,
+    local: Option<Rc<Address>>,
 }
 
 /// Whether a request asks for a websocket.
@@ -58,6 +60,7 @@ pub(super) fn accept<B>(
     gateway: &Rc<Gateway>,
     path: &str,
     request: &Request<B>,
+    local: Option<&Rc<Address>>,
     session: &Cell<Option<Session>>,
 ) -> Answer {
     let headers = request.headers();
@@ -69,7 +72,12 @@ pub(super) fn accept<B>(
     if !has_token(headers, header::SEC_WEBSOCKET_VERSION, "13") || !is_key {
         return refusal(StatusCode::BAD_REQUEST, "Bad Request");
     }
-    session.set(Some(Session { gateway: gateway.clone(), path: path.to_owned(), headers: inner_headers(headers) }));
+    session.set(Some(Session {
+        gateway: gateway.clone(),
+        path: path.to_owned(),
+        headers: inner_headers(headers),
+        local: local.cloned(),
+    }));
     let mut answer = answer::empty();
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let agreed = answer.headers_mut();
@@ -221,7 +229,7 @@ const ROUNDS: usize = 16;
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Socket<T> {
     fn new(io: T, read: Bytes, session: Session) -> Self {
-        let Session { gateway, path, headers } = session;
+        let Session { gateway, path, headers, local } = session;
         let bounds = gateway.bounds();
         let config = WebSocketConfig::default()
             .max_message_size(Some(bounds.json_bytes_max))
@@ -230,7 +238,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Socket<T> {
             .write_buffer_size(0);
         let payloads = Payloads::default();
         let mut refused = None;
-        let speaker = match gateway.order(&path, true, &headers) {
+        let speaker = match gateway.order(&path, true, &headers, local.as_ref()) {
             Ok(order) if order.method.takes_many => {
                 Speaker::Going(Box::new(gateway.begin_conversation(order, payloads.clone())), Form::Lines)
             }

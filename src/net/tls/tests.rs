@@ -177,7 +177,7 @@ fn both_versions_and_protocols_are_spoken() {
     for (versions, told) in versions {
         let protocols: [(Protocols, Option<&[u8]>); 4] = [
             (&[b"h2"], Some(b"h2")),
-            (&[b"h2", b"http/1.1"], Some(b"http/1.1")),
+            (&[b"http/1.1", b"h2"], Some(b"h2")),
             (&[b"http/1.1"], Some(b"http/1.1")),
             (&[], None),
         ];

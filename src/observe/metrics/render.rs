@@ -22,6 +22,8 @@ pub struct Sources<'a> {
     pub shards: &'a [Arc<ShardMetrics>],
     pub core: &'a CoreMetrics,
     pub health: &'a HealthMetrics,
+    /// Spans by what became of them, where calls are traced.
+    pub traces: Option<[(&'static str, u64); 3]>,
     pub member: Member<'a>,
 }
 
@@ -426,6 +428,13 @@ fn own(out: &mut Exposition, sources: &Sources<'_>) {
 
     let hashed = sources.sum(|shard| shard.password_hashes.get());
     out.counter("urd_password_hashes_total", "Passwords hashed, to be kept or to be compared.", hashed);
+
+    if let Some(traces) = sources.traces {
+        out.family("urd_trace_spans_total", Kind::Counter, "Spans by what became of them.");
+        for (outcome, count) in traces {
+            out.sample(&[("outcome", outcome)], count as f64);
+        }
+    }
 
     type OfShard = fn(&ShardMetrics) -> f64;
     let per_shard: [(&'static str, Kind, &str, OfShard); 5] = [

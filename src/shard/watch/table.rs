@@ -387,13 +387,18 @@ impl Table {
     }
 
     /// Makes a watch, or says why not; either is answered in the stream.
-    pub fn create(&mut self, stream: StreamId, request: &WatchCreateRequest, now: Moment) {
+    /// The id of the watch, if it was made.
+    pub fn create(&mut self, stream: StreamId, request: &WatchCreateRequest, now: Moment) -> Option<i64> {
         match self.try_create(stream.0, request, now) {
             Ok(id) => {
                 let reply = Reply { watch_id: id, created: true, ..Reply::default() };
                 self.reply(stream.0, now.revision, now.term, &reply);
+                Some(id)
             }
-            Err(reason) => self.refuse(stream, reason, now),
+            Err(reason) => {
+                self.refuse(stream, reason, now);
+                None
+            }
         }
     }
 

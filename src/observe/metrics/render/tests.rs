@@ -18,7 +18,8 @@ fn scrape(shards: &[Arc<ShardMetrics>], core: &CoreMetrics, health: &HealthMetri
         gates: &gates,
         extensive: true,
     };
-    render(&Sources { shards, core, health, member })
+    let traces = Some([("exported", 1), ("failed", 2), ("dropped", 3)]);
+    render(&Sources { shards, core, health, traces, member })
 }
 
 /// A scrape in which everything that appears only once it has occurred has occurred.
