@@ -120,6 +120,8 @@ table! {
     LEASE_EXIST: FailedPrecondition, "etcdserver: lease already exists";
     LEASE_TTL_TOO_LARGE: OutOfRange, "etcdserver: too large lease TTL";
     WATCH_CANCELED: Canceled, "etcdserver: watch canceled";
+    WATCH_ID_DUPLICATE: Unknown, "mvcc: duplicate watch ID provided on the WatchStream";
+    WATCH_RANGE_EMPTY: Unknown, "mvcc: watcher range is empty";
     MEMBER_EXIST: FailedPrecondition, "etcdserver: member ID already exist";
     PEER_URL_EXIST: FailedPrecondition, "etcdserver: Peer URLs already exists";
     MEMBER_NOT_ENOUGH_STARTED: Unknown, "etcdserver: re-configuration failed due to not enough started members";
@@ -175,12 +177,15 @@ table! {
     ELECTION_NOT_LEADER: Unknown, "election: not leader";
     ELECTION_LEADER_MISSING: Unknown, "\"leader\" field must be provided";
     SESSION_EXPIRED: Unknown, "mutex: session is expired";
+    REQUEST_CANCELED: Canceled, "etcdserver: request canceled";
+    REQUEST_DEADLINE_EXCEEDED: DeadlineExceeded, "etcdserver: context deadline exceeded";
     CONTEXT_CANCELED: Canceled, "context canceled";
     DEADLINE_EXCEEDED: DeadlineExceeded, "context deadline exceeded";
     RANGE_STREAM_NO_SORT: Unimplemented, "RangeStream does not support custom sort orders";
     STREAM_PIN_TOO_OLD: ResourceExhausted, "range stream is read too slowly: its revision was held for too long";
     SNAPSHOT_PIN_TOO_OLD: ResourceExhausted, "snapshot is read too slowly: its revision was held for too long";
     SNAPSHOT_PIN_TOO_LARGE: ResourceExhausted, "snapshot is read too slowly: it holds too much of the log that nobody else needs";
+    NO_UNARY_MESSAGE: Unknown, "EOF";
     NO_REQUEST_MESSAGE: Internal, "cardinality violation: received no request message from non-client-streaming RPC";
     HEALTH_UNKNOWN_SERVICE: NotFound, "unknown service";
     UNKNOWN_METHOD: Unknown, "etcdserver: unknown method";

@@ -90,8 +90,14 @@ impl Client {
 
     /// The same connection; calls on it carry this beside those before.
     pub fn with_metadata(&self, name: &'static str, value: &str) -> Self {
+        assert!(value.is_ascii(), "metadata in ASCII");
+        self.with_metadata_bytes(name, value.as_bytes())
+    }
+
+    /// The same with bytes that may be no text.
+    pub fn with_metadata_bytes(&self, name: &'static str, value: &[u8]) -> Self {
         let mut client = self.clone();
-        let value = HeaderValue::from_str(value).expect("metadata in ASCII");
+        let value = HeaderValue::from_bytes(value).expect("metadata without control characters");
         client.metadata.insert(HeaderName::from_static(name), value);
         client
     }

@@ -307,7 +307,7 @@ fn answer_at_once(
             return Begun::Answered;
         }
         None => {
-            answer.finish(Status::fixed(Code::Unknown, "EOF"));
+            answer.finish(error::NO_UNARY_MESSAGE);
             return Begun::Answered;
         }
     };

@@ -50,9 +50,6 @@ pub(super) enum Standing {
 /// The id in replies that are about no watch or about all (etcd: clientv3.InvalidWatchID).
 pub(super) const NO_WATCH: i64 = -1;
 
-const DUPLICATE: &str = "mvcc: duplicate watch ID provided on the WatchStream";
-const EMPTY_RANGE: &str = "mvcc: watcher range is empty";
-
 pub(super) struct Watch {
     pub id: i64,
     /// The first revision whose events the watch has not been given.
@@ -411,7 +408,7 @@ impl Table {
             return Err(text(&error::COMPACTED));
         }
         if !end.is_empty() && end != [0] && key >= end {
-            return Err(EMPTY_RANGE);
+            return Err(text(&error::WATCH_RANGE_EMPTY));
         }
         let id = match request.watch_id {
             0 => {
@@ -421,7 +418,7 @@ impl Table {
                 }
                 id
             }
-            id if self.find(stream, id).is_some() => return Err(DUPLICATE),
+            id if self.find(stream, id).is_some() => return Err(text(&error::WATCH_ID_DUPLICATE)),
             id => id,
         };
         if self.watches.len() >= limits::WATCHES_MAX
