@@ -5,6 +5,10 @@
 //! Bytes that carry checksums are given right ones first, where the input asks for it: a fuzzer does not find them, and
 //! what lies behind them must hold all the same.
 
+// By its path, which is the same from here and from `fuzz/`.
+#[path = "outside.rs"]
+mod outside;
+
 use std::{cell::Cell, collections::HashMap, io, rc::Rc, sync::mpsc, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -43,13 +47,18 @@ use urd::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them, by name.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 10] = [
     ("record", record),
     ("checkpoint", checkpoint),
     ("database", database),
     ("request", request),
     ("grpc", grpc),
     ("json", json),
+    // The protocol alone, without an executor and the calls behind it, by the rules that it sets itself.
+    ("http2", urd::grpc::fuzz_connection),
+    ("certificate", urd::net::tls::fuzz_certificates),
+    ("config", outside::config),
+    ("token", outside::token),
 ];
 
 // ---- databases ----

@@ -1,9 +1,6 @@
 //! What a client's certificate must be beside genuine: of an allowed name, and not revoked.
 
-use std::{
-    collections::HashSet,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashSet, path::PathBuf};
 
 use rustls::{
     client::verify_server_name,
@@ -62,17 +59,23 @@ impl Admission {
     /// By serial numbers alone, as etcd: whoever may write the file is believed. It is looked at in every handshake, for to be
     /// revoked is to be revoked now; a list that cannot be read lets nobody in.
     fn check_revocation(&self, chain: &[CertificateDer<'_>]) -> Result<(), String> {
-        let revoked = self.revoked.current(&[&self.list], || serials(&self.list))?;
-        for certificate in chain {
-            let (_, parsed) = X509Certificate::from_der(certificate).map_err(|cause| cause.to_string())?;
-            let serial = significant(parsed.raw_serial());
-            if revoked.contains(serial) {
-                let digits: String = serial.iter().map(|byte| format!("{byte:02x}")).collect();
-                return Err(format!("transport: certificate serial {digits} revoked"));
-            }
-        }
-        Ok(())
+        let revoked = self.revoked.current(&[&self.list], || {
+            serials(&read(&self.list)?).ok_or_else(|| format!("{}: x509: malformed crl", self.list.display()))
+        })?;
+        none_is_on(&revoked, chain)
     }
+}
+
+pub(super) fn none_is_on(revoked: &HashSet<Vec<u8>>, chain: &[CertificateDer<'_>]) -> Result<(), String> {
+    for certificate in chain {
+        let (_, parsed) = X509Certificate::from_der(certificate).map_err(|cause| cause.to_string())?;
+        let serial = significant(parsed.raw_serial());
+        if revoked.contains(serial) {
+            let digits: String = serial.iter().map(|byte| format!("{byte:02x}")).collect();
+            return Err(format!("transport: certificate serial {digits} revoked"));
+        }
+    }
+    Ok(())
 }
 
 /// The last common name of a certificate's subject: the one that Go keeps.
@@ -82,7 +85,7 @@ pub(super) fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     last.as_str().ok().map(str::to_owned)
 }
 
-fn is_of_host(certificate: &CertificateDer<'_>, host: &str) -> bool {
+pub(super) fn is_of_host(certificate: &CertificateDer<'_>, host: &str) -> bool {
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     match (ParsedCertificate::try_from(certificate), ServerName::try_from(host)) {
         (Ok(parsed), Ok(name)) => verify_server_name(&parsed, &name).is_ok(),
@@ -90,21 +93,18 @@ fn is_of_host(certificate: &CertificateDer<'_>, host: &str) -> bool {
     }
 }
 
-/// The serial numbers on a list.
-fn serials(path: &Path) -> Result<HashSet<Vec<u8>>, String> {
-    let bytes = read(path)?;
-    let malformed = || format!("{}: x509: malformed crl", path.display());
+/// The serial numbers on a list; None: it is none.
+pub(super) fn serials(bytes: &[u8]) -> Option<HashSet<Vec<u8>>> {
     // Text as well, which etcd does not take.
-    let der = match bytes.starts_with(b"-----BEGIN") {
-        true => Pem::iter_from_buffer(&bytes).next().and_then(Result::ok).ok_or_else(malformed)?.contents,
-        false => bytes,
-    };
-    let (_, list) = CertificateRevocationList::from_der(&der).map_err(|_| malformed())?;
-    Ok(list.iter_revoked_certificates().map(|revoked| significant(revoked.raw_serial()).to_vec()).collect())
+    let text = bytes.starts_with(b"-----BEGIN");
+    let pem = if text { Some(Pem::iter_from_buffer(bytes).next()?.ok()?) } else { None };
+    let der = pem.as_ref().map_or(bytes, |pem| &pem.contents[..]);
+    let (_, list) = CertificateRevocationList::from_der(der).ok()?;
+    Some(list.iter_revoked_certificates().map(|revoked| significant(revoked.raw_serial()).to_vec()).collect())
 }
 
 /// A number without the zeros in front that its encoding may have.
-fn significant(mut number: &[u8]) -> &[u8] {
+pub(super) fn significant(mut number: &[u8]) -> &[u8] {
     while let [0, rest @ ..] = number {
         number = rest;
     }

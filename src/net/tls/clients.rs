@@ -36,9 +36,19 @@ pub(super) fn verifier(trusted: &Path, provider: &Arc<CryptoProvider>) -> Result
              --trusted-ca-file",
         )?,
     };
+    of_authorities(path, &read(path)?, is_given, provider)
+}
+
+/// Of a file's name and contents.
+pub(super) fn of_authorities(
+    path: &Path,
+    text: &[u8],
+    is_given: bool,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, String> {
     let mut roots = RootCertStore::empty();
     let mut trusted = Vec::new();
-    for certificate in CertificateDer::pem_slice_iter(&read(path)?) {
+    for certificate in CertificateDer::pem_slice_iter(text) {
         let certificate = certificate.map_err(|cause| format!("{}: {cause}", path.display()))?;
         match roots.add(certificate.clone()) {
             Ok(()) => trusted.push(certificate),

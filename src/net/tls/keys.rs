@@ -61,13 +61,22 @@ impl fmt::Debug for KeyFiles {
 }
 
 fn load(cert: &Path, key: &Path, provider: &CryptoProvider) -> Result<CertifiedKey, String> {
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&read(cert)?)
+    pair((cert, &read(cert)?), (key, &read(key)?), provider)
+}
+
+/// Of two files' names and contents.
+pub(super) fn pair(
+    (cert, cert_text): (&Path, &[u8]),
+    (key, key_text): (&Path, &[u8]),
+    provider: &CryptoProvider,
+) -> Result<CertifiedKey, String> {
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(cert_text)
         .collect::<Result<_, _>>()
         .map_err(|cause| format!("{}: {cause}", cert.display()))?;
     if chain.is_empty() {
         return Err(format!("{}: tls: failed to find any PEM data in certificate input", cert.display()));
     }
-    let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|cause| format!("{}: {cause}", key.display()))?;
+    let private = PrivateKeyDer::from_pem_slice(key_text).map_err(|cause| format!("{}: {cause}", key.display()))?;
     match CertifiedKey::from_der(chain, private, provider) {
         Ok(pair) => Ok(pair),
         Err(rustls::Error::InconsistentKeys(_)) => {

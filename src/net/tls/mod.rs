@@ -4,6 +4,7 @@
 
 mod admission;
 mod clients;
+mod fuzz;
 mod keys;
 mod made;
 mod reread;
@@ -21,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 
 use self::{admission::Admission, keys::KeyFiles};
-pub use self::{made::make_certificate, stream::Secured};
+pub use self::{fuzz::fuzz_certificates, made::make_certificate, stream::Secured};
 use crate::{
     config::tls::{Files, Tls, Version},
     limits, runtime,
