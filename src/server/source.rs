@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub(super) struct ShardSource {
-    services: Rc<Services>,
+    pub(super) services: Rc<Services>,
 }
 
 impl ShardSource {
