@@ -197,6 +197,13 @@ pub const SNIFF_MILLISECONDS_MAX: u64 = 10_000;
 /// How long a TLS handshake may take, in seconds (etcd: tlsHandshakeTimeout).
 pub const TLS_HANDSHAKE_SECONDS_MAX: u64 = 10;
 
+/// Names that are looked up at a time, each on a thread of its own: the certificates of members are looked at so, and they
+/// are few. A resolver that does not answer holds a thread for half a minute.
+pub const NAME_LOOKUPS_MAX: usize = 8;
+
+/// How long the look-ups for one connection may take, in seconds: as long as its handshake may.
+pub const NAME_LOOKUP_SECONDS_MAX: u64 = 10;
+
 /// How long accepting rests after the system ran out of something (descriptors, memory). Go's net/http starts at 5 ms
 /// and doubles to 1 s.
 pub const ACCEPT_REST_MILLISECONDS_MIN: u64 = 5;
@@ -435,6 +442,19 @@ pub const HTTP2_REQUESTS_MAX: usize = 256;
 
 /// The period in which an HTTP/1.1 connection must bring a whole request, in seconds (etcd: the read-header timeout).
 pub const HTTP_IDLE_SECONDS_MAX: u64 = 300;
+
+/// The same on a listener for members, who talk all the time (etcd: rafthttp.ConnReadTimeout).
+pub const PEER_IDLE_SECONDS_MAX: u64 = 5;
+
+/// How long the next bytes of a body from another member may take, in seconds (etcd: the same).
+pub const PEER_BODY_SECONDS_MAX: u64 = 5;
+
+/// Most bytes of a message between members. etcd batches entries up to 512 KiB, or one of any size, and at the default an
+/// entry has 1.5 MiB at most.
+pub const PEER_MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Most bytes of what one member asks another about leases or hashes (etcd: leasehttp.maxLeaseHTTPRequestSize).
+pub const PEER_REQUEST_BYTES_MAX: usize = 64 * 1024;
 
 /// How long an answer that is on its way may hold a drain up, in seconds: a read waits 7 s at etcd's defaults.
 pub const HTTP_DRAIN_SECONDS_MAX: u64 = 10;

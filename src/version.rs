@@ -10,5 +10,21 @@ pub const CLUSTER: &str = "3.7.0";
 /// The version of the storage's schema that it states.
 pub const STORAGE: &str = "3.7.0";
 
+/// The oldest cluster version that a member of that release can be part of.
+pub const MIN_CLUSTER: &str = "3.0.0";
+
 /// urd's own release.
 pub const URD: &str = env!("CARGO_PKG_VERSION");
+
+/// Major and minor of `major.minor.patch` and what may follow it. (Go: go-semver, NewVersion.)
+pub fn parse(text: &str) -> Option<(i64, i64)> {
+    let (text, metadata) = text.split_once('+').unwrap_or((text, ""));
+    let (text, pre_release) = text.split_once('-').unwrap_or((text, ""));
+    let is_identifier = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
+    if !is_identifier(metadata) || !is_identifier(pre_release) {
+        return None;
+    }
+    let mut parts = text.splitn(3, '.').map(|part| part.parse::<i64>().ok());
+    let (major, minor, _) = (parts.next()??, parts.next()??, parts.next()??);
+    Some((major, minor))
+}

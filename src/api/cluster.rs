@@ -159,25 +159,30 @@ pub fn member_promote(services: Rc<Services>, caller: Caller, message: Bytes) ->
         Ok(request) => request,
         Err(status) => return refuse(status),
     };
-    let shard = services.shard.clone();
+    later(async move {
+        let view = promote(&services, &caller, id).await?;
+        Ok(Frame::of(&MemberPromoteResponse { header: Some(header(&services.shard)), members: members(&view) }))
+    })
+}
+
+/// Lets a learner vote, and gives the state in which it does.
+pub async fn promote(services: &Services, caller: &Caller, id: u64) -> Result<Arc<View>, Status> {
+    let shard = &services.shard;
     let change = Change {
         kind: ConfChangeType::ConfChangeAddNode,
         member: id,
         context: promotion_context(id).into(),
         promotes: Some(id),
     };
-    later(async move {
-        let may = services.authorize(&caller, &shard.view(), Ask::Admin);
-        let promoted = match may {
-            Ok(()) => change.make(&shard).await,
-            Err(status) => Err(status),
-        };
-        if let Err(status) = &promoted {
-            shard.metrics.promote_failures.count(status);
-        }
-        let view = promoted?;
-        Ok(Frame::of(&MemberPromoteResponse { header: Some(header(&shard)), members: members(&view) }))
-    })
+    let may = services.authorize(caller, &shard.view(), Ask::Admin);
+    let promoted = match may {
+        Ok(()) => change.make(shard).await,
+        Err(status) => Err(status),
+    };
+    if let Err(status) = &promoted {
+        shard.metrics.promote_failures.count(status);
+    }
+    promoted
 }
 
 /// A change of the members that is to be made.

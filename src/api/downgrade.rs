@@ -19,6 +19,7 @@ use crate::{
     raft::bootstrap,
     runtime,
     shard::view::View,
+    version,
 };
 
 pub fn downgrade(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary {
@@ -93,22 +94,10 @@ async fn set(services: &Services, target: Option<&str>) -> Result<(), Status> {
     result?.0.map(drop)
 }
 
-/// Major and minor of `major.minor` or `major.minor.patch`, the last with what may follow it. (Go: go-semver, NewVersion;
-/// etcd: convertToClusterVersion.)
+/// Major and minor of `major.minor` or `major.minor.patch`, the last with what may follow it. (etcd:
+/// convertToClusterVersion.)
 fn parse(text: &str) -> Result<(i64, i64), Status> {
-    semver(text).or_else(|| semver(&format!("{text}.0"))).ok_or(error::WRONG_DOWNGRADE_VERSION_FORMAT)
-}
-
-fn semver(text: &str) -> Option<(i64, i64)> {
-    let (text, metadata) = text.split_once('+').unwrap_or((text, ""));
-    let (text, pre_release) = text.split_once('-').unwrap_or((text, ""));
-    let is_identifier = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
-    if !is_identifier(metadata) || !is_identifier(pre_release) {
-        return None;
-    }
-    let mut parts = text.splitn(3, '.').map(|part| part.parse::<i64>().ok());
-    let (major, minor, _) = (parts.next()??, parts.next()??, parts.next()??);
-    Some((major, minor))
+    version::parse(text).or_else(|| version::parse(&format!("{text}.0"))).ok_or(error::WRONG_DOWNGRADE_VERSION_FORMAT)
 }
 
 #[cfg(test)]

@@ -156,22 +156,9 @@ pub fn hash_kv(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary 
         Err(status) => return refuse(status),
     };
     later(async move {
-        let (view, began) = (services.shard.view(), runtime::now());
+        let view = services.shard.view();
         services.authorize(&caller, &view, Ask::Admin)?;
-        let index = &view.state.index;
-        let settled = services.shard.member.compaction_hashes.get(request.revision);
-        let hash = match settled {
-            Some(hash) => hash,
-            None => {
-                if request.revision > 0 {
-                    // Compacted is found first (etcd: mvcc/kvstore.go, hashByRev).
-                    index.check_revision(request.revision)?;
-                }
-                let at = if request.revision == 0 { index.current() } else { request.revision };
-                hashed(&view, move |view| hash::hash_kv(&view.state.index, at, &view.segments)).await?
-            }
-        };
-        services.shard.metrics.hash_rev_duration.observe(runtime::now() - began);
+        let hash = hash_at(&services, &view, request.revision).await?;
         let response = HashKvResponse {
             header: Some(header(&services.shard, view.revision())),
             hash: hash.hash,
@@ -180,6 +167,27 @@ pub fn hash_kv(services: Rc<Services>, caller: Caller, message: Bytes) -> Unary 
         };
         Ok(Frame::of(&response))
     })
+}
+
+/// The hash of what a view holds at a revision, the view's own for 0.
+///
+/// # Errors
+/// COMPACTED, FUTURE_REV, and where the data cannot be read.
+pub async fn hash_at(services: &Services, view: &Arc<View>, revision: i64) -> Result<hash::KvHash, Status> {
+    let (index, began) = (&view.state.index, runtime::now());
+    let hash = match services.shard.member.compaction_hashes.get(revision) {
+        Some(hash) => hash,
+        None => {
+            if revision > 0 {
+                // Compacted is found first (etcd: mvcc/kvstore.go, hashByRev).
+                index.check_revision(revision)?;
+            }
+            let at = if revision == 0 { index.current() } else { revision };
+            hashed(view, move |view| hash::hash_kv(&view.state.index, at, &view.segments)).await?
+        }
+    };
+    services.shard.metrics.hash_rev_duration.observe(runtime::now() - began);
+    Ok(hash)
 }
 
 /// Hashes here where there is little, else where it may take its time.

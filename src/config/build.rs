@@ -116,6 +116,7 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
     let tls = tls::read(&settings)?;
     let clients = listen_client.iter().chain(&listen_http);
     check_certificates(&tls, clients, &listen_metrics, &mut warnings)?;
+    warn_of_unused_peer_certificates(&tls, &listen_peer, &mut warnings);
     advertise_default_host(&listen_peer, &mut advertise_peer, "http://localhost:2380", machine);
     let initial_cluster = initial_cluster(&settings, &name, &advertise_peer)?;
     advertise_default_host(&listen_client, &mut advertise_client, "http://localhost:2379", machine);
@@ -359,6 +360,23 @@ fn check_certificates<'a>(
         warnings.push(Warning::new("ignoring client auto TLS since certs given", "auto-tls", "true"));
     }
     Ok(())
+}
+
+/// What of the members' certificates goes unused (etcd: configurePeerListeners). An encrypted listener without any is told
+/// of when it is bound.
+fn warn_of_unused_peer_certificates(tls: &Tls, peers: &[Url], warnings: &mut Vec<Warning>) {
+    for url in peers.iter().filter(|url| url.scheme == "http") {
+        let mut unused = |message: &str| warnings.push(Warning::new(message, "listen-peer-urls", url.to_string()));
+        if tls.peer.has_pair() || tls.peer.auto {
+            unused("scheme is HTTP while key and cert files are present; ignoring key and cert files");
+        }
+        if tls.peer.client_cert_auth {
+            unused("scheme is HTTP while --peer-client-cert-auth is enabled; ignoring client cert auth for this URL");
+        }
+    }
+    if tls.peer.has_pair() && tls.peer.auto {
+        warnings.push(Warning::new("ignoring peer auto TLS since certs given", "peer-auto-tls", "true"));
+    }
 }
 
 /// A member that listens on every address and advertises the default `localhost` is told of by the machine's address

@@ -122,8 +122,8 @@ pub fn nearest(name: &str) -> Option<&'static str> {
         .map(|(_, name)| name)
 }
 
-const NO_PEERS: &str =
-    "a member alone has no peers: the files are checked, and nothing is opened there in this version";
+const CALLS_NO_PEER: &str =
+    "it is shown to members that are called, and this version calls none: the files are checked";
 const NO_DISCOVERY: &str =
     "discovery is not available in this version: name the founding member with --initial-cluster";
 const ONE_MEMBER: &str = "it concerns clusters of several members, which this version does not form";
@@ -158,7 +158,7 @@ pub const FLAGS: &[Flag] = &[
     row(Member, "heartbeat-interval", Uint, "100", Works, "Milliseconds between two heartbeats of a leader."),
     row(Member, "election-timeout", Uint, "1000", Works, "Milliseconds without a leader after which a member stands for election."),
     row(Member, "initial-election-tick-advance", Bool, "true", NoEffect("a member alone stands for election at once"), "Shorten the first election timeout after a start."),
-    row(Member, "listen-peer-urls", Urls, "http://localhost:2380", NoEffect("a member alone has no peers: nothing is opened there in this version"), "Where to accept other members."),
+    row(Member, "listen-peer-urls", Urls, "http://localhost:2380", Works, "Where to accept other members."),
     row(Member, "listen-client-urls", Urls, "http://localhost:2379", Works, "Where to accept clients: gRPC and HTTP on one port, or on one unix socket."),
     row(Member, "listen-client-http-urls", Urls, "", Works, "Where to accept HTTP alone; --listen-client-urls then takes gRPC alone."),
     row(Member, "listen-metrics-urls", Urls, "", Works, "Where to serve metrics and health checks beside the client URLs."),
@@ -221,17 +221,17 @@ pub const FLAGS: &[Flag] = &[
     row(Security, "client-cert-allowed-hostname", Text, "", Works, "Host names that client certificates may carry."),
     row(Security, "trusted-ca-file", Text, "", Works, "Authorities trusted for clients."),
     row(Security, "auto-tls", Bool, "false", Works, "Make a certificate for clients."),
-    row(Security, "peer-cert-file", Text, "", NoEffect(NO_PEERS), "Certificate for members."),
-    row(Security, "peer-key-file", Text, "", NoEffect(NO_PEERS), "Its key."),
-    row(Security, "peer-client-cert-auth", Bool, "false", NoEffect(NO_PEERS), "Demand certificates of members."),
-    row(Security, "peer-client-cert-file", Text, "", NoEffect(NO_PEERS), "Certificate shown to other members."),
-    row(Security, "peer-client-key-file", Text, "", NoEffect(NO_PEERS), "Its key."),
-    row(Security, "peer-trusted-ca-file", Text, "", NoEffect(NO_PEERS), "Authorities trusted for members."),
-    row(Security, "peer-cert-allowed-cn", Text, "", NoEffect(NO_PEERS), "Common names that members may carry."),
-    row(Security, "peer-cert-allowed-hostname", Text, "", NoEffect(NO_PEERS), "Host names that members may carry."),
-    row(Security, "peer-auto-tls", Bool, "false", NoEffect(NO_PEERS), "Make a certificate for members."),
-    row(Security, "peer-crl-file", Text, "", NoEffect(NO_PEERS), "Revoked certificates of members."),
-    row(Security, "peer-skip-client-san-verification", Bool, "false", NoEffect(NO_PEERS), "Do not compare a member's certificate with its address."),
+    row(Security, "peer-cert-file", Text, "", Works, "Certificate for members."),
+    row(Security, "peer-key-file", Text, "", Works, "Its key."),
+    row(Security, "peer-client-cert-auth", Bool, "false", Works, "Demand certificates of members."),
+    row(Security, "peer-client-cert-file", Text, "", NoEffect(CALLS_NO_PEER), "Certificate shown to other members."),
+    row(Security, "peer-client-key-file", Text, "", NoEffect(CALLS_NO_PEER), "Its key."),
+    row(Security, "peer-trusted-ca-file", Text, "", Works, "Authorities trusted for members."),
+    row(Security, "peer-cert-allowed-cn", Text, "", Works, "Common names that members may carry."),
+    row(Security, "peer-cert-allowed-hostname", Text, "", Works, "Host names that members may carry."),
+    row(Security, "peer-auto-tls", Bool, "false", Works, "Make a certificate for members."),
+    row(Security, "peer-crl-file", Text, "", Works, "Revoked certificates of members."),
+    row(Security, "peer-skip-client-san-verification", Bool, "false", Works, "Do not compare a member's certificate with its address."),
     row(Security, "self-signed-cert-validity", Uint, "1", Works, "Years that made certificates are valid."),
     row(Security, "cipher-suites", Text, "", Works, "TLS suites to offer."),
     row(Security, "tls-min-version", Text, "TLS1.2", Works, "Oldest TLS version."),

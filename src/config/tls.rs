@@ -11,6 +11,8 @@ pub struct Tls {
     pub client: Files,
     /// For other members.
     pub peer: Files,
+    /// The certificate of another member need not be of the address that it comes from.
+    pub peers_from_anywhere: bool,
     pub version_min: Version,
     /// None: the newest there is.
     pub version_max: Option<Version>,
@@ -59,6 +61,7 @@ impl Default for Tls {
         Tls {
             client: Files::default(),
             peer: Files::default(),
+            peers_from_anywhere: false,
             version_min: Version::Tls12,
             version_max: None,
             suites: Vec::new(),
@@ -145,6 +148,7 @@ pub(super) fn read(settings: &Settings) -> Result<Tls, ConfigError> {
             allowed_common_names: list(settings, "peer-cert-allowed-cn"),
             allowed_hostnames: list(settings, "peer-cert-allowed-hostname"),
         },
+        peers_from_anywhere: settings.flag("peer-skip-client-san-verification"),
         version_min: version_min.unwrap_or(Version::Tls12),
         version_max,
         suites: suites(&names)?,

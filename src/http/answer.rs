@@ -59,8 +59,13 @@ pub(super) fn not_found() -> Answer {
 
 /// 405 for anything but GET, HEAD among it.
 pub(super) fn allow_get() -> Answer {
+    allow("GET")
+}
+
+/// 405 for any other method.
+pub(super) fn allow(method: &'static str) -> Answer {
     let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
-    answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
+    answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(method));
     answer
 }
 

@@ -1,7 +1,7 @@
-//! What is served over HTTP/1.1 on the client and metrics listeners: health checks, versions, metrics, debug variables, and
+//! What is served over HTTP/1.1. On the client and metrics listeners: health checks, versions, metrics, debug variables, and
 //! the API in JSON. Statuses, headers and bodies are those of etcd, down to the line ends, for probes and scripts compare
 //! them. It knows no shard: what the answers need comes from a `Source`, and what is called through a `Gateway` goes where
-//! gRPC goes. (etcd: etcdhttp, embed/serve.go; Go: net/http's mux.)
+//! gRPC goes. On the listeners for members: what they ask each other (`peer`). (etcd: etcdhttp, embed/serve.go; Go: net/http's mux.)
 
 mod answer;
 mod body;
@@ -11,6 +11,7 @@ mod health;
 mod http2;
 pub(crate) mod io;
 mod path;
+pub mod peer;
 
 #[cfg(test)]
 mod tests;
@@ -96,7 +97,7 @@ impl Surface {
         match self {
             Surface::Client => "grpc+http",
             Surface::Grpc => "grpc",
-            Surface::Http | Surface::Metrics => "http",
+            Surface::Http | Surface::Metrics | Surface::Peer => "http",
         }
     }
 }
@@ -135,6 +136,8 @@ pub enum Surface {
     Grpc,
     /// `/metrics`, `/health`, `/livez` and `/readyz` only.
     Metrics,
+    /// What members ask each other, and nothing of it for anybody else.
+    Peer,
 }
 
 /// What is served on a listener.
@@ -171,13 +174,35 @@ pub async fn serve<T>(io: T, site: Site, drain: impl Future<Output = ()>)
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
+    serve_while(io, Whose::Clients(site), Duration::from_secs(limits::HTTP_IDLE_SECONDS_MAX), drain).await;
+}
+
+/// The same for another member, who is to be heard every five to ten seconds.
+pub async fn serve_peer<T>(io: T, source: Rc<dyn peer::Source>, drain: impl Future<Output = ()>)
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    serve_while(io, Whose::Peers(source), Duration::from_secs(limits::PEER_IDLE_SECONDS_MAX), drain).await;
+}
+
+/// Whose requests come, and what they are answered from.
+#[derive(Clone)]
+enum Whose {
+    Clients(Site),
+    Peers(Rc<dyn peer::Source>),
+}
+
+async fn serve_while<T>(io: T, whose: Whose, period: Duration, drain: impl Future<Output = ()>)
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     let activity = Rc::new(Activity::default());
-    let idle = idle(activity.clone());
+    let idle = idle(activity.clone(), period);
     let stop = async move {
         select(pin!(drain), pin!(idle)).await;
     };
     let grace = runtime::sleep(Duration::from_secs(limits::HTTP_DRAIN_SECONDS_MAX));
-    serve_until(io, site, activity, stop, grace).await;
+    serve_until(io, whose, activity, stop, grace).await;
 }
 
 /// Requests begun, and how many are being answered.
@@ -206,10 +231,10 @@ impl Drop for Serving {
 
 /// Ready when a whole period has gone by in which no request was begun or being answered. (Not hyper's own timeout: that
 /// wants timers which can move between threads, and this runtime's stay where they are.)
-async fn idle(activity: Rc<Activity>) {
+async fn idle(activity: Rc<Activity>, period: Duration) {
     loop {
         let begun = activity.begun.get();
-        runtime::sleep(Duration::from_secs(limits::HTTP_IDLE_SECONDS_MAX)).await;
+        runtime::sleep(period).await;
         if activity.begun.get() == begun && activity.serving.get() == 0 {
             return;
         }
@@ -219,7 +244,7 @@ async fn idle(activity: Rc<Activity>) {
 /// `grace` begins once `stop` has come.
 async fn serve_until<T>(
     io: T,
-    site: Site,
+    whose: Whose,
     activity: Rc<Activity>,
     stop: impl Future<Output = ()>,
     grace: impl Future<Output = ()>,
@@ -230,10 +255,13 @@ async fn serve_until<T>(
     let session: Rc<Cell<Option<websocket::Session>>> = Rc::default();
     let (accepted, requests) = (session.clone(), activity.clone());
     let service = service_fn(move |request: Request<Incoming>| {
-        let (site, session, serving) = (site.clone(), accepted.clone(), Serving::of(&requests));
+        let (whose, session, serving) = (whose.clone(), accepted.clone(), Serving::of(&requests));
         // In a box: the connection is taken apart if it becomes a websocket's.
         Box::pin(async move {
-            let mut answer = respond(&site, request, &session).await;
+            let mut answer = match &whose {
+                Whose::Clients(site) => respond(site, request, &session).await,
+                Whose::Peers(source) => peer::respond(source, request).await,
+            };
             answer.body_mut().hold(serving);
             Ok::<_, Infallible>(answer)
         })

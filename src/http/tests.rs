@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, duplex};
 use super::*;
 use crate::error;
 
-struct Fake {
+pub(super) struct Fake {
     alarms: Vec<Alarm>,
     leader: bool,
     learner: bool,
@@ -75,9 +75,14 @@ impl Source for Fake {
     }
 }
 
+fn exchange_on(fake: Fake, surface: Surface, request: &str, drained: bool) -> (String, bool) {
+    let site = Site { source: Rc::new(fake), gateway: None, surface, security: Security::default(), local: None };
+    exchange_with(Whose::Clients(site), request, drained)
+}
+
 /// What comes back for `request`, without the date, and whether the server hung up. Everything is in memory, so a poll
 /// that changes nothing means that nothing more will come.
-fn exchange_on(fake: Fake, surface: Surface, request: &str, drained: bool) -> (String, bool) {
+pub(super) fn exchange_with(whose: Whose, request: &str, drained: bool) -> (String, bool) {
     let (mut ours, theirs) = duplex(1 << 20);
     let mut context = Context::from_waker(Waker::noop());
     let stop = async move {
@@ -85,8 +90,7 @@ fn exchange_on(fake: Fake, surface: Surface, request: &str, drained: bool) -> (S
             std::future::pending::<()>().await;
         }
     };
-    let site = Site { source: Rc::new(fake), gateway: None, surface, security: Security::default(), local: None };
-    let mut server = pin!(serve_until(theirs, site, Rc::default(), stop, std::future::ready(())));
+    let mut server = pin!(serve_until(theirs, whose, Rc::default(), stop, std::future::ready(())));
     let sent = Pin::new(&mut ours).poll_write(&mut context, request.as_bytes());
     assert!(matches!(sent, Poll::Ready(Ok(bytes)) if bytes == request.len()));
     let mut closed = false;
@@ -103,8 +107,13 @@ fn exchange_on(fake: Fake, surface: Surface, request: &str, drained: bool) -> (S
 
 /// Status line, sorted headers, body.
 fn exchange(fake: Fake, surface: Surface, method: &str, path: &str, headers: &str) -> (String, Vec<String>, String) {
+    let site = Site { source: Rc::new(fake), gateway: None, surface, security: Security::default(), local: None };
+    exchange_of(Whose::Clients(site), method, path, headers)
+}
+
+pub(super) fn exchange_of(whose: Whose, method: &str, path: &str, headers: &str) -> (String, Vec<String>, String) {
     let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost:2379\r\n{headers}\r\n");
-    let (text, _) = exchange_on(fake, surface, &request, false);
+    let (text, _) = exchange_with(whose, &request, false);
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{method} {path}: {text:?}"));
     let mut lines = head.split("\r\n").map(str::to_owned);
     let status = lines.next().unwrap();

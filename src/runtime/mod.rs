@@ -8,6 +8,7 @@ pub mod executors;
 mod faults;
 pub mod file;
 pub mod mesh;
+pub mod names;
 mod os;
 mod poller;
 mod pool;

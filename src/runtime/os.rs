@@ -5,7 +5,7 @@ use std::{
     ffi::{CStr, OsString},
     io::{self, IoSlice},
     mem::{self, MaybeUninit},
-    net::{SocketAddr, SocketAddrV4, SocketAddrV6},
+    net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6},
     os::{
         fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::{OsStrExt, OsStringExt},
@@ -190,6 +190,32 @@ impl RawAddress {
 pub fn bind(fd: BorrowedFd<'_>, address: &RawAddress) -> io::Result<()> {
     // SAFETY: the kernel reads `length` bytes of the storage, which holds that many.
     checked(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address.storage).cast(), address.length) }).map(drop)
+}
+
+/// The name that the system's resolver has for an address. Blocks.
+pub fn name_of(address: IpAddr) -> io::Result<String> {
+    let raw = RawAddress::of_inet(SocketAddr::new(address, 0));
+    // NI_MAXHOST of <netdb.h>.
+    let mut name = [0 as libc::c_char; 1025];
+    // SAFETY: the address has the length that is told with it; the call writes at most as much as it is told, and ends
+    // what it writes with a zero; of the service nothing is asked.
+    let result = unsafe {
+        libc::getnameinfo(
+            (&raw const raw.storage).cast(),
+            raw.length,
+            name.as_mut_ptr(),
+            name.len() as libc::socklen_t,
+            std::ptr::null_mut(),
+            0,
+            libc::NI_NAMEREQD,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::other(format!("lookup {address}: no such host")));
+    }
+    // SAFETY: the call has ended the name with a zero within the array.
+    let name = unsafe { CStr::from_ptr(name.as_ptr()) };
+    Ok(name.to_string_lossy().into_owned())
 }
 
 pub fn listen(fd: BorrowedFd<'_>, backlog: i32) -> io::Result<()> {

@@ -126,7 +126,9 @@ impl Desk {
         let Ok((protocol, io)) = sniff(socket).await else { return };
         match (protocol, door.guard) {
             // In a box: a plain connection need not be as large as one of these.
-            (Protocol::Tls, Some(guard)) => Box::pin(self.serve_encrypted(io, guard, local, door.surface)).await,
+            (Protocol::Tls, Some(guard)) => {
+                Box::pin(self.serve_encrypted(io, guard, door.of_its_address, local, door.surface)).await;
+            }
             (Protocol::Http1 | Protocol::Http2, _) if door.plain => {
                 self.serve_protocol(protocol, io, Security::default(), local, door.surface).await;
             }
@@ -139,18 +141,27 @@ impl Desk {
         self: Rc<Self>,
         io: Rewound<Socket>,
         guard: Arc<Guard>,
+        of_its_address: bool,
         local: Option<Rc<Address>>,
         surface: Surface,
     ) {
         let peer = io.get_ref().peer().clone();
-        match guard.admit(io).await {
+        let from = match &peer {
+            Address::Inet(address) if of_its_address => Some(address.ip()),
+            _ => None,
+        };
+        match guard.admit(io, from).await {
             Ok(io) => {
                 let security = Security { encrypted: true, certified: guard.user_of(&io) };
                 let Ok((protocol, io)) = sniff(io).await else { return };
                 self.serve_protocol(protocol, io, security, local, surface).await;
             }
             Err(cause) => {
-                log!(Warn, "rejected connection on client endpoint", "remote-addr" = shown(&peer), "error" = cause);
+                let message = match surface {
+                    Surface::Peer => "rejected connection on peer endpoint",
+                    _ => "rejected connection on client endpoint",
+                };
+                log!(Warn, message, "remote-addr" = shown(&peer), "error" = cause);
             }
         }
     }
@@ -166,6 +177,13 @@ impl Desk {
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         match protocol {
+            Protocol::Http1 if surface == Surface::Peer => {
+                let mut waiter = self.drain.waiter();
+                let drained = poll_fn(move |context| waiter.poll(context));
+                Box::pin(http::serve_peer(io, self.source.clone(), drained)).await;
+            }
+            // Members speak HTTP/1.1 to each other, in plain and within TLS.
+            _ if surface == Surface::Peer => {}
             Protocol::Http2 if surface.takes_grpc() || security.encrypted => {
                 let within = security.encrypted.then(|| self.within(security.clone(), local.clone(), surface));
                 let (services, settings) = (self.services.clone(), self.settings.clone());

@@ -8,10 +8,7 @@ use std::{
 
 use super::{Letter, desk::Desk, take};
 use crate::{
-    config::{
-        Config,
-        tls::{Files, Tls},
-    },
+    config::{Config, tls::Files},
     http::Surface,
     limits, log,
     net::{
@@ -29,6 +26,8 @@ pub(super) struct Door {
     pub surface: Surface,
     pub plain: bool,
     pub guard: Option<Arc<Guard>>,
+    /// A certificate that is shown has to be of the address that it comes from.
+    pub of_its_address: bool,
 }
 
 /// A listener with its URLs' schemes: whether plain and whether encrypted connections are asked for.
@@ -45,13 +44,17 @@ pub(super) fn bind(config: &Config) -> Result<Vec<Bound>, String> {
     let mut bound: Vec<(&str, Bound)> = Vec::new();
     // Where HTTP has listeners of its own, the client URLs are gRPC's.
     let client = if config.listen_client_http_urls.is_empty() { Surface::Client } else { Surface::Grpc };
+    let peers = config.listen_peer_urls.iter().map(|url| (url, Surface::Peer));
     let clients = config.listen_client_urls.iter().map(|url| (url, client));
     let http = config.listen_client_http_urls.iter().map(|url| (url, Surface::Http));
     let metrics = config.listen_metrics_urls.iter().map(|url| (url, Surface::Metrics));
-    for (url, surface) in clients.chain(http).chain(metrics) {
+    for (url, surface) in peers.chain(clients).chain(http).chain(metrics) {
         let (scheme, place) = url.split_once("://").expect("URLs have been checked");
-        let encrypted = matches!(scheme, "https" | "unixs");
-        let same = |(known, bound): &&mut (&str, Bound)| *known == place && bound.surface == surface;
+        // A socket file for members is plain whatever it is called, as etcd's (transport.newListener).
+        let encrypted = scheme == "https" || scheme == "unixs" && surface != Surface::Peer;
+        let same = |(known, bound): &&mut (&str, Bound)| {
+            *known == place && bound.surface == surface && surface != Surface::Peer
+        };
         if let Some((_, bound)) = bound.iter_mut().find(same) {
             bound.plain |= !encrypted;
             bound.encrypted |= encrypted;
@@ -69,41 +72,72 @@ pub(super) fn guard(config: &Config, bound: Vec<Bound>) -> Result<Vec<(Listener,
         true => Some(Arc::new(client_guard(config)?)),
         false => None,
     };
-    if config.tls.peer.has_pair() {
-        // Nothing is opened for peers yet; what is wrong with the files is told all the same.
-        Guard::new(&config.tls, &config.tls.peer)?;
-    }
+    let peer = peer_guard(config, &bound)?.map(Arc::new);
     let door = |Bound { listener, surface, plain, encrypted }| {
-        (listener, Door { surface, plain, guard: client.clone().filter(|_| encrypted) })
+        let (guard, of_its_address) = match surface {
+            Surface::Peer => (&peer, !config.tls.peers_from_anywhere),
+            _ => (&client, surface == Surface::Metrics),
+        };
+        (listener, Door { surface, plain, guard: guard.clone().filter(|_| encrypted), of_its_address })
     };
     Ok(bound.into_iter().map(door).collect())
 }
 
 fn client_guard(config: &Config) -> Result<Guard, String> {
-    let Tls { client, self_signed_years, .. } = &config.tls;
-    if client.has_pair() || !client.auto {
-        return Guard::new(&config.tls, client);
+    let urls = config.listen_client_urls.iter().chain(&config.listen_client_http_urls);
+    Guard::new(&config.tls, &with_pair(config, &config.tls.client, "client", urls)?)
+}
+
+/// The files of a certificate are looked at wherever there are any, so that what is wrong with them is told.
+fn peer_guard(config: &Config, bound: &[Bound]) -> Result<Option<Guard>, String> {
+    let files = &config.tls.peer;
+    let encrypted = bound.iter().find(|bound| bound.surface == Surface::Peer && bound.encrypted);
+    match encrypted {
+        None if !files.has_pair() => Ok(None),
+        Some(Bound { listener, .. }) if !files.has_pair() && !files.auto => {
+            Err(format!("cannot listen on TLS for {}: KeyFile and CertFile are not presented", listener.local()))
+        }
+        _ => {
+            let files = with_pair(config, files, "peer", config.listen_peer_urls.iter())?;
+            Guard::for_peers(&config.tls, &files).map(Some)
+        }
+    }
+}
+
+/// One side's files; if a certificate is to be made, with the one that was made for the hosts of these URLs.
+fn with_pair<'a>(
+    config: &Config,
+    files: &Files,
+    side: &str,
+    urls: impl Iterator<Item = &'a String>,
+) -> Result<Files, String> {
+    if files.has_pair() || !files.auto {
+        return Ok(files.clone());
     }
     let host = |url: &String| {
         let place = url.split_once("://").map_or(url.as_str(), |(_, place)| place);
         let host = place.rsplit_once(':').map_or(place, |(host, _)| host);
         host.trim_start_matches('[').trim_end_matches(']').to_owned()
     };
-    let urls = config.listen_client_urls.iter().chain(&config.listen_client_http_urls);
     let hosts: Vec<String> = urls.map(host).collect();
-    let folder = config.data_dir.join("fixtures").join("client");
-    let (cert, key) = tls::make_certificate(&folder, &hosts, *self_signed_years)?;
-    Guard::new(&config.tls, &Files { cert, key, ..client.clone() })
+    let folder = config.data_dir.join("fixtures").join(side);
+    let (cert, key) = tls::make_certificate(&folder, &hosts, config.tls.self_signed_years)?;
+    Ok(Files { cert, key, ..files.clone() })
 }
 
-/// Opens the doors and waits for the signal that ends the process. Clients are let in once the member leads; who asks
-/// for its health or metrics, at once.
+/// Opens the doors and waits for the signal that ends the process. Clients are let in once the member leads; other members,
+/// and who asks for its health or metrics, at once.
 pub(super) async fn open_and_wait(desk: Rc<Desk>) {
     let (listeners, signals) = take(&desk.house.entrance);
-    let (clients, metrics): (Vec<_>, Vec<_>) =
-        listeners.into_iter().partition(|(_, door)| door.surface != Surface::Metrics);
+    let (at_once, clients): (Vec<_>, Vec<_>) =
+        listeners.into_iter().partition(|(_, door)| matches!(door.surface, Surface::Metrics | Surface::Peer));
     let mut doors: Vec<runtime::Task<()>> = Vec::new();
-    for (listener, door) in metrics {
+    for (listener, door) in at_once {
+        if door.surface == Surface::Peer {
+            log!(Info, "serving peer traffic", "address" = listener.local().to_string());
+            doors.push(open(&desk, listener, door));
+            continue;
+        }
         let scheme = if door.guard.is_some() { "https" } else { "http" };
         log!(Info, "serving metrics", "address" = format!("{scheme}://{}", listener.local()));
         doors.push(open(&desk, listener, door));

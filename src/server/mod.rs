@@ -4,6 +4,7 @@
 mod desk;
 mod doors;
 mod integrity;
+mod peers;
 mod source;
 
 use std::{

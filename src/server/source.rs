@@ -22,7 +22,7 @@ use crate::{
 };
 
 pub(super) struct ShardSource {
-    services: Rc<Services>,
+    pub(super) services: Rc<Services>,
     exporter: Option<Arc<Exporter>>,
 }
 

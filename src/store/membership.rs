@@ -81,6 +81,10 @@ impl Membership {
         self.0.removed.iter().copied()
     }
 
+    pub fn is_removed(&self, id: u64) -> bool {
+        self.0.removed.contains(&id)
+    }
+
     /// Those that vote.
     pub fn voters(&self) -> impl Iterator<Item = &Member> {
         self.members().filter(|member| !member.is_learner)

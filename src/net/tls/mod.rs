@@ -7,10 +7,11 @@ mod clients;
 mod fuzz;
 mod keys;
 mod made;
+mod origin;
 mod reread;
 mod stream;
 
-use std::{io, path::Path, rc::Rc, sync::Arc, time::Duration};
+use std::{io, net::IpAddr, path::Path, rc::Rc, sync::Arc, time::Duration};
 
 use rustls::{
     ServerConfig,
@@ -31,6 +32,9 @@ use crate::{
 /// What protocols are spoken within (RFC 7301), the preferred one first. A client that says nothing may speak either.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
+/// What members speak within: a member that is written in Go offers nothing, or HTTP/1.1.
+const PEER_PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
+
 /// Guards the listeners of one side: makes encrypted connections of accepted ones. Shared by all cores.
 pub struct Guard {
     acceptor: TlsAcceptor,
@@ -40,11 +44,23 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Reads and checks every file once, so that what is wrong is told at the start.
+    /// For clients. Reads and checks every file once, so that what is wrong is told at the start.
     ///
     /// # Errors
     /// Which file, and what is wrong with it.
     pub fn new(tls: &Tls, files: &Files) -> Result<Self, String> {
+        Guard::speaking(&PROTOCOLS, tls, files)
+    }
+
+    /// The same for other members.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn for_peers(tls: &Tls, files: &Files) -> Result<Self, String> {
+        Guard::speaking(&PEER_PROTOCOLS, tls, files)
+    }
+
+    fn speaking(protocols: &[&[u8]], tls: &Tls, files: &Files) -> Result<Self, String> {
         let provider = Arc::new(provider(tls));
         let versions: Vec<_> = [(Version::Tls12, &version::TLS12), (Version::Tls13, &version::TLS13)]
             .into_iter()
@@ -63,7 +79,7 @@ impl Guard {
         }
         let keys = KeyFiles::new(&files.cert, &files.key, provider)?;
         let mut config = builder.with_cert_resolver(Arc::new(keys));
-        config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         // A session is resumed from what the client keeps: nothing is kept for it here.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer =
@@ -79,9 +95,14 @@ impl Guard {
 
     /// Shakes hands within `limits::TLS_HANDSHAKE_SECONDS_MAX`. On an error the connection is closed: it is dropped.
     ///
+    /// `from`: the address that a client's certificate has to be of; None: of any.
+    ///
     /// # Errors
     /// Why it is not let in, for the log.
-    pub async fn admit<S: AsyncRead + AsyncWrite + Unpin>(&self, io: S) -> Result<Secured<S>, String> {
+    pub async fn admit<S>(&self, io: S, from: Option<IpAddr>) -> Result<Secured<S>, String>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let limit = Duration::from_secs(limits::TLS_HANDSHAKE_SECONDS_MAX);
         let stream = match runtime::timeout(limit, self.acceptor.accept(io)).await {
             Some(Ok(stream)) => stream,
@@ -91,6 +112,11 @@ impl Guard {
         // Of a resumed session too, for which rustls itself looks at no certificate.
         if let Some(chain) = stream.get_ref().1.peer_certificates() {
             self.admission.check(chain)?;
+            if let (Some(own), Some(from)) = (chain.first(), from) {
+                let limit = Duration::from_secs(limits::NAME_LOOKUP_SECONDS_MAX);
+                let looked_at = runtime::timeout(limit, origin::check(own, from.to_canonical()));
+                looked_at.await.ok_or("looking up the certificate's names takes too long")??;
+            }
         }
         Ok(Secured::new(stream))
     }

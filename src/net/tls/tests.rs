@@ -140,11 +140,17 @@ type ClientStream = client::TlsStream<DuplexStream>;
 
 /// A handshake and an echoed word. Err: what the guard says.
 fn meet(guard: &Guard, config: Arc<ClientConfig>) -> Result<ClientStream, String> {
+    meet_from(guard, config, None)
+}
+
+/// The same for a client that comes from an address, where its certificate has to be of that.
+fn meet_from(guard: &Guard, config: Arc<ClientConfig>, from: Option<&str>) -> Result<ClientStream, String> {
+    let from = from.map(|from| from.parse().unwrap());
     runtime::run(async {
         let (near, far) = tokio::io::duplex(1 << 16);
         let name = ServerName::try_from("localhost").unwrap();
         let serve = async {
-            let mut stream = guard.admit(far).await?;
+            let mut stream = guard.admit(far, from).await?;
             let mut word = [0; 4];
             stream.read_exact(&mut word).await.map_err(|cause| cause.to_string())?;
             stream.write_all(&word).await.unwrap();
@@ -356,10 +362,58 @@ fn who_says_nothing_is_given_up() {
     let guard = guard(&authority.server_files());
     runtime::run(async {
         let (_near, far) = tokio::io::duplex(64);
-        let waited = runtime::timeout(Duration::from_millis(30), guard.admit(far)).await;
+        let waited = runtime::timeout(Duration::from_millis(30), guard.admit(far, None)).await;
         assert!(waited.is_none(), "the handshake has its time");
         let (near, far) = tokio::io::duplex(64);
         drop(near);
-        guard.admit(far).await.map(|_| ()).unwrap_err();
+        guard.admit(far, None).await.map(|_| ()).unwrap_err();
     });
+}
+
+/// Either its addresses or its names, and one of several will do. No DNS: `localhost` is in every hosts file, what ends
+/// with `.invalid` nowhere.
+#[test]
+fn a_certificate_is_of_the_address_that_it_comes_from() {
+    let authority = Authority::new();
+    let files = Files { trusted_ca: authority.ca(), ..authority.server_files() };
+    let guard = Guard::for_peers(&Tls::default(), &files).unwrap();
+    let come = |hosts: &[&str], from| {
+        let client = Client { protocols: &[], ..authority.client() }.with(authority.sign(hosts, "c", 7));
+        meet_from(&guard, client.config(), Some(from)).map(drop)
+    };
+    for (hosts, from) in [
+        (&["127.0.0.1"][..], "127.0.0.1"),
+        (&["127.0.0.1"], "::ffff:127.0.0.1"),
+        (&["10.1.2.3", "10.1.2.4"], "10.1.2.4"),
+        (&["fd00::1"], "fd00::1"),
+        (&["localhost"], "127.0.0.1"),
+        (&["nobody.invalid", "localhost"], "127.0.0.1"),
+        (&["10.1.2.3", "localhost"], "127.0.0.1"),
+        (&[], "127.0.0.1"),
+    ] {
+        assert_eq!(come(hosts, from), Ok(()), "{hosts:?} {from}");
+    }
+    for (hosts, told) in [
+        (&["10.1.2.3"][..], "x509: certificate is valid for 10.1.2.3, not 127.0.0.1"),
+        (&["10.1.2.3", "fd00::1"], "x509: certificate is valid for 10.1.2.3, fd00::1, not 127.0.0.1"),
+        (
+            &["a.invalid", "10.1.2.3", "b.invalid"],
+            "tls: \"127.0.0.1\" does not match any of DNSNames [\"a.invalid\" \"b.invalid\"] (lookup b.invalid: no such host)",
+        ),
+        (&["*.invalid"], "tls: \"127.0.0.1\" does not match any of DNSNames [\"*.invalid\"]"),
+    ] {
+        assert_eq!(come(hosts, "127.0.0.1"), Err(told.to_owned()), "{hosts:?}");
+    }
+}
+
+#[test]
+fn members_speak_http_1_within() {
+    let authority = Authority::new();
+    let guard = Guard::for_peers(&Tls::default(), &authority.server_files()).unwrap();
+    let spoken = |protocols| meet(&guard, Client { protocols, ..authority.client() }.config());
+    for (protocols, chosen) in [(&[][..], None), (&[b"h2", b"http/1.1"], Some(&b"http/1.1"[..]))] as [(Protocols, _); 2]
+    {
+        assert_eq!(spoken(protocols).unwrap().get_ref().1.alpn_protocol(), chosen);
+    }
+    assert!(spoken(&[b"h2"]).is_err());
 }

@@ -1,0 +1,89 @@
+//! Bodies from other members: read bit by bit, each within a bounded time, up to a bounded size.
+
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+
+use crate::{limits, runtime};
+
+/// Why a body cannot be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    TooLarge,
+    /// It ended before anything came.
+    Ended,
+    /// It ended before all came, or broke off.
+    CutOff,
+    Slow,
+}
+
+impl Fault {
+    /// In Go's words.
+    pub fn text(self) -> &'static str {
+        match self {
+            Fault::TooLarge => "http: request body too large",
+            Fault::Ended => "EOF",
+            Fault::CutOff => "unexpected EOF",
+            Fault::Slow => "i/o timeout",
+        }
+    }
+}
+
+pub(super) struct Reader {
+    body: Incoming,
+    /// What has come and is not taken.
+    ahead: BytesMut,
+}
+
+impl Reader {
+    pub fn new(body: Incoming) -> Self {
+        Reader { body, ahead: BytesMut::new() }
+    }
+
+    /// All of it, if it is not larger than that.
+    pub async fn whole(mut self, bytes_max: usize) -> Result<Bytes, Fault> {
+        while self.ahead.len() <= bytes_max {
+            match self.next().await? {
+                Some(bytes) => self.ahead.extend_from_slice(&bytes),
+                None => return Ok(self.ahead.freeze()),
+            }
+        }
+        Err(Fault::TooLarge)
+    }
+
+    /// So many bytes of it.
+    pub async fn take(&mut self, count: usize) -> Result<Bytes, Fault> {
+        while self.ahead.len() < count {
+            match self.next().await? {
+                Some(bytes) => self.ahead.extend_from_slice(&bytes),
+                None if self.ahead.is_empty() => return Err(Fault::Ended),
+                None => return Err(Fault::CutOff),
+            }
+        }
+        Ok(self.ahead.split_to(count).freeze())
+    }
+
+    /// Reads to the end, and keeps nothing.
+    pub async fn discard(mut self) -> Result<(), Fault> {
+        while let Some(mut bytes) = self.next().await? {
+            bytes.advance(bytes.len());
+        }
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, Fault> {
+        loop {
+            let patience = Duration::from_secs(limits::PEER_BODY_SECONDS_MAX);
+            match runtime::timeout(patience, self.body.frame()).await {
+                None => return Err(Fault::Slow),
+                Some(None) => return Ok(None),
+                Some(Some(Err(_))) => return Err(Fault::CutOff),
+                // Trailers say nothing.
+                Some(Some(Ok(frame))) if !frame.is_data() => {}
+                Some(Some(Ok(frame))) => return Ok(frame.into_data().ok()),
+            }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What a shard can say to other members: of the members and leases from what it publishes, of changes by the way that
+//! clients' calls take.
+
+use std::rc::Rc;
+
+use super::source::ShardSource;
+use crate::{
+    api::{caller::Caller, cluster, maintenance, service::Services},
+    error::{self, Status},
+    grpc::{LocalBoxFuture, Metadata},
+    http::peer,
+    proto::etcdserverpb::{LeaseTimeToLiveResponse, ResponseHeader},
+    runtime,
+    shard::{
+        lease::{LeaseAnswer, LeaseCall},
+        view::View,
+    },
+    store::{hash::KvHash, membership::Member},
+};
+
+fn members(view: &View) -> Vec<Member> {
+    view.state.membership.members().cloned().collect()
+}
+
+/// Asks the owner of a lease, as of now.
+async fn asked(services: &Services, id: i64, call: LeaseCall) -> LeaseAnswer {
+    services.shard.advance(runtime::now_ms());
+    services.shard.lease(id, call).await
+}
+
+async fn renewed(services: Rc<Services>, id: i64) -> Result<i64, Status> {
+    match asked(&services, id, LeaseCall::Renew(id)).await {
+        LeaseAnswer::Renewed { ttl } => Ok(ttl),
+        LeaseAnswer::NotPrimary => Err(error::NOT_PRIMARY_LESSOR),
+        // Gone is told when its keys are gone, not when its time has passed.
+        LeaseAnswer::Expired => services.shard.expired_lease_gone(id).await.and(Err(error::LEASE_NOT_FOUND)),
+        _ => Err(error::LEASE_NOT_FOUND),
+    }
+}
+
+async fn left(services: Rc<Services>, id: i64, keys: bool) -> Result<LeaseTimeToLiveResponse, Status> {
+    let answer = asked(&services, id, LeaseCall::Remaining(id)).await;
+    let leases = &services.shard.view().state.leases;
+    match answer {
+        LeaseAnswer::Remaining { left_ms, ttl } => Ok(LeaseTimeToLiveResponse {
+            header: Some(ResponseHeader::default()),
+            id,
+            // Whole seconds, towards zero.
+            ttl: left_ms / 1000,
+            granted_ttl: ttl,
+            keys: if keys { leases.keys_owned(id) } else { Vec::new() },
+        }),
+        LeaseAnswer::NotPrimary if leases.contains(id) => Err(error::NOT_PRIMARY_LESSOR),
+        _ => Err(error::LEASE_NOT_FOUND),
+    }
+}
+
+impl peer::Source for ShardSource {
+    fn cluster_id(&self) -> u64 {
+        self.services.shard.member.cluster_id
+    }
+
+    fn member_id(&self) -> u64 {
+        self.services.shard.member.id
+    }
+
+    fn members(&self) -> Vec<Member> {
+        members(&self.services.shard.view())
+    }
+
+    fn is_removed(&self, id: u64) -> bool {
+        self.services.shard.published.look(|view| view.state.membership.is_removed(id))
+    }
+
+    fn promote(&self, id: u64, token: Option<&[u8]>) -> LocalBoxFuture<Result<Vec<Member>, Status>> {
+        let services = self.services.clone();
+        let metadata = Metadata::of_pairs(token.map(|token| ("token", token)));
+        Box::pin(async move {
+            let caller = Caller::Client { metadata, certified: None };
+            cluster::promote(&services, &caller, id).await.map(|view| members(&view))
+        })
+    }
+
+    fn renew(&self, lease: i64) -> LocalBoxFuture<Result<i64, Status>> {
+        Box::pin(renewed(self.services.clone(), lease))
+    }
+
+    fn time_to_live(&self, lease: i64, keys: bool) -> LocalBoxFuture<Result<LeaseTimeToLiveResponse, Status>> {
+        Box::pin(left(self.services.clone(), lease, keys))
+    }
+
+    fn is_downgrading(&self) -> LocalBoxFuture<Result<bool, Status>> {
+        let services = self.services.clone();
+        Box::pin(async move {
+            services.shard.advance(runtime::now_ms());
+            services.shard.linearizable().await.map(|view| view.state.downgrade.is_some())
+        })
+    }
+
+    fn hash(&self, revision: i64) -> LocalBoxFuture<Result<(KvHash, i64), Status>> {
+        let services = self.services.clone();
+        Box::pin(async move {
+            let view = services.shard.view();
+            let hash = maintenance::hash_at(&services, &view, revision).await?;
+            Ok((hash, view.revision()))
+        })
+    }
+}
