@@ -68,7 +68,7 @@ pub(super) fn bind(config: &Config) -> Result<Vec<Bound>, String> {
 
 /// Gives each listener that is to be encrypted its guard.
 pub(super) fn guard(config: &Config, bound: Vec<Bound>) -> Result<Vec<(Listener, Door)>, String> {
-    let client = match bound.iter().any(|bound| bound.encrypted) {
+    let client = match bound.iter().any(|bound| bound.encrypted && bound.surface != Surface::Peer) {
         true => Some(Arc::new(client_guard(config)?)),
         false => None,
     };

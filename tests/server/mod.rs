@@ -98,6 +98,11 @@ impl Server {
         self
     }
 
+    /// `host:port` for other members.
+    pub fn peer_address(&self) -> &str {
+        &self.peer_address
+    }
+
     pub fn data_dir(&self) -> PathBuf {
         self.home.path().join("data")
     }

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
-use hyper::body::Incoming;
+use hyper::{body::Incoming, ext::ReasonPhrase};
 use prost::Message;
 
 use super::{
@@ -58,6 +58,7 @@ async fn read<M: Message + Default>(request: Request<Incoming>) -> Result<M, Ans
         Err(Fault::TooLarge) => {
             let mut answer = refusal(StatusCode::PAYLOAD_TOO_LARGE, "request body too large");
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            answer.extensions_mut().insert(ReasonPhrase::from_static(b"Request Entity Too Large"));
             return Err(answer);
         }
         Err(_) => return Err(refusal(StatusCode::BAD_REQUEST, "error reading body")),

@@ -79,6 +79,9 @@ pub(super) async fn respond(source: &Rc<dyn Source>, request: Request<Incoming>)
     if let Cleaned::Elsewhere(clean) = path::clean(&path) {
         return redirect(request.method(), &clean, request.uri().query());
     }
+    if hides_a_slash(request.uri().path()) {
+        return not_found();
+    }
     let source = &**source;
     match &path[..] {
         "/version" => match *request.method() {
@@ -100,6 +103,18 @@ pub(super) async fn respond(source: &Rc<dyn Source>, request: Request<Incoming>)
             (None, false) => not_found(),
         },
     }
+}
+
+/// The paths under which everything is answered by one.
+const SUBTREES: [&str; 2] = ["/members/promote/", "/raft/stream/"];
+
+/// Whether a slash that is written as `%2F` stands where paths are told apart: there it is none.
+fn hides_a_slash(path: &str) -> bool {
+    let hidden = path.as_bytes().windows(3).position(|letters| letters.eq_ignore_ascii_case(b"%2f"));
+    hidden.is_some_and(|at| {
+        let before = path::decode(&path[..at]).unwrap_or_default();
+        !SUBTREES.iter().any(|subtree| before.starts_with(subtree))
+    })
 }
 
 /// 200, with the length told where Go tells it.
