@@ -76,7 +76,7 @@ impl peer::Source for ShardSource {
         let services = self.services.clone();
         let metadata = Metadata::of_pairs(token.map(|token| ("token", token)));
         Box::pin(async move {
-            let caller = Caller::Client { metadata, certified: None };
+            let caller = Caller::Client { metadata, certified: None, span: None };
             cluster::promote(&services, &caller, id).await.map(|view| members(&view))
         })
     }
