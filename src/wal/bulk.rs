@@ -103,6 +103,11 @@ impl BulkFile {
         Ok(BulkFile { file, pace, piece: Piece::new(), filled: 0, written: 0 })
     }
 
+    /// Rests no more: somebody has come to wait for it.
+    pub fn hurry(&mut self) {
+        self.pace = Pace::Hurried;
+    }
+
     /// So many zeros.
     pub fn write_zeros(&mut self, mut count: usize) -> io::Result<()> {
         while count > 0 {

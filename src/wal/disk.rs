@@ -16,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -28,7 +28,7 @@ use super::{
     writer::PendingWrite,
 };
 use crate::{
-    limits::SPARE_SEGMENTS_MAX,
+    limits::{self, SPARE_SEGMENTS_MAX},
     store::{
         checkpoint::{self, CheckpointHead},
         state::State,
@@ -87,6 +87,26 @@ pub struct Dir {
     next_spare: AtomicU32,
     /// Held while names change, so that two threads never take the same spare.
     names: Mutex<()>,
+    /// Held while a segment is made that there is no spare for: a second one beside it would take the room of both.
+    making: Mutex<()>,
+    /// How many wait for one who must not wait long.
+    hurried: AtomicUsize,
+}
+
+/// Counts one who is in a hurry.
+struct Hurry<'a>(&'a AtomicUsize);
+
+impl<'a> Hurry<'a> {
+    fn new(hurried: &'a AtomicUsize) -> Self {
+        hurried.fetch_add(1, Relaxed);
+        Hurry(hurried)
+    }
+}
+
+impl Drop for Hurry<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Dir {
@@ -120,7 +140,14 @@ impl Dir {
 
     /// A directory that nothing will be changed in: for tools that read what a server may have in use.
     pub fn look_at(path: &Path) -> Dir {
-        Dir { path: path.to_owned(), _lock: None, next_spare: AtomicU32::new(0), names: Mutex::new(()) }
+        Dir {
+            path: path.to_owned(),
+            _lock: None,
+            next_spare: AtomicU32::new(0),
+            names: Mutex::default(),
+            making: Mutex::default(),
+            hurried: AtomicUsize::new(0),
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -182,13 +209,21 @@ impl Dir {
     // ---- segments ----
 
     /// Makes a file of zeros to become a segment. Zeros are written, not just allocated: the first write into an
-    /// unwritten extent would pay for a commit of the file system's journal.
+    /// unwritten extent would pay for a commit of the file system's journal. Rests no more once somebody is in a hurry.
     pub fn prepare_spare(&self, size: u32, pace: Pace) -> Result<PathBuf, DiskError> {
         let spare = self.new_spare_path();
         let part = with_part(&spare);
         let fill = || -> io::Result<u64> {
             let mut file = BulkFile::create(&part, pace)?;
-            file.write_zeros(size as usize)?;
+            let mut left = size as usize;
+            while left > 0 {
+                if self.hurried.load(Relaxed) > 0 {
+                    file.hurry();
+                }
+                let now = left.min(limits::BULK_PIECE_BYTES);
+                file.write_zeros(now)?;
+                left -= now;
+            }
             file.finish()
         };
         fill().inspect_err(|_| discard(&part)).map_err(at("prepare", &part))?;
@@ -203,20 +238,28 @@ impl Dir {
     /// Sees to it that the file of a segment is there, its first block written and durable under its name: from a
     /// spare, or, if there is none, from a new file. Nothing if it is there already. Gives its path.
     pub fn ensure_segment(&self, header: &SegmentHeader, pace: Pace) -> Result<PathBuf, DiskError> {
-        let path = self.segment_path(header.life);
+        if let Some(path) = self.segment_of_spare(header)? {
+            return Ok(path);
+        }
+        let _hurry = (pace == Pace::Hurried).then(|| Hurry::new(&self.hurried));
+        let _making = self.making.lock().expect("no holder of the lock panics");
         loop {
-            {
-                let _names = self.names.lock().expect("no holder of the lock panics");
-                if path.exists() {
-                    return Ok(path);
-                }
-                if let Some(spare) = self.usable_spare(header.size)? {
-                    self.adopt(&spare, header, &path)?;
-                    return Ok(path);
-                }
+            if let Some(path) = self.segment_of_spare(header)? {
+                return Ok(path);
             }
             self.prepare_spare(header.size, pace)?;
         }
+    }
+
+    /// The file of a segment, if it is there or there is a spare for it.
+    fn segment_of_spare(&self, header: &SegmentHeader) -> Result<Option<PathBuf>, DiskError> {
+        let path = self.segment_path(header.life);
+        let _names = self.names.lock().expect("no holder of the lock panics");
+        if !path.exists() {
+            let Some(spare) = self.usable_spare(header.size)? else { return Ok(None) };
+            self.adopt(&spare, header, &path)?;
+        }
+        Ok(Some(path))
     }
 
     /// A spare of the right size. Those of another (the size was changed) are removed.
@@ -504,5 +547,24 @@ mod tests {
         dir.demote(2, Pace::Hurried).unwrap();
         let listing = dir.list().unwrap();
         assert_eq!((listing.segments.len(), listing.spares.len()), (0, SPARE_SEGMENTS_MAX + 1));
+    }
+
+    /// One that is made at leisure is finished in a hurry for who cannot wait; another beside it would need room for two.
+    #[test]
+    fn a_segment_is_made_once_however_many_need_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        let header = SegmentHeader { size: 64 * limits::BULK_PIECE_BYTES as u32, ..header(1) };
+        let is_under_way = || dir.names().unwrap().iter().any(|name| name.ends_with(PART));
+        std::thread::scope(|scope| {
+            let making = scope.spawn(|| dir.ensure_segment(&header, Pace::Resting).unwrap());
+            while !is_under_way() && !making.is_finished() {
+                std::thread::yield_now();
+            }
+            dir.ensure_segment(&header, Pace::Hurried).unwrap();
+            making.join().unwrap();
+        });
+        assert_eq!(dir.list().unwrap(), Listing { segments: vec![1], ..Listing::default() });
+        assert_eq!(dir.hurried.load(Relaxed), 0);
     }
 }
