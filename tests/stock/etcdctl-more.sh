@@ -10,6 +10,15 @@ five() {
     "$reference/etcdctl" --endpoints="$endpoint" "$@" -w protobuf 2>/dev/null | od -An -v -tx1 -w32 || true
 }
 
+# five_fed TEXT ARGS...: the same with a text to read.
+five_fed() {
+    local form text=$1
+    shift
+    for form in simple json fields table; do ctl "$@" -w "$form" <<<"$text"; done
+    ran etcdctl "$@" -w protobuf
+    "$reference/etcdctl" --endpoints="$endpoint" "$@" -w protobuf 2>/dev/null <<<"$text" | od -An -v -tx1 -w32 || true
+}
+
 # utl ARGS...: one command of etcdutl, as `ctl`.
 utl() {
     ran etcdutl "$@"
@@ -52,7 +61,7 @@ more_keys() {
     ctl put f3 "$(printf %2000s x)" --max-request-bytes=1000
     ctl get f1 --debug | tail -n 3
     ctl get f1 --user=nobody --password=pw
-    five txn <<<$'mod("f1") > "0"\n\nput f4 w\nget f1\ndel g2 --prev-kv\n\nget f2\n\n'
+    five_fed $'mod("f1") > "0"\n\nput f4 w\nget f1\ndel g2 --prev-kv\n\nget f2\n\n' txn
     ctl txn --interactive <<<$'create("f1") = "2"\nval("f2") = ""\n\nput f5 i\n\n\n'
     ctl txn <<<$'nonsense\n\n\n\n'
     ctl txn <<<$'mod("f1") > "0"\n\nfly f4\n\n\n'
