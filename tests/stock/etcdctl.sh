@@ -1,27 +1,40 @@
 #!/usr/bin/env bash
 # Runs the same etcdctl commands against the server under test and against the reference, each fresh, and compares what
 # they print, once what may differ (ids, ports, terms, times, sizes) is put out of sight. Ends with the number of
-# commands compared; fails with the difference.
+# commands compared; fails with the difference, or where a command of the tools is not among them (every-command.sh).
 #   etcdctl.sh SERVER FOLDER_OF_REFERENCE_BINARIES
 set -euo pipefail
 server=$(realpath "${1:?usage: etcdctl.sh SERVER FOLDER}")
 reference=$(realpath "${2:?usage: etcdctl.sh SERVER FOLDER}")
 work=$(mktemp -d)
 pids=()
+told=$work/told
 finish() {
+    # Of a round that has not come to its end.
+    if [ "$told" ] && [ -s "$told" ]; then tail -n 5 "$told" >&2; fi
     for pid in "${pids[@]}"; do kill -9 "$pid" && wait "$pid" || true; done 2>/dev/null
     rm -rf "$work"
 }
 trap finish EXIT
 
 source "$(dirname "$0")/servers.sh"
+source "$(dirname "$0")/etcdctl-more.sh"
 
-# start NAME BINARY: sets `endpoint`.
+# start NAME BINARY: in place of those before, where they were, so that its ids are theirs; sets `endpoint`.
+client=$(free_port) peer=$(free_port)
 start() {
-    local client peer
-    client=$(free_port); peer=$(free_port)
+    for pid in "${pids[@]}"; do kill -9 "$pid" && wait "$pid" || true; done 2>/dev/null
+    pids=()
     endpoint=127.0.0.1:$client
-    launch "$1" "$2" "$client" "$peer" "http://127.0.0.1:$peer" --bcrypt-cost=4
+    start_at "$1" "$2" "$client" "$peer"
+}
+# start_beside NAME BINARY CLIENT_PORT: one more.
+start_beside() {
+    local endpoint=127.0.0.1:$3
+    start_at "$1" "$2" "$3" "$(free_port)"
+}
+start_at() {
+    launch "$1" "$2" "$3" "$4" "http://127.0.0.1:$4" --bcrypt-cost=4 --watch-progress-notify-interval=1s
     pids+=("$launched")
     for _ in $(seq 300); do
         if "$reference/etcdctl" --endpoints="$endpoint" get ready >/dev/null 2>&1; then return; fi
@@ -30,9 +43,15 @@ start() {
     not_ready "$1"
 }
 
+# ran TOOL ARGS...: tells which command is run.
+ran() {
+    echo "$*" >>"$work/ran"
+    echo "\$ $*"
+}
+
 # ctl ARGS...: one command with what it prints and how it ends. Reads stdin where the command does.
 ctl() {
-    echo "\$ etcdctl $*"
+    ran etcdctl "$@"
     local code=0
     "$reference/etcdctl" --endpoints="$endpoint" "$@" 2>&1 || code=$?
     echo "-> $code"
@@ -49,7 +68,7 @@ watch() {
 until_lines() {
     local lines=$1 pid
     shift
-    echo "\$ etcdctl $*"
+    ran etcdctl "$@"
     # Else what the last one has left may be taken for its lines.
     : >"$work/watch"
     "$reference/etcdctl" --endpoints="$endpoint" "$@" >"$work/watch" 2>&1 &
@@ -304,17 +323,32 @@ normalise() {
         -e 's/^ETCD_INITIAL_CLUSTER=.*/ETCD_INITIAL_CLUSTER/' \
         -e 's/^(mutex|poll)\/[0-9a-f]+/\1\/LEASE/' \
         -e 's/memberID:[0-9]+/memberID:N/' \
-        -e 's/\[[0-9.]+[a-zµ]+\]/[T]/'
+        -e 's/\[[0-9.]+[a-zµ]+\]/[T]/' \
+        -e "s|$work/(more of )?(tested\|reference)|FILES|g" \
+        -e '/^[0-9-]{10}T[0-9:.]+Z?\t/d' \
+        -e 's/^(\[\{"endpoint".*)"took":"[^"]*"/\1"took":T/; s/^"Took" : .*/"Took" : T/' \
+        -e 's/(, 3\.7\.3, 3\.7\.0), [0-9.]+ [kMG]?B, [0-9.]+ [kMG]?B, [0-9]+%/\1, SIZES/' \
+        -e '/^(│|┌|├|└)/ { s/(─)+/─/g; s/ +/ /g; s/[0-9.]+ [kM]?B/SIZE/g; s/[0-9]+%/P/g; s/[0-9.]+(µs|ms)/T/g }'
 }
 
-start tested "$server"
-commands 2>&1 | normalise >"$work/tested"
-start reference "$reference/etcd"
-commands 2>&1 | normalise >"$work/reference"
-count=$(grep -c '^\$ etcdctl' "$work/reference")
+# both NAME BINARY: every round, each on a server of its own.
+both() {
+    start "$1" "$2"
+    commands
+    start "more of $1" "$2"
+    more "more of $1"
+}
+# Not through a pipe: what a shell of its own starts nobody ends.
+both tested "$server" >"$work/told" 2>&1
+normalise <"$work/told" >"$work/tested"
+both reference "$reference/etcd" >"$work/told" 2>&1
+normalise <"$work/told" >"$work/reference"
+told=
+count=$(grep -c '^\$ etcd' "$work/reference")
 if [ "${URD_SHOW:-}" ]; then cat "$work/tested"; fi
 if ! diff -U 3 "$work/reference" "$work/tested"; then
     echo "etcdctl: the server under test prints something else (+) than the reference (-)" >&2
     exit 1
 fi
+"$(dirname "$0")/every-command.sh" "$reference" "$work/ran"
 echo "etcdctl: $count commands, no difference"
