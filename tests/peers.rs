@@ -33,6 +33,10 @@ use urd::proto::{
 use urd_client::etcdserverpb::{
     AuthenticateRequest, LeaseGrantRequest, MemberAddRequest, MemberRemoveRequest, PutRequest,
 };
+use x509_parser::{
+    extensions::GeneralName,
+    prelude::{FromDer, X509Certificate},
+};
 
 struct Answer {
     /// Status line and headers.
@@ -227,7 +231,7 @@ async fn messages_are_for_this_member_or_not() {
     assert_eq!(ask(&server, "POST", "/raft", &ours, &beat(id)).await.status(), 204);
     let other = ask(&server, "POST", "/raft", &ours, &beat(id + 1)).await;
     assert_eq!((other.status(), other.header("Transfer-Encoding")), (500, Some("chunked")));
-    assert_eq!(other.text(), "1e\r\nerror processing raft message\n\r\n", "and no end");
+    assert_eq!(other.text().to_lowercase(), "1e\r\nerror processing raft message\n\r\n", "and no end");
     let unreadable = ask(&server, "POST", "/raft", &ours, b"x").await;
     assert_eq!((unreadable.status(), unreadable.text()), (400, "error unmarshalling raft message\n"));
 
@@ -455,6 +459,27 @@ async fn a_certificate_is_of_the_address_that_it_comes_from() {
     }
 }
 
+/// What scrapes metrics with a certificate is looked at in the same way; clients are not.
+#[tokio::test]
+async fn so_is_the_certificate_of_who_wants_metrics() {
+    let authority = Authority::new();
+    authority.sign("elsewhere", &["10.1.2.3"], 2);
+    let mut server = Server::prepare(&[]);
+    let (metrics, clients) = (free_address(), free_address());
+    server.add(format!("--listen-metrics-urls=https://{metrics}"));
+    server.add(format!("--listen-client-urls=http://{},https://{clients}", server.address));
+    for (flag, file) in [("cert-file", "server.pem"), ("key-file", "server.key"), ("trusted-ca-file", "ca.pem")] {
+        server.add(authority.flag(flag, file));
+    }
+    server.restart().await;
+    // Nobody is a member of anything there, but is answered.
+    for (address, own, wanted) in
+        [(&metrics, "server", true), (&metrics, "elsewhere", false), (&clients, "elsewhere", true)]
+    {
+        assert_eq!(authority.ask(address, Some(own)).await.is_ok(), wanted, "{own}");
+    }
+}
+
 #[tokio::test]
 async fn names_and_revocations_narrow_it() {
     let authority = Authority::new();
@@ -500,7 +525,13 @@ async fn a_certificate_is_made_where_none_is_given() {
     server.restart().await;
     let folder = server.data_dir().join("fixtures").join("peer");
     assert_eq!(names(&folder).unwrap(), ["cert.pem", "key.pem"]);
+    let made = CertificateDer::from_pem_file(folder.join("cert.pem")).unwrap();
+    let (_, parsed) = X509Certificate::from_der(&made).unwrap();
+    let hosts = parsed.subject_alternative_name().unwrap().unwrap();
+    assert_eq!(hosts.value.general_names, [GeneralName::IPAddress(&[127, 0, 0, 1])]);
+    // It is shown: of itself, so that a client which demands more than that turns away.
     let authority = Authority::new();
     fs::copy(folder.join("cert.pem"), authority.path("ca.pem")).unwrap();
-    assert!(authority.lets_in(&address, None).await, "it is of the host that is listened on");
+    let failure = authority.ask(&address, None).await.map(|_| ()).unwrap_err();
+    assert!(failure.contains("CaUsedAsEndEntity"), "{failure}");
 }

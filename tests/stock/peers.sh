@@ -4,7 +4,7 @@
 # body. In plain, then within TLS with members' certificates of several kinds. Out of sight are hashes and the time of a
 # probe alone. Ends with the number of requests compared; fails with the difference.
 #   peers.sh SERVER FOLDER_OF_REFERENCE_BINARIES
-set -Eeuo pipefail
+set -euo pipefail
 server=$(realpath "${1:?usage: peers.sh SERVER FOLDER}")
 reference=$(realpath "${2:?usage: peers.sh SERVER FOLDER}")
 work=$(mktemp -d)
@@ -18,7 +18,6 @@ finish() {
     rm -rf "$work"
 }
 trap finish EXIT
-trap 'echo "line $LINENO" >&2; cp -r $work /tmp/peers-work/w' ERR
 
 source "$(dirname "$0")/servers.sh"
 client=$(free_port)
@@ -183,7 +182,8 @@ requests() {
 # Within TLS: who is let in.
 issue() {
     openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$work/$1.key" -out "$work/$1.csr" -subj "/CN=$2" 2>/dev/null
-    printf '%s' "${3:+subjectAltName=$3}" >"$work/$1.ext"
+    # Some extension, for one without any is of another version.
+    printf '%s\n' extendedKeyUsage=clientAuth,serverAuth ${3:+"subjectAltName=$3"} >"$work/$1.ext"
     openssl x509 -req -in "$work/$1.csr" -CA "$work/ca.pem" -CAkey "$work/ca.key" -CAcreateserial -out "$work/$1.pem" -days 2 \
         -extfile "$work/$1.ext" 2>/dev/null
 }
@@ -237,7 +237,9 @@ encrypted() {
     echo ">> a certificate that is made"
     curl -sS --http1.1 --max-time 20 -k "$url/members"
     (cd "$work/$1.data" && find fixtures | LC_ALL=C sort)
-    openssl x509 -in "$work/$1.data/fixtures/peer/cert.pem" -noout -subject -ext subjectAltName,extendedKeyUsage
+    for name in subjectAltName extendedKeyUsage; do
+        openssl x509 -in "$work/$1.data/fixtures/peer/cert.pem" -noout -subject -ext $name
+    done
     stop
 }
 
