@@ -61,6 +61,9 @@ pub const SPACE_LOOK_TICKS: u64 = 5;
 /// reads at most about twice the checkpoint, and writing checkpoints costs at most as much as the log.
 pub const CHECKPOINT_LOG_BYTES: u64 = 32 * 1024 * 1024;
 
+/// When so many times that was logged without one, a checkpoint is written without rests: the last one did not get done.
+pub const CHECKPOINT_OVERDUE: u64 = 2;
+
 /// Compactions whose hash may still be asked for (etcd: mvcc/hash.go, hashStorageMaxSize).
 pub const COMPACTION_HASHES: usize = 10;
 

@@ -78,8 +78,8 @@ impl Space {
     }
 
     /// Does something long that may block, where nobody prompt waits behind it unless somebody waits for space too.
-    async fn beside<T: Send + 'static>(&self, work: impl FnOnce(Pace) -> T + Send + 'static) -> T {
-        match self.pace() {
+    async fn beside<T: Send + 'static>(&self, pace: Pace, work: impl FnOnce(Pace) -> T + Send + 'static) -> T {
+        match pace {
             Pace::Hurried => runtime::background(|| work(Pace::Hurried)).await,
             Pace::Resting => runtime::bulk(|| work(Pace::Resting)).await,
         }
@@ -206,7 +206,7 @@ impl Space {
         let dir = self.driver.files.dir().clone();
         // Read whole: what was damaged since it was written must not get a checksum of its own.
         let (bytes, sound) = self
-            .beside(move |pace| {
+            .beside(self.pace(), move |pace| {
                 let bytes = Bytes::from(dir.read_segment_at(life, pace)?);
                 let sound = Image { bytes: &bytes, life, salt }.sound_until();
                 Ok((bytes, sound))
@@ -217,7 +217,7 @@ impl Space {
         loop {
             let (index, bytes) = (self.driver.core().state().index.clone(), bytes.clone());
             let slice = self
-                .beside(move |_| {
+                .beside(self.pace(), move |_| {
                     let mut slice = Slice::default();
                     for event in index.event_refs(from, usage.newest) {
                         let place = event.meta.place;
@@ -293,11 +293,21 @@ impl Space {
 
     /// A checkpoint, if so much was logged that a restart would take long, or so much lies unused that it is worth it.
     async fn checkpoint_if_due(&mut self) -> io::Result<()> {
-        let due = limits::CHECKPOINT_LOG_BYTES.max(self.driver.checkpoint_bytes.get());
-        if self.driver.logged_bytes() - self.logged_at_checkpoint >= due || self.unused_bytes() >= due {
+        let due = self.checkpoint_due();
+        if self.logged_since() >= due || self.unused_bytes() >= due {
             self.checkpoint(Roll::No).await?;
         }
         Ok(())
+    }
+
+    /// Bytes of log that a restart would read, or so many lying unused, that make a checkpoint worth it.
+    fn checkpoint_due(&self) -> u64 {
+        limits::CHECKPOINT_LOG_BYTES.max(self.driver.checkpoint_bytes.get())
+    }
+
+    /// Bytes of log since the last checkpoint.
+    fn logged_since(&self) -> u64 {
+        self.driver.logged_bytes() - self.logged_at_checkpoint
     }
 
     /// Bytes of segments into which no value points.
@@ -318,8 +328,15 @@ impl Space {
         self.driver.files.prepare(position.life).await?;
         let dir = self.driver.files.dir().clone();
         let began = runtime::now();
+        // A member that never gets to the end of one, as it dies before, would have more to read at each start.
+        let pace = match self.logged_since() >= limits::CHECKPOINT_OVERDUE * self.checkpoint_due() {
+            true => Pace::Hurried,
+            false => self.pace(),
+        };
         let bytes = self
-            .beside(move |pace| dir.write_checkpoint(&state, &CheckpointHead { hard_state, position, extents }, pace))
+            .beside(pace, move |pace| {
+                dir.write_checkpoint(&state, &CheckpointHead { hard_state, position, extents }, pace)
+            })
             .await
             .map_err(io_of)?;
         self.driver.member().metrics.core.stages.observe(Stage::Checkpoint, runtime::now() - began);
