@@ -30,7 +30,7 @@ use crate::{
     },
     runtime,
     store::apply::{self, LeaseChange},
-    wal::writer::PendingWrite,
+    wal::{record::RECORDS_FROM, writer::PendingWrite},
 };
 
 /// Where a shard's mail goes: straight to one on the same executor, by post to the others.
@@ -406,8 +406,10 @@ impl Driver {
         let core = self.core.borrow();
         let total = core.writer().log_bytes() + self.checkpoint_bytes.get();
         let index = &core.state().index;
-        // What the index itself would take on disk, by the last checkpoint; values by their length.
-        let live = index.usage().live_bytes() + core.state().auth.bytes() as u64 + self.checkpoint_bytes.get();
+        // What the index itself would take on disk, by the last checkpoint; values by their length; and the head of the
+        // segment that is written, so that a store with nothing in it has something in use, as etcd's has.
+        let kept = core.state().auth.bytes() as u64 + self.checkpoint_bytes.get() + u64::from(RECORDS_FROM);
+        let live = index.usage().live_bytes() + kept;
         self.member.db_size.store(total, Relaxed);
         self.member.db_size_in_use.store(live.min(total), Relaxed);
         let metrics = &self.member.metrics.core;
