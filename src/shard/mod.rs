@@ -404,11 +404,14 @@ impl Shard {
     /// Waits until an expired lease is revoked.
     ///
     /// # Errors
-    /// Where nobody knows whether it was.
+    /// Where it cannot be, or nobody knows whether it was.
     pub async fn expired_lease_gone(&self, lease: i64) -> Result<(), Status> {
         match self.revoke(lease).await {
-            // Not found says it too: it was revoked in the meantime.
-            (Outcome::Applied(_), _) => Ok(()),
+            (Outcome::Applied(result), _) => match *result {
+                // It was revoked in the meantime.
+                Err(status) if status != error::LEASE_NOT_FOUND => Err(status),
+                _ => Ok(()),
+            },
             (Outcome::Failed(status), _) => Err(status),
             (Outcome::Done, _) => unreachable!("a proposal is answered with its result"),
         }
