@@ -77,10 +77,11 @@ def table(name, client):
 
 def outcomes(folder, left_out):
     tests = dict.fromkeys(left_out, "skipped")
-    for path in sorted((folder / "results").iterdir()):
+    paths = sorted((folder / "results").iterdir(), key=lambda path: (path.name.startswith("again-"), path.name))
+    for path in paths:
         for name, outcome in READERS[path.suffix](path):
-            # A name that comes twice, as of a test with parameters, is as bad as its worst.
-            if tests.get(name) != "failed":
+            # A name that comes twice, as of a test with parameters, is as bad as its worst; that of a test asked again as its last.
+            if tests.get(name) != "failed" or path.name.startswith("again-"):
                 tests[name] = outcome
     return tests
 
