@@ -3,10 +3,10 @@
     compare.py CLIENT VERSION FOLDER_OF_URD FOLDER_OF_ETCD
 
 A folder has `results/`: *.cargo (what a test binary of Rust prints), *.xml (JUnit), *.json (`go test -json`), *.exit (the status
-of a program that is a test as a whole) and *.said (of our own scripts: a test, its outcome and what it has heard from the server; with
-urd a test fails that has heard something else). Fails when urd does not pass what the reference passes and no line of differences.tsv
-says why, when such a line no longer holds (unless it begins with "at times"), and when the reference passes fewer tests than
-`at_least` in the client's file: a suite that did not run proves nothing.
+of a program that is a test as a whole) and *.said (of our own scripts: a test, its outcome and what it has heard from the server;
+with urd a test fails that has heard something else). Fails when urd does not pass what the reference passes and no line of
+differences.tsv says why, when such a line no longer holds (unless it begins with "at times"), and when the reference passes fewer
+tests than `at_least` in the client's file: a suite that did not run proves nothing.
 """
 
 import json

@@ -41,7 +41,8 @@ fetch() {
     cp "$here/$client/process.go" framework/integration/process.go
     sed -i -E \
         -e 's/^func NewCluster\(/func embeddedNewCluster(/' \
-        -e 's/^(func \(m \*Member\) )(Launch|Close|Stop|Restart|ID|ElectionTimeout|StopNotify|ReadyNotify|WaitOK|InjectPartition|listenGRPC)\(/\1embedded\2(/' \
+        -e 's/^(func \(m \*Member\) )(Launch|Close|Stop|Restart|ID|ElectionTimeout|InjectPartition)\(/\1embedded\2(/' \
+        -e 's/^(func \(m \*Member\) )(StopNotify|ReadyNotify|WaitOK|listenGRPC)\(/\1embedded\2(/' \
         -e 's/^(func \(c \*Cluster\) )(AddMember|AddAndLaunchLearnerMember|waitVersion|waitMembersForLeader)\(/\1embedded\2(/' \
         framework/integration/cluster.go
 }
@@ -73,7 +74,7 @@ one() {
     # Where the package lies, for it has files beside it.
     (cd "$cache/source/integration/clientv3/$1" &&
         PORTS=$3 SERVER_LOG=$work/$name.server.log \
-            "$cache/built/$(named "$1").test" -test.v=test2json -test.timeout=300s "${@:4}" >"$work/$name.text" 2>"$work/$name.log") ||
-        true
+            "$cache/built/$(named "$1").test" -test.v=test2json -test.timeout=300s "${@:4}" \
+            >"$work/$name.text" 2>"$work/$name.log") || true
     "$cache/built/test2json" -p "$(named "$1")" <"$name.text" >"results/$name.json"
 }

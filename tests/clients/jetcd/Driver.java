@@ -1,5 +1,6 @@
-// Our own script over the public interface of jetcd, whose own suite starts containers. A step is a test; what it hears from the server
-// it says, and both servers must be heard to say the same. What the server draws or what the clock decides is hidden, or not said.
+// Our own script over the public interface of jetcd, whose own suite starts containers. A step is a test; what it hears from
+// the server it says, and both servers must be heard to say the same. What the server draws or what the clock decides is
+// hidden, or not said.
 //
 //   java Driver URL FILE      FILE: a line for each step, its name, "passed" or "failed", and what it has said
 
@@ -140,7 +141,8 @@ public final class Driver {
         heard(kv.get(bytes("\0"), GetOption.builder().withRange(bytes("\0")).withCountOnly(true).build()));
         for (GetOption.SortTarget target : GetOption.SortTarget.values()) {
             for (GetOption.SortOrder order : GetOption.SortOrder.values()) {
-                heard(kv.get(bytes("a"), GetOption.builder().withRange(bytes("z")).withSortField(target).withSortOrder(order).withLimit(3).build()));
+                heard(kv.get(bytes("a"), GetOption.builder().withRange(bytes("z")).withSortField(target).withSortOrder(order)
+                    .withLimit(3).build()));
             }
         }
         soon(kv.put(bytes("a1"), bytes("new")));
@@ -170,16 +172,19 @@ public final class Driver {
         Op then = Op.get(key, GetOption.DEFAULT);
         Op otherwise = Op.get(bytes("none"), GetOption.DEFAULT);
         for (Cmp.Op op : Cmp.Op.values()) {
-            for (CmpTarget<?> target : List.of(CmpTarget.value(bytes("1")), CmpTarget.version(1), CmpTarget.createRevision(0), CmpTarget.modRevision(1000))) {
+            for (CmpTarget<?> target : List.of(CmpTarget.value(bytes("1")), CmpTarget.version(1),
+                CmpTarget.createRevision(0), CmpTarget.modRevision(1000))) {
                 heard(kv.txn().If(new Cmp(key, op, target)).Then(then).Else(otherwise).commit());
             }
         }
-        heard(kv.txn().If(new Cmp(key, Cmp.Op.EQUAL, CmpTarget.value(bytes("1"))), new Cmp(bytes("none"), Cmp.Op.EQUAL, CmpTarget.version(0)))
-            .Then(Op.put(key, bytes("2"), PutOption.builder().withPrevKV().build()), Op.put(bytes("t2"), bytes("3"), PutOption.DEFAULT),
+        heard(kv.txn()
+            .If(new Cmp(key, Cmp.Op.EQUAL, CmpTarget.value(bytes("1"))), new Cmp(bytes("none"), Cmp.Op.EQUAL, CmpTarget.version(0)))
+            .Then(Op.put(key, bytes("2"), PutOption.builder().withPrevKV().build()),
+                Op.put(bytes("t2"), bytes("3"), PutOption.DEFAULT),
                 Op.delete(bytes("t3"), DeleteOption.DEFAULT), Op.get(key, GetOption.builder().isPrefix(true).build()))
             .commit());
-        heard(kv.txn().Then(Op.txn(new Cmp[] {new Cmp(key, Cmp.Op.GREATER, CmpTarget.version(1))}, new Op[] {Op.delete(key, DeleteOption.DEFAULT)},
-            new Op[] {then})).commit());
+        heard(kv.txn().Then(Op.txn(new Cmp[] {new Cmp(key, Cmp.Op.GREATER, CmpTarget.version(1))},
+            new Op[] {Op.delete(key, DeleteOption.DEFAULT)}, new Op[] {then})).commit());
         refused(kv.txn().Then(Op.put(key, bytes("1"), PutOption.DEFAULT), Op.put(key, bytes("2"), PutOption.DEFAULT)).commit());
         Op[] many = new Op[129];
         java.util.Arrays.fill(many, then);
@@ -232,7 +237,7 @@ public final class Driver {
     static void tell(WatchEvent event) {
         say(event.getEventType());
         for (io.etcd.jetcd.KeyValue one : new io.etcd.jetcd.KeyValue[] {event.getKeyValue(), event.getPrevKV()}) {
-            say(one.getKey() + " " + one.getValue() + " " + one.getCreateRevision() + " " + one.getModRevision() + " " + one.getVersion());
+            say(one.getKey(), one.getValue(), one.getCreateRevision(), one.getModRevision(), one.getVersion());
         }
     }
 
@@ -268,8 +273,8 @@ public final class Driver {
     static void watchNotifications() throws Exception {
         List<WatchResponse> responses = new CopyOnWriteArrayList<>();
         Watch watch = client.getWatchClient();
-        try (Watch.Watcher watcher = watch.watch(bytes("p"), WatchOption.builder().withCreateNotify(true).withProgressNotify(true).build(),
-            (WatchResponse response) -> responses.add(response))) {
+        WatchOption option = WatchOption.builder().withCreateNotify(true).withProgressNotify(true).build();
+        try (Watch.Watcher watcher = watch.watch(bytes("p"), option, (WatchResponse response) -> responses.add(response))) {
             until(() -> responses.size() == 1);
             watch.requestProgress();
             until(() -> responses.size() >= 2);
@@ -344,9 +349,11 @@ public final class Driver {
             KV within = space.getKVClient();
             soon(within.put(bytes("k"), bytes("v")));
             soon(kv.get(bytes("space/k"))).getKvs().forEach(one -> say(one.getKey(), one.getValue()));
-            soon(within.get(bytes("k"), GetOption.builder().isPrefix(true).build())).getKvs().forEach(one -> say(one.getKey(), one.getValue()));
+            soon(within.get(bytes("k"), GetOption.builder().isPrefix(true).build())).getKvs()
+                .forEach(one -> say(one.getKey(), one.getValue()));
             say(soon(within.txn().If(new Cmp(bytes("k"), Cmp.Op.EQUAL, CmpTarget.version(1)))
-                .Then(Op.delete(ByteSequence.EMPTY, DeleteOption.builder().isPrefix(true).build())).commit()).getDeleteResponses().get(0).getDeleted());
+                .Then(Op.delete(ByteSequence.EMPTY, DeleteOption.builder().isPrefix(true).build())).commit())
+                .getDeleteResponses().get(0).getDeleted());
             say(soon(kv.get(bytes("space/"), GetOption.builder().isPrefix(true).build())).getCount());
         }
     }
@@ -424,7 +431,8 @@ public final class Driver {
             heard(as.getKVClient().put(bytes("mine"), bytes("2")));
             refused(as.getKVClient().put(bytes("open/a"), bytes("3")));
             refused(as.getKVClient().get(bytes("closed")));
-            refused(as.getKVClient().txn().If(new Cmp(bytes("closed"), Cmp.Op.EQUAL, CmpTarget.version(0))).Then(Op.get(bytes("mine"), GetOption.DEFAULT)).commit());
+            refused(as.getKVClient().txn().If(new Cmp(bytes("closed"), Cmp.Op.EQUAL, CmpTarget.version(0)))
+                .Then(Op.get(bytes("mine"), GetOption.DEFAULT)).commit());
             refused(as.getAuthClient().userList());
             refused(as.getMaintenanceClient().defragmentMember(url));
             heard(asRoot.getAuthClient().userRevokeRole(somebody, reader));
@@ -485,7 +493,7 @@ public final class Driver {
                 error.printStackTrace();
                 outcome = "failed";
             }
-            lines.append(step.getKey().replace(' ', '_')).append('\t').append(outcome).append('\t').append(json(said)).append('\n');
+            lines.append(String.join("\t", step.getKey().replace(' ', '_'), outcome, json(said))).append('\n');
         }
         Files.writeString(Path.of(args[1]), lines);
         System.exit(0);

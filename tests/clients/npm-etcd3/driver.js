@@ -1,5 +1,6 @@
-// Our own script over the public interface of npm's etcd3: the release has no tests of its own. A step is a test; what it hears from
-// the server it says, and both servers must be heard to say the same. What the server draws or what the clock decides is not said.
+// Our own script over the public interface of npm's etcd3: the release has no tests of its own. A step is a test; what it
+// hears from the server it says, and both servers must be heard to say the same. What the server draws or what the clock
+// decides is not said.
 //
 //   node driver.js HOST:PORT FILE      FILE: a line for each step, its name, "passed" or "failed", and what it has said
 'use strict';
@@ -64,8 +65,20 @@ step('ranges', async say => {
   say(await client.getAll().revision(header.revision).exec(), await client.get('a1').revision(header.revision));
   say(await client.getAll().serializable(true).keys());
   const at = Number(header.revision);
-  say(await client.getAll().minModRevision(at).exec(), await client.getAll().maxModRevision(at - 2).exec());
-  say(await client.getAll().minCreateRevision(at).exec(), await client.getAll().maxCreateRevision(at - 2).exec());
+  say(
+    await client.getAll().minModRevision(at).exec(),
+    await client
+      .getAll()
+      .maxModRevision(at - 2)
+      .exec(),
+  );
+  say(
+    await client.getAll().minCreateRevision(at).exec(),
+    await client
+      .getAll()
+      .maxCreateRevision(at - 2)
+      .exec(),
+  );
   say(await client.delete().prefix('a').getPrevious(), await client.delete().inRange({ start: 'b', end: 'b2' }));
   say(await client.delete().range(new Range('b', 'c2')), await client.getAll().count());
 });
@@ -97,18 +110,63 @@ step('compaction', async say => {
 step('if, then, else', async say => {
   await client.put('t').value('1');
   for (const [column, compared, value] of [
-    ['Value', '==', '1'], ['Value', '!=', '1'], ['Value', '<', '2'], ['Value', '>', '2'], ['Version', '===', 1],
-    ['Version', '!==', 1], ['Version', '>', 1], ['Create', '==', 0], ['Create', '>', 0], ['Mod', '<', 2], ['Lease', '==', 0],
+    ['Value', '==', '1'],
+    ['Value', '!=', '1'],
+    ['Value', '<', '2'],
+    ['Value', '>', '2'],
+    ['Version', '===', 1],
+    ['Version', '!==', 1],
+    ['Version', '>', 1],
+    ['Create', '==', 0],
+    ['Create', '>', 0],
+    ['Mod', '<', 2],
+    ['Lease', '==', 0],
   ]) {
-    say(column, compared, value, await client.if('t', column, compared, value).then(client.get('t')).else(client.get('none')).commit());
+    say(
+      column,
+      compared,
+      value,
+      await client.if('t', column, compared, value).then(client.get('t')).else(client.get('none')).commit(),
+    );
   }
-  say(await client.if('t', 'Value', '==', '1').and('none', 'Create', '==', 0)
-    .then(client.put('t').value('2'), client.put('t2').value('3'), client.delete().key('t3'), client.getAll().prefix('t')).commit());
+  say(
+    await client
+      .if('t', 'Value', '==', '1')
+      .and('none', 'Create', '==', 0)
+      .then(
+        client.put('t').value('2'),
+        client.put('t2').value('3'),
+        client.delete().key('t3'),
+        client.getAll().prefix('t'),
+      )
+      .commit(),
+  );
   say(await client.if('t', 'Value', '==', '1').then(client.put('t').value('3')).commit(), await client.get('t'));
-  say(await refusal(client.if('t', 'Version', '>', 0).then(client.put('t').value('4'), client.put('t').value('5')).commit()));
-  say(await refusal(client.if('t', 'Version', '>', 0).then(client.put('t').value('4'), client.delete().prefix('t')).commit()));
-  say(await refusal(client.if('t', 'Version', '>', 0).then(...Array(129).fill(client.get('t'))).commit()));
-  say(await client.kv.txn({ compare: [], success: [{ request_txn: { success: [{ request_range: { key: Buffer.from('t') } }] } }], failure: [] }));
+  say(
+    await refusal(
+      client.if('t', 'Version', '>', 0).then(client.put('t').value('4'), client.put('t').value('5')).commit(),
+    ),
+  );
+  say(
+    await refusal(
+      client.if('t', 'Version', '>', 0).then(client.put('t').value('4'), client.delete().prefix('t')).commit(),
+    ),
+  );
+  say(
+    await refusal(
+      client
+        .if('t', 'Version', '>', 0)
+        .then(...Array(129).fill(client.get('t')))
+        .commit(),
+    ),
+  );
+  say(
+    await client.kv.txn({
+      compare: [],
+      success: [{ request_txn: { success: [{ request_range: { key: Buffer.from('t') } }] } }],
+      failure: [],
+    }),
+  );
   await client.delete().all();
 });
 
@@ -116,23 +174,30 @@ step('software transactions', async say => {
   for (const isolation of [0, 1, 2, 3]) {
     // In one revision: an isolation of 0 wants what is written to be no newer than what has been read.
     await client.if('none', 'Create', '==', 0).then(client.put('from').value(10), client.put('to').value(0)).commit();
-    say(await client.stm({ isolation, prefetch: ['from'] }).transact(async tx => {
-      const [from, to] = [await tx.get('from').number(), await tx.get('to').number()];
-      await tx.put('from').value(from - 3);
-      await tx.put('to').value(to + 3);
-      await tx.delete().key('gone');
-      return [from, to];
-    }));
+    say(
+      await client.stm({ isolation, prefetch: ['from'] }).transact(async tx => {
+        const [from, to] = [await tx.get('from').number(), await tx.get('to').number()];
+        await tx.put('from').value(from - 3);
+        await tx.put('to').value(to + 3);
+        await tx.delete().key('gone');
+        return [from, to];
+      }),
+    );
     say(await client.getAll().numbers());
   }
-  const adding = () => client.stm({ retries: 20 }).transact(async tx => tx.put('sum').value((await tx.get('sum').number() || 0) + 1));
+  const adding = () =>
+    client.stm({ retries: 20 }).transact(async tx => tx.put('sum').value(((await tx.get('sum').number()) || 0) + 1));
   await Promise.all(Array.from({ length: 5 }, adding));
   say(await client.get('sum').number());
-  say(await refusal(client.stm({ retries: 0 }).transact(async tx => {
-    await tx.get('sum');
-    await client.put('sum').value(0);
-    await tx.put('sum').value(1);
-  })));
+  say(
+    await refusal(
+      client.stm({ retries: 0 }).transact(async tx => {
+        await tx.get('sum');
+        await client.put('sum').value(0);
+        await tx.put('sum').value(1);
+      }),
+    ),
+  );
   await client.delete().all();
 });
 
@@ -154,7 +219,10 @@ step('leases', async say => {
   say(await client.get('leased'), lease.state, lease.revoked());
   say(await client.leaseClient.leaseTimeToLive({ ID: id, keys: true }).then(answer => ({ ...answer, ID: 0 })));
   say(await refusal(client.leaseClient.leaseRevoke({ ID: '4242' })));
-  say(await client.leaseClient.leaseGrant({ ID: '4242', TTL: 60 }), await refusal(client.leaseClient.leaseGrant({ ID: '4242', TTL: 60 })));
+  say(
+    await client.leaseClient.leaseGrant({ ID: '4242', TTL: 60 }),
+    await refusal(client.leaseClient.leaseGrant({ ID: '4242', TTL: 60 })),
+  );
   say(await client.leaseClient.leaseLeases(), await client.leaseClient.leaseRevoke({ ID: '4242' }));
   say(await refusal(client.leaseClient.leaseGrant({ TTL: '10000000000' })));
 });
@@ -193,7 +261,11 @@ step('watches', async say => {
   await watcher.cancel();
   await client.put('w').value('4');
 
-  const history = await client.watch().prefix('w').startRevision(`${Number(header.revision) - 3}`).create();
+  const history = await client
+    .watch()
+    .prefix('w')
+    .startRevision(`${Number(header.revision) - 3}`)
+    .create();
   const events = [];
   history.on('data', response => events.push(...response.events));
   await until(() => events.length >= 4);
@@ -242,7 +314,7 @@ step('locks', async say => {
 
 step('elections', async say => {
   const election = client.election('post', 30);
-  say(await election.leader() === undefined);
+  say((await election.leader()) === undefined);
   const one = election.campaign('one');
   await one.wait();
   say(await election.leader(), (await one.getCampaignKey()).startsWith('election/post/'));
@@ -269,7 +341,12 @@ step('namespaces', async say => {
   await space.put('k').value('v');
   say(await event, await space.get('k'), await client.get('space/k'), await space.getAll().keys());
   say(await space.if('k', 'Version', '==', 1).then(space.get('k')).commit());
-  say(await space.namespace('deeper/').lock('l').do(() => client.getAll().prefix('space/').keys()));
+  say(
+    await space
+      .namespace('deeper/')
+      .lock('l')
+      .do(() => client.getAll().prefix('space/').keys()),
+  );
   say(await space.delete().all(), await client.getAll().prefix('space/').count());
   await within.cancel();
 });
@@ -290,7 +367,10 @@ step('members and maintenance', async say => {
   say(await refusal(client.cluster.memberRemove({ ID: 1 })), await refusal(client.cluster.memberPromote({ ID: 1 })));
   say(await refusal(client.cluster.memberUpdate({ ID: 1, peerURLs: ['http://127.0.0.1:1'] })));
   const { member } = await client.cluster.memberAdd({ peerURLs: ['http://127.0.0.1:1'], isLearner: true });
-  say({ ...member, ID: 0 }, await refusal(client.cluster.memberAdd({ peerURLs: ['http://127.0.0.1:1'], isLearner: true })));
+  say(
+    { ...member, ID: 0 },
+    await refusal(client.cluster.memberAdd({ peerURLs: ['http://127.0.0.1:1'], isLearner: true })),
+  );
   say(await client.cluster.memberRemove({ ID: member.ID }));
   const parts = [];
   for await (const part of await client.maintenance.snapshot()) parts.push(part.blob.length);
@@ -309,7 +389,10 @@ step('deadlines and closed clients', async say => {
 });
 
 step('mocks', async say => {
-  client.mock({ exec: (service, method, payload) => Promise.resolve({ kvs: [{ key: payload.key, value: Buffer.from(service + method) }] }) });
+  client.mock({
+    exec: (service, method, payload) =>
+      Promise.resolve({ kvs: [{ key: payload.key, value: Buffer.from(service + method) }] }),
+  });
   say(await client.get('any'));
   client.unmock();
   say(await client.get('any'));
@@ -319,23 +402,45 @@ step('mocks', async say => {
 
 step('roles and users', async say => {
   const role = client.role('reader');
-  say(role instanceof Role, await refusal(role.permissions()), (await role.create()).name, await refusal(role.create()));
-  await role.grant([{ permission: 'Read', range: client.range({ prefix: 'open/' }) }, { permission: 'Readwrite', key: 'mine' }]);
+  say(
+    role instanceof Role,
+    await refusal(role.permissions()),
+    (await role.create()).name,
+    await refusal(role.create()),
+  );
+  await role.grant([
+    { permission: 'Read', range: client.range({ prefix: 'open/' }) },
+    { permission: 'Readwrite', key: 'mine' },
+  ]);
   say(await role.permissions());
   await role.grant({ permission: 'Write', key: 'gone' });
   await role.revoke({ permission: 'Write', key: 'gone' });
-  say(await role.permissions(), (await client.getRoles()).map(one => one.name));
+  say(
+    await role.permissions(),
+    (await client.getRoles()).map(one => one.name),
+  );
   say(await refusal(role.revoke({ permission: 'Write', key: 'gone' })));
   const user = client.user('somebody');
   say(user instanceof User, (await user.create('pw')).name, await refusal(user.create('pw')));
-  say(await refusal(user.addRole('none')), await refusal(user.removeRole('reader')), await refusal(client.user('none').roles()));
+  say(
+    await refusal(user.addRole('none')),
+    await refusal(user.removeRole('reader')),
+    await refusal(client.user('none').roles()),
+  );
   await user.addRole(role);
-  say((await user.roles()).map(one => one.name), (await client.getUsers()).map(one => one.name));
+  say(
+    (await user.roles()).map(one => one.name),
+    (await client.getUsers()).map(one => one.name),
+  );
   await role.removeUser(user);
   say((await user.roles()).map(one => one.name));
   await role.addUser('somebody');
   await user.setPassword('other');
-  say(await client.auth.authStatus(), await refusal(client.auth.authEnable()), await refusal(client.auth.authenticate({ name: 'somebody', password: 'other' })));
+  say(
+    await client.auth.authStatus(),
+    await refusal(client.auth.authEnable()),
+    await refusal(client.auth.authenticate({ name: 'somebody', password: 'other' })),
+  );
 });
 
 step('authentication', async say => {
@@ -346,9 +451,20 @@ step('authentication', async say => {
   const [root, somebody] = [as('root', 'root'), as('somebody', 'other')];
   say(await refusal(client.get('open/a')));
   say(await refusal(as('somebody', 'pw').get('open/a')), await refusal(as('nobody', 'pw').get('open/a')));
-  say(await somebody.get('open/a'), await somebody.put('mine').value('2'), await somebody.getAll().prefix('open/').strings());
-  say(await refusal(somebody.put('open/a').value('3')), await refusal(somebody.get('closed')), await refusal(somebody.getAll()));
-  say(await refusal(somebody.if('closed', 'Version', '==', 0).then(somebody.get('mine')).commit()), await refusal(somebody.getRoles()));
+  say(
+    await somebody.get('open/a'),
+    await somebody.put('mine').value('2'),
+    await somebody.getAll().prefix('open/').strings(),
+  );
+  say(
+    await refusal(somebody.put('open/a').value('3')),
+    await refusal(somebody.get('closed')),
+    await refusal(somebody.getAll()),
+  );
+  say(
+    await refusal(somebody.if('closed', 'Version', '==', 0).then(somebody.get('mine')).commit()),
+    await refusal(somebody.getRoles()),
+  );
   say(await refusal(somebody.delete().all()), await refusal(somebody.maintenance.defragment()));
   const watcher = somebody.watch().key('closed').watcher();
   const error = await first(watcher, 'error');
@@ -356,7 +472,10 @@ step('authentication', async say => {
   say(await root.auth.authDisable(), await client.get('open/a'));
   await client.user('somebody').delete();
   await client.role('reader').delete();
-  say((await client.getUsers()).map(one => one.name), (await client.getRoles()).map(one => one.name));
+  say(
+    (await client.getUsers()).map(one => one.name),
+    (await client.getRoles()).map(one => one.name),
+  );
   root.close();
   somebody.close();
 });
@@ -367,8 +486,12 @@ step('authentication', async say => {
     const said = [];
     let failed;
     const limit = new Promise((_, reject) => setTimeout(() => reject(new Error('takes too long')), 30000).unref());
-    await Promise.race([work((...values) => said.push(...values.map(value => (value === undefined ? null : plain(value))))), limit])
-      .catch(error => { failed = error; });
+    await Promise.race([
+      work((...values) => said.push(...values.map(value => (value === undefined ? null : plain(value))))),
+      limit,
+    ]).catch(error => {
+      failed = error;
+    });
     if (failed) console.error(name, failed);
     lines.push([name.replaceAll(' ', '_'), failed ? 'failed' : 'passed', JSON.stringify(said)].join('\t') + '\n');
   }
