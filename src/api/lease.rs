@@ -28,7 +28,7 @@ use crate::{
     runtime,
     shard::{
         Shard,
-        lease::{LeaseAnswer, LeaseCall},
+        lease::{LeaseAnswer, LeaseCall, whole_seconds},
         view::View,
     },
     store::apply::Answer,
@@ -168,8 +168,7 @@ pub fn time_to_live(services: Rc<Services>, caller: Caller, message: Bytes) -> U
         let (asked, revision) = (before.state.auth.is_enabled(), before.state.auth.revision());
         drop(before);
         let (ttl, granted_ttl) = match primary(shard, id, LeaseCall::Remaining(id)).await? {
-            // Whole seconds, towards zero.
-            LeaseAnswer::Remaining { left_ms, ttl } => (left_ms / 1000, ttl),
+            LeaseAnswer::Remaining { left_ms, ttl } => (whole_seconds(left_ms), ttl),
             _ => (-1, 0),
         };
         let view = shard.view();

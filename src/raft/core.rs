@@ -210,8 +210,8 @@ pub struct Core {
     batch: AppliedBatch,
     /// The state has changed since the last view.
     dirty: bool,
-    /// dbSize, told by the driver.
-    db_size: u64,
+    /// Of the last checkpoint, told by the driver: with the log it is dbSize.
+    checkpoint_bytes: u64,
     /// Entries in the log's memory that no write has taken yet.
     entries_gathering: u64,
     /// What settling has left for the turn to hand out.
@@ -264,7 +264,7 @@ impl Core {
             outcomes: (0..parts.shards).map(|_| Vec::new()).collect(),
             batch: AppliedBatch::default(),
             dirty: true,
-            db_size: 0,
+            checkpoint_bytes: 0,
             entries_gathering: 0,
             effects: Effects::default(),
             compactions: Vec::new(),
@@ -312,8 +312,8 @@ impl Core {
         self.committed_in_term
     }
 
-    pub fn set_db_size(&mut self, bytes: u64) {
-        self.db_size = bytes;
+    pub fn set_checkpoint_bytes(&mut self, bytes: u64) {
+        self.checkpoint_bytes = bytes;
     }
 
     /// One heartbeat interval has passed.
@@ -632,11 +632,17 @@ impl Core {
     fn apply(&mut self, committed: Vec<Entry>) -> io::Result<()> {
         let Some(last) = committed.last().map(|entry| entry.index) else { return Ok(()) };
         self.dirty = true;
+        // An entry counts against the quota by its cost, as do those before it by what they take: not by its own bytes in
+        // the log, nor by those of entries behind it.
+        let mut unapplied = self.node.store().bytes_from(committed[0].index);
+        let written = self.writer.log_bytes() + self.checkpoint_bytes;
         for entry in committed {
-            let (index, term) = (entry.index, entry.term);
+            let (index, term, bytes) = (entry.index, entry.term, entry.data.len() as u64);
+            let room = self.quota_bytes.map(|quota| (quota + unapplied).saturating_sub(written));
+            unapplied = unapplied.saturating_sub(bytes);
             match entry.entry_type {
                 EntryType::EntryNormal if entry.data.is_empty() => self.state.apply_empty(index, term),
-                EntryType::EntryNormal => self.apply_request(entry)?,
+                EntryType::EntryNormal => self.apply_request(entry, room)?,
                 EntryType::EntryConfChange => self.apply_conf_change(&entry),
                 EntryType::EntryConfChangeV2 => {
                     if let Ok(Change::Voters(change)) = translate::conf_change_v2(&entry.data) {
@@ -661,15 +667,9 @@ impl Core {
         Ok(())
     }
 
-    fn apply_request(&mut self, entry: Entry) -> io::Result<()> {
+    fn apply_request(&mut self, entry: Entry, quota_room: Option<u64>) -> io::Result<()> {
         let base = self.node.store().place(entry.index).expect("a committed entry has a place in the log");
-        let entry = ApplyEntry {
-            index: entry.index,
-            term: entry.term,
-            base,
-            data: entry.data,
-            quota_room: self.quota_bytes.map(|quota| quota.saturating_sub(self.db_size)),
-        };
+        let entry = ApplyEntry { index: entry.index, term: entry.term, base, data: entry.data, quota_room };
         let applied = self.state.apply(&entry, self.writer.table(), &mut self.batch)?;
         if entry.index <= self.recovered {
             self.batch.tokens.clear();

@@ -289,8 +289,7 @@ impl Driver {
         let began = runtime::now();
         let effects = {
             let mut core = self.core.borrow_mut();
-            let db_bytes = core.writer().log_bytes() + self.checkpoint_bytes.get();
-            core.set_db_size(db_bytes);
+            core.set_checkpoint_bytes(self.checkpoint_bytes.get());
             let turned = core.settle().and_then(|applied| {
                 let took = if applied > 0 { runtime::now() - began } else { Duration::ZERO };
                 core.turn().map(|effects| (effects, took))

@@ -103,6 +103,12 @@ impl RaftLog {
         self.slots.get(at as usize).map(|slot| slot.place)
     }
 
+    /// Bytes of data of the entry of that index and of those behind it.
+    pub fn bytes_from(&self, index: u64) -> u64 {
+        let at = index.saturating_sub(self.first) as usize;
+        self.slots.range(at.min(self.slots.len())..).map(|slot| u64::from(slot.place.len)).sum()
+    }
+
     /// Where the first retained entry lies.
     pub fn first_place(&self) -> Option<Place> {
         self.slots.front().map(|slot| slot.place)

@@ -12,7 +12,7 @@ use crate::{
     proto::etcdserverpb::{LeaseTimeToLiveResponse, ResponseHeader},
     runtime,
     shard::{
-        lease::{LeaseAnswer, LeaseCall},
+        lease::{LeaseAnswer, LeaseCall, whole_seconds},
         view::View,
     },
     store::{hash::KvHash, membership::Member},
@@ -45,8 +45,7 @@ async fn left(services: Rc<Services>, id: i64, keys: bool) -> Result<LeaseTimeTo
         LeaseAnswer::Remaining { left_ms, ttl } => Ok(LeaseTimeToLiveResponse {
             header: Some(ResponseHeader::default()),
             id,
-            // Whole seconds, towards zero.
-            ttl: left_ms / 1000,
+            ttl: whole_seconds(left_ms),
             granted_ttl: ttl,
             keys: if keys { leases.keys_owned(id) } else { Vec::new() },
         }),

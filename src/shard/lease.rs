@@ -29,6 +29,12 @@ pub enum LeaseCall {
     All,
 }
 
+/// What a client is told of the milliseconds that a lease has left: whole seconds, towards zero. Part of the clock's
+/// present millisecond has passed, so a lease that has just been granted has not its whole time left.
+pub fn whole_seconds(left_ms: i64) -> i64 {
+    (left_ms - i64::from(left_ms > 0)) / 1000
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaseAnswer {
     /// Renewed for this many seconds.

@@ -125,6 +125,15 @@ fn leases_that_come_and_go_leave_nothing_behind() {
 }
 
 #[test]
+fn seconds_are_those_that_will_have_passed() {
+    for (left_ms, seconds) in
+        [(60_000, 59), (59_001, 59), (59_000, 58), (1000, 0), (1, 0), (0, 0), (-999, 0), (-1000, -1)]
+    {
+        assert_eq!(whole_seconds(left_ms), seconds, "{left_ms} ms");
+    }
+}
+
+#[test]
 fn a_new_leader_extends_and_an_old_one_forgets() {
     let mut deadlines = Deadlines::default();
     let leases = [Lease { id: 1, ttl: 60, remaining: 0 }, Lease { id: 2, ttl: 60, remaining: 7 }];
