@@ -28,6 +28,7 @@ pub use self::{
     rotate::Rotation,
 };
 use self::{line::Line, rotate::RotatingFile, sampler::Sampler};
+use crate::net::listener::in_go_words;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -197,7 +198,16 @@ impl Logger {
                 None => OpenOptions::new().append(true).create(true).open(path).map(Way::Plain),
             },
         };
-        let outputs = settings.outputs.iter().map(open).collect::<io::Result<Vec<Way>>>()?;
+        let named = |output: &Output| {
+            open(output).map_err(|cause| match output {
+                Output::File(path) => {
+                    let why = format!("open sink {path:?}: open {}: {}", path.display(), in_go_words(&cause));
+                    io::Error::new(cause.kind(), why)
+                }
+                Output::Stderr | Output::Stdout => cause,
+            })
+        };
+        let outputs = settings.outputs.iter().map(named).collect::<io::Result<Vec<Way>>>()?;
         Ok(Logger { format: settings.format, outputs, sampler: Sampler::default() })
     }
 
