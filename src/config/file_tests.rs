@@ -170,7 +170,7 @@ fn values_that_do_not_fit_are_refused_by_name() {
 #[test]
 fn an_empty_text_is_a_value_where_etcd_takes_it_for_one() {
     let read =
-        config("name: n\ninitial-cluster-token: ''\ncors: ''\nhost-whitelist: ''\nlisten-metrics-urls: ''").unwrap();
+        config("name: n1\ninitial-cluster-token: ''\ncors: ''\nhost-whitelist: ''\nlisten-metrics-urls: ''").unwrap();
     assert_eq!(
         (&*read.initial_cluster_token, &read.cors[..], &read.host_whitelist[..]),
         ("", &["*".into()][..], &["*".into()][..])

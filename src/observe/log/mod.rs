@@ -42,6 +42,8 @@ pub enum Level {
 }
 
 impl Level {
+    pub const ALL: [Level; 6] = [Level::Debug, Level::Info, Level::Warn, Level::Error, Level::Panic, Level::Fatal];
+
     /// As `--log-level` spells it. The error is etcd's text.
     pub fn parse(text: &str) -> Result<Level, String> {
         match text {
@@ -107,7 +109,7 @@ static LOGGER: OnceLock<Logger> = OnceLock::new();
 /// An output that cannot be opened.
 pub fn start(settings: &Settings) -> io::Result<()> {
     let logger = Logger::open(settings)?;
-    LEVEL.store(settings.level as u8, Relaxed);
+    set_level(settings.level);
     let _ = LOGGER.set(logger);
     Ok(())
 }
@@ -125,6 +127,17 @@ pub fn tidy() {
             crate::log!(Warn, "old log files cannot be tidied up", "error" = shown(&cause));
         }
     }
+}
+
+/// The least level that is written.
+pub fn level() -> Level {
+    let number = LEVEL.load(Relaxed);
+    Level::ALL.into_iter().find(|level| *level as u8 == number).expect("it is stored as a level's number")
+}
+
+/// From now on, in this process.
+pub fn set_level(level: Level) {
+    LEVEL.store(level as u8, Relaxed);
 }
 
 /// Whether a line of that level would be written.
@@ -275,7 +288,7 @@ mod tests {
 
     #[test]
     fn levels_are_spelt_as_etcd_spells_them() {
-        for level in [Level::Debug, Level::Info, Level::Warn, Level::Error, Level::Panic, Level::Fatal] {
+        for level in Level::ALL {
             assert_eq!(Level::parse(level.name()), Ok(level));
         }
         assert_eq!(Level::parse("bad"), Err("unrecognized level: \"bad\"".into()));
