@@ -182,6 +182,7 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
         tls,
         metrics_extensive: settings.text("metrics") == "extensive",
         socket_reuse_port: settings.flag("socket-reuse-port"),
+        memory_mlock: settings.flag("memory-mlock"),
         corrupt_check_ms: milliseconds(settings.duration("corrupt-check-time")),
         tracing,
         config_file: None,

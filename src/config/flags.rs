@@ -164,7 +164,7 @@ pub const FLAGS: &[Flag] = &[
     row(Member, "listen-metrics-urls", Urls, "", Works, "Where to serve metrics and health checks beside the client URLs."),
     row(Member, "max-snapshots", Uint, "5", NoEffect("urd keeps the checkpoints that a restart may need and no others"), "Snapshot files to keep."),
     row(Member, "max-wals", Uint, "5", NoEffect(NO_WAL_FILES), "WAL files to keep."),
-    row(Member, "memory-mlock", Bool, "false", NoEffect("urd does not serve from a mapped database; give the service enough memory instead"), "Keep memory from being swapped out."),
+    row(Member, "memory-mlock", Bool, "false", Works, "Keep all memory from being swapped out, if the process may lock it without a limit."),
     row(Member, "backend-bbolt-freelist-type", Text, "map", NoEffect(NO_BBOLT), "Kind of bbolt's free list."),
     row(Member, "backend-batch-interval", Duration, "0s", NoEffect(NO_BBOLT), "Longest time before bbolt commits."),
     row(Member, "backend-batch-limit", Int, "0", NoEffect(NO_BBOLT), "Most operations before bbolt commits."),
