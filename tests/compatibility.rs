@@ -69,8 +69,8 @@ fn the_document_lists_every_flag_as_the_program_treats_it() {
     assert_eq!(listed, usage::compatibility_table());
 }
 
-/// The first list is what `/metrics` of 3.7.3 tells from the start, the second what it tells once there is something to be told,
-/// and what its sources define and a server alone never tells.
+/// The first list is what `/metrics` of 3.7.3 tells from the start, the second what it tells once there is something to
+/// be told, and what its sources define and a server alone never tells.
 #[test]
 fn every_metric_of_etcd_has_a_row() {
     let document = read("docs/compatibility.md");

@@ -1,6 +1,6 @@
-//! `/urd/log/level`: the least level that is logged, told and changed while the member runs. etcd has nothing like it and answers 404
-//! there. It is for operators: once users are asked for, for root alone, as Defragment is; it is not on the metrics listeners,
-//! which know no users. What is set holds until the process ends.
+//! `/urd/log/level`: the least level that is logged, told and changed while the member runs. etcd has nothing like it
+//! and answers 404 there. It is for operators: once users are asked for, for root alone, as Defragment is; it is not on
+//! the metrics listeners, which know no users. What is set holds until the process ends.
 
 use http::{HeaderMap, Method, StatusCode, header};
 

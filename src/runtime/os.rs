@@ -63,12 +63,11 @@ pub fn resource_limit(resource: libc::__rlimit_resource_t) -> io::Result<Option<
     Ok((limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur))
 }
 
-/// Keeps all memory of this process from being swapped out, what it has and what it will have, from the first touch of each
-/// page on.
+/// Keeps all memory of this process from being swapped out, what it has and what it will have, from the first touch of
+/// each page on.
 ///
-/// # Errors
-/// Unless memory may be locked without a limit: under one, an allocation would fail some day for what can be locked, and that
-/// ends the process.
+/// # Errors Unless memory may be locked without a limit: under one, an allocation would fail some day for what can be
+/// locked, and that ends the process.
 pub fn lock_memory() -> io::Result<()> {
     if let Some(limit) = resource_limit(libc::RLIMIT_MEMLOCK)?
         && !may_lock_more_than(limit)
@@ -81,8 +80,8 @@ pub fn lock_memory() -> io::Result<()> {
     checked(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) }).map(drop)
 }
 
-/// Whether the limit does not hold for this process, which a capability may see to: tried with addresses that no memory is
-/// behind.
+/// Whether the limit does not hold for this process, which a capability may see to: tried with addresses that no memory
+/// is behind.
 fn may_lock_more_than(limit: u64) -> bool {
     let Some(bytes) = usize::try_from(limit).ok().and_then(|limit| limit.checked_add(1 << 20)) else { return false };
     // SAFETY: the mapping is new, is read by nobody, and is gone before the block ends; mlock2 of it touches no memory.

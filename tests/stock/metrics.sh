@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Scrapes /metrics of the server under test and of the reference, one after the other on the same ports: when nobody has used it,
-# after every kind of use, with an alarm raised and without it again; with --metrics=basic and extensive. Compares which
-# metrics there are, their types, and the labels of each series with their values; not the numbers. What one of them alone tells is in
-# metrics/differences.tsv, with the reason, and has a row in docs/compatibility.md or docs/operations.md. What etcd's own alerts and
-# dashboards ask for is in metrics/mixin.tsv and has to be there. Ends with the number of series; fails with the differences.
+# Scrapes /metrics of the server under test and of the reference, one after the other on the same ports: when nobody has
+# used it, after every kind of use, with an alarm raised and without it again; with --metrics=basic and extensive.
+# Compares which metrics there are, their types, and the labels of each series with their values; not the numbers. What
+# one of them alone tells is in metrics/differences.tsv, with the reason, and has a row in docs/compatibility.md or
+# docs/operations.md. What etcd's own alerts and dashboards ask for is in metrics/mixin.tsv and has to be there. Ends
+# with the number of series; fails with the differences.
 #   metrics.sh SERVER FOLDER_OF_REFERENCE_BINARIES
 set -euo pipefail
 server=$(realpath "${1:?usage: metrics.sh SERVER FOLDER}")
@@ -122,7 +123,7 @@ scrapes() {
 scrapes tested "$server"
 scrapes reference "$reference/etcd"
 
-# What one of them alone has: `who series`, with whether it is of a name that the other has as well.
+# What one of them alone has: `who series`.
 for of_tested in "$work"/tested.*.*; do
     of_reference=$work/reference.${of_tested#"$work/tested."}
     case $of_tested in *.data|*.log) continue ;; esac
@@ -148,7 +149,8 @@ while IFS=$'\t' read -r whose pattern _; do
     if [ $at != 1 ] && [ -z "${used[at]:-}" ]; then echo "metrics: explains nothing any more: $whose $pattern"; failed=1; fi
 done <"$here/metrics/differences.tsv"
 
-# What etcd's alerts and dashboards ask for; where the reference has it not either, as of connections to nobody, that has to be said.
+# What etcd's alerts and dashboards ask for; where the reference has it not either, as of connections to nobody, that
+# has to be said.
 asked=0
 while IFS=$'\t' read -r pattern standing; do
     asked=$((asked + 1))

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Starts the server under test and the reference with every flag, variable and key of a configuration file that the reference
-# knows, with good and bad values, and compares what comes of it: settings/walk.py, settings/cases.tsv. What differs on purpose
-# is in settings/differences.tsv. That no flag and no key is left out is asked of the reference's help and of its source. Ends with
-# the number of settings; fails with the differences. Needs an unshare that may make networks.
+# Starts the server under test and the reference with every flag, variable and key of a configuration file that the
+# reference knows, with good and bad values, and compares what comes of it: settings/walk.py, settings/cases.tsv. What
+# differs on purpose is in settings/differences.tsv. That no flag and no key is left out is asked of the reference's
+# help and of its source. Ends with the number of settings; fails with the differences. Needs an unshare that may make
+# networks.
 #   settings.sh SERVER FOLDER_OF_REFERENCE_BINARIES
 set -euo pipefail
 server=$(realpath "${1:?usage: settings.sh SERVER FOLDER}")
@@ -16,7 +17,8 @@ flags() {
     "$reference/etcd" --help 2>&1 | sed -nE 's/^  --([a-z0-9.-]+).*/\1/p'
     cat ../compatibility/etcd-3.7.3-flags.txt
 }
-# Keys: the tags of the structs that a file is read into. What is not here: fields that only Go code can set, and sections.
+# Keys: the tags of the structs that a file is read into. What is not here: fields that only Go code can set, and
+# sections.
 keys() {
     local source
     source=$(go list -m -f '{{.Dir}}' go.etcd.io/etcd/server/v3)/embed/config.go

@@ -309,9 +309,9 @@ impl PromoteFailures {
     }
 }
 
-/// Alarms that have been raised since the start, by kind and member: what told of one goes on to tell that it is over. There
-/// are as many as kinds and members, but for who raises them for members that are none; those beyond the first few are told of while
-/// they last.
+/// Alarms that have been raised since the start, by kind and member: what told of one goes on to tell that it is over.
+/// There are as many as kinds and members, but for who raises them for members that are none; those beyond the first
+/// few are told of while they last.
 #[derive(Debug, Default)]
 pub struct AlarmsSeen([OnceLock<(i32, u64)>; AlarmsSeen::PLACES]);
 
@@ -328,8 +328,8 @@ impl AlarmsSeen {
     }
 }
 
-/// What one shard counts, its gRPC layer included. Written by its executor alone; a line's length and its neighbour's keep other cores' cells
-/// away (processors fetch lines in pairs).
+/// What one shard counts, its gRPC layer included. Written by its executor alone; a line's length and its neighbour's
+/// keep other cores' cells away (processors fetch lines in pairs).
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct ShardMetrics {

@@ -2,11 +2,12 @@
 
     walk.py SERVER REFERENCE FOLDER_WITH_CERTIFICATES
 
-A row of cases.tsv is a flag with values that are good, odd and bad. Each value is given by flag, by variable and by key of a file;
-and the first one by flag and variable at once. Of a server that starts is compared where it listens, what the member is called and
-where, which paths and protocols it speaks, and what it has made in its folder; of one that does not, the exit code and the message.
-What may differ is in differences.tsv, with the reason; a line of it that explains nothing any more is a failure like a difference
-that has no line. Each server runs in a network of its thread's own, on etcd's own ports.
+A row of cases.tsv is a flag with values that are good, odd and bad. Each value is given by flag, by variable and by key
+of a file; and the first one by flag and variable at once. Of a server that starts is compared where it listens, what
+the member is called and where, which paths and protocols it speaks, and what it has made in its folder; of one that
+does not, the exit code and the message. What may differ is in differences.tsv, with the reason; a line of it that
+explains nothing any more is a failure like a difference that has no line. Each server runs in a network of its thread's
+own, on etcd's own ports.
 """
 
 import collections
@@ -59,7 +60,10 @@ def settings(certs):
         text = text.replace("{tls}", TLS).replace("{peer-tls}", PEER_TLS).replace("{certs}", certs)
         return "" if text in ("-", "''") else text
 
-    return [Setting(row[0], row[1], fill(row[2]), fill(row[3]).split(), [fill(value) for value in row[4:]]) for row in rows("cases.tsv", 5)]
+    return [
+        Setting(flag, kind, fill(key), fill(beside).split(), [fill(value) for value in values])
+        for flag, kind, key, beside, *values in rows("cases.tsv", 5)
+    ]
 
 
 def in_a_file(kind, value):
@@ -105,7 +109,8 @@ def cases(known):
                 pairs.append((setting.key, in_a_file(setting.kind, value)))
                 yield Case(setting.flag, "file", value, [], {}, file_text(pairs))
         first = setting.values[0] or "x"
-        yield Case(setting.flag, "flag and variable", first, [*beside, f"--{setting.flag}={first}"], {variable: first}, None)
+        words = [*beside, f"--{setting.flag}={first}"]
+        yield Case(setting.flag, "flag and variable", first, words, {variable: first}, None)
 
 
 def own_network():
@@ -168,7 +173,10 @@ def look(process, folder):
     except FileNotFoundError:
         # It is gone.
         return {}
-    seen = {"listens": addresses, "files": sorted(path.name.replace(".urd", ".etcd") for path in folder.iterdir())}
+    seen = {
+        "listens": addresses,
+        "files": sorted(path.name.replace(".urd", ".etcd") for path in folder.iterdir()),
+    }
     for address in addresses:
         port = int(address.split(":")[1], 16)
         # Go answers plain HTTP on an encrypted port by 400.
@@ -177,9 +185,8 @@ def look(process, folder):
         statuses = {path: ask(port, encrypted, path)[0] for path in PATHS}
         of_port["paths"] = statuses
         if statuses["/version"] == 200:
-            of_port["cors"] = sorted(
-                name for name, _ in ask(port, encrypted, "/version", {"Origin": "http://a:1"})[1].items() if name.lower().startswith("access-")
-            )
+            headers = ask(port, encrypted, "/version", {"Origin": "http://a:1"})[1]
+            of_port["cors"] = sorted(name for name in headers if name.lower().startswith("access-"))
             of_port["hosts"] = ask(port, encrypted, "/version", {"Host": "example.com"})[0]
             status, _, body = ask(port, encrypted, "/v3/cluster/member/list", method="POST", body="{}")
             of_port["members"] = json.loads(body) if status == 200 else status
@@ -196,7 +203,8 @@ def all_speak(seen):
 
 
 def outputs(folder):
-    return b"".join(path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name not in ("settings.yml",))
+    files = (path for path in folder.iterdir() if path.is_file() and path.name != "settings.yml")
+    return b"".join(path.read_bytes() for path in files)
 
 
 def message(code, text):
@@ -208,11 +216,13 @@ def message(code, text):
         except ValueError:
             # The first plain line is the reason, what follows explains it.
             return line if line.startswith("panic: ") or not told else told.partition("\n")[0]
-        if isinstance(fields, dict) and fields.get("level") in ("warn", "error", "fatal", "panic") and (
-            fields.get("msg") in ("failed to verify flags", "discovery failed", "failed to start") or fields["level"] != "warn"
-        ):
-            parts = (str(fields[name]) for name in ("error", "environment-variable") if fields.get(name))
-            told = told or ": ".join([*([] if fields.get("error") else [fields["msg"]]), *parts])
+        if not isinstance(fields, dict) or told:
+            continue
+        ends = fields.get("level") in ("error", "fatal", "panic")
+        if ends or fields.get("msg") in ("failed to verify flags", "failed to start"):
+            told = str(fields.get("error") or fields["msg"])
+            if variable := fields.get("environment-variable"):
+                told += f": {variable}"
     return told.partition("\n")[0]
 
 
@@ -224,8 +234,9 @@ def run(binary, case, certs):
             (folder / "settings.yml").write_text(case.file)
             words = ["--config-file=settings.yml"]
         with open(folder / "out", "wb") as out:
+            variables = {"PATH": os.environ["PATH"], **case.variables}
             process = subprocess.Popen(
-                [binary, *words], cwd=folder, env={"PATH": os.environ["PATH"], **case.variables}, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+                [binary, *words], cwd=folder, env=variables, stdin=subprocess.DEVNULL, stdout=out, stderr=out
             )
         try:
             limit = time.monotonic() + WAIT_SECONDS
@@ -244,7 +255,8 @@ def run(binary, case, certs):
             if process.poll() is None:
                 return seen
             text = message(process.returncode, outputs(folder))
-            for ours, theirs in [("default.urd", "default.etcd"), ("settings.yml: ", ""), (name, "."), (certs, "{certs}")]:
+            plain = [("default.urd", "default.etcd"), ("settings.yml: ", ""), (name, "."), (certs, "{certs}")]
+            for ours, theirs in plain:
                 text = text.replace(ours, theirs)
             return {"exit": process.returncode, "says": text}
         finally:
@@ -270,7 +282,8 @@ def differing(reference, tested):
                 continue
             inside, outside = found.get(name), other.get(name)
             if isinstance(inside, dict) and isinstance(outside, dict):
-                parts += [f"{name} {key}: {inside.get(key)}" for key in sorted(inside) if inside.get(key) != outside.get(key)]
+                unlike = (key for key in sorted(inside) if inside.get(key) != outside.get(key))
+                parts += [f"{name} {key}: {inside.get(key)}" for key in unlike]
             else:
                 parts.append(f"{name}: {inside}")
         return "starts; " + "; ".join(parts)
