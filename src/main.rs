@@ -38,7 +38,7 @@ fn refuse(error: &ConfigError) -> ExitCode {
 
 fn run(config: Config) -> ExitCode {
     if let Err(cause) = observe::log::start(&config.log) {
-        eprintln!("cannot open the log's output: {cause}");
+        eprintln!("{cause}");
         return ExitCode::FAILURE;
     }
     if let Some(path) = &config.config_file {

@@ -68,3 +68,26 @@ fn the_document_lists_every_flag_as_the_program_treats_it() {
     let (listed, _) = rest.split_once("<!-- end of flags -->").expect("the flags end");
     assert_eq!(listed, usage::compatibility_table());
 }
+
+/// The first list is what `/metrics` of 3.7.3 tells from the start, the second what it tells once there is something to
+/// be told, and what its sources define and a server alone never tells.
+#[test]
+fn every_metric_of_etcd_has_a_row() {
+    let document = read("docs/compatibility.md");
+    let (_, rest) = document.split_once("<!-- metrics -->").expect("the metrics begin");
+    let (listed, _) = rest.split_once("<!-- end of metrics -->").expect("the metrics end");
+    let mut rows = BTreeMap::new();
+    for row in listed.lines().filter_map(|line| line.strip_prefix("| `")) {
+        let (name, rest) = row.split_once("` | ").expect("a metric and what is said of it");
+        let (said, why) = rest.split_once(" | ").expect("how it is told and why");
+        assert!(["same", "differs", "at nothing", "not told"].contains(&said), "{name}: {said}");
+        assert_eq!(said != "same", why.len() > 2, "{name}: {why}");
+        assert_eq!(rows.insert(name, said), None, "{name}");
+    }
+    let (from_the_start, later) =
+        (read("tests/compatibility/etcd-3.7.3-metrics.txt"), read("tests/compatibility/etcd-3.7.3-metrics-later.txt"));
+    for name in from_the_start.lines().filter_map(|line| line.split(' ').next()).chain(later.lines()) {
+        assert!(rows.remove(name).is_some(), "{name} has no row");
+    }
+    assert_eq!(rows, BTreeMap::new(), "rows of no metric");
+}

@@ -109,6 +109,51 @@ async fn metrics_count_what_happens() {
     assert!(metric(&answer.body, "process_resident_memory_bytes") > 1e6);
 }
 
+/// urd's own: etcd's level is what it was started with.
+#[tokio::test]
+async fn the_logs_level_can_be_changed_by_who_may() {
+    use urd_client::etcdserverpb::*;
+    let server = Server::start_with(&["--bcrypt-cost=4"]).await;
+    if server::is_reference() {
+        assert_eq!(get(&server, "/urd/log/level").await.status, 404);
+        return;
+    }
+    let ask = async |method: &str, level: &str, token: &str| {
+        let asked = format!(
+            "{method} /urd/log/level?level={level} HTTP/1.1\r\nHost: x\r\nAuthorization: {token}\r\nConnection: close\r\n\r\n"
+        );
+        let answer = request(&server, &asked).await;
+        (answer.status, answer.body)
+    };
+    let health_lines = || server.log().matches("/health OK").count();
+    assert_eq!(ask("GET", "", "").await, (200, "{\"level\":\"info\"}\n".into()));
+    get(&server, "/health").await;
+    assert_eq!(health_lines(), 0);
+    assert_eq!(ask("PUT", "debug", "").await, (200, "{\"level\":\"debug\"}\n".into()));
+    get(&server, "/health").await;
+    assert_eq!(health_lines(), 1);
+    assert_eq!(ask("PUT", "error", "").await.0, 200);
+    get(&server, "/health").await;
+    assert_eq!(health_lines(), 1);
+    assert_eq!(server.log().matches("the log's level was changed").count(), 2);
+    assert_eq!(ask("PUT", "loud", "").await, (400, "unrecognized level: \"loud\"\n".into()));
+
+    let client = server.client().await;
+    for name in ["root", "ann"] {
+        let add = AuthUserAddRequest { name: name.into(), password: "pw".into(), ..Default::default() };
+        client.call(&add).await.unwrap();
+    }
+    client.call(&AuthRoleAddRequest { name: "root".into() }).await.unwrap();
+    client.call(&AuthUserGrantRoleRequest { user: "root".into(), role: "root".into() }).await.unwrap();
+    client.call(&AuthEnableRequest {}).await.unwrap();
+    let token = async |name: &str| {
+        client.call(&AuthenticateRequest { name: name.into(), password: "pw".into() }).await.unwrap().token
+    };
+    assert_eq!(ask("PUT", "info", "").await, (401, "etcdserver: invalid auth token\n".into()));
+    assert_eq!(ask("GET", "", &token("ann").await).await, (403, "etcdserver: permission denied\n".into()));
+    assert_eq!(ask("PUT", "info", &token("root").await).await, (200, "{\"level\":\"info\"}\n".into()));
+}
+
 #[tokio::test]
 async fn what_is_not_there_is_not_found() {
     let server = Server::start().await;

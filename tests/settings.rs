@@ -175,6 +175,21 @@ async fn a_full_log_file_is_moved_aside_packed_and_in_time_removed() {
 }
 
 #[tokio::test]
+async fn memory_is_kept_from_being_swapped_out() {
+    if is_reference() {
+        // It locks its database alone.
+        return;
+    }
+    let server = Server::start_with(&["--memory-mlock"]).await;
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).expect("Linux tells it");
+    let kilobytes: u64 = locked.trim().trim_end_matches(" kB").parse().unwrap();
+    // Whether this machine lets a process do so is not the server's to say: it does it, or tells why not.
+    let refused = server.log().contains("memory cannot be locked");
+    assert_eq!(kilobytes > 1000, !refused, "{locked}\n{}", server.log());
+}
+
+#[tokio::test]
 async fn data_that_are_sound_pass_every_check() {
     if is_reference() {
         // It says nothing of a check that finds nothing.

@@ -136,6 +136,16 @@ impl Services {
         known.map(Some).ok_or(error::INVALID_AUTH_TOKEN)
     }
 
+    /// Whether who shows this, beside gRPC, may do what is the operator's: anybody while no users are asked for, then root
+    /// alone.
+    ///
+    /// # Errors
+    /// As of `authorize`.
+    pub fn operates(&self, metadata: Metadata, certified: Option<Rc<str>>) -> Result<(), Status> {
+        let caller = Caller::Client { metadata, certified, span: None };
+        self.authorize(&caller, &self.shard.view(), Ask::Admin)
+    }
+
     /// Whether a caller may have what it asks, as of a view.
     ///
     /// # Errors

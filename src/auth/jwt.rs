@@ -100,7 +100,7 @@ impl Jwt {
         let (name, method) = Method::ALL
             .into_iter()
             .find(|(name, _)| *name == named)
-            .ok_or_else(|| invalid(format!("sign-method={named} is not known")))?;
+            .ok_or_else(|| format!("auth: invalid auth signature method: sign-method={named} is not known"))?;
         let keys = KeyPair::new(method, public.as_deref(), private.as_deref()).map_err(|cause| {
             format!("{cause}; sign-method={name} needs priv-key to sign, pub-key or priv-key to verify")
         })?;

@@ -294,10 +294,11 @@ mod tests {
         assert_eq!(of("simple"), "simple");
         assert_eq!(of("simple,ignored=1"), "simple");
         assert_eq!(of(""), "none");
-        for wrong in
-            ["complex", "simple,", "simple,a", "simple,a=b=c", "jwt,ttl=1,ttl=2", "jwt", "jwt,sign-method=none"]
-        {
-            assert!(of(wrong).starts_with("auth: invalid auth options"), "{wrong}: {}", of(wrong));
+        for wrong in ["complex", "simple,", "simple,a", "simple,a=b=c", "jwt,ttl=1,ttl=2"] {
+            assert!(of(wrong).starts_with("auth: invalid auth options: "), "{wrong}: {}", of(wrong));
+        }
+        for wrong in ["jwt", "jwt,sign-method=none"] {
+            assert!(of(wrong).starts_with("auth: invalid auth signature method: "), "{wrong}: {}", of(wrong));
         }
     }
 }

@@ -22,6 +22,9 @@ impl Config {
             ))
             .hint("--initial-cluster must hold --name=<one of --initial-advertise-peer-urls>"));
         };
+        if self.initial_cluster_state_new {
+            self.check_advertised(urls)?;
+        }
         let mut seen = BTreeSet::new();
         if !self.initial_cluster.iter().flat_map(|(_, urls)| urls).all(|url| seen.insert(url)) {
             return Err(ConfigError::invalid(format!("initial cluster {} has duplicate url", self.cluster_text())));
@@ -37,35 +40,38 @@ impl Config {
             ))
             .hint("clusters of several members come in a later version; name this member alone"));
         }
-        self.check_advertised(urls)
+        Ok(())
     }
 
     /// The member's URLs in both flags must be the same, as they stand or by what their hosts resolve to.
+    /// (etcd: config.advertiseMatchesCluster.)
     fn check_advertised(&self, urls: &[String]) -> Result<(), ConfigError> {
         let mut in_cluster = urls.to_vec();
         let mut advertised = self.initial_advertise_peer_urls.clone();
         in_cluster.sort();
         advertised.sort();
-        if in_cluster == advertised || resolved(&in_cluster) == resolved(&advertised) {
-            return Ok(());
-        }
+        let Err(cause) = compare(&advertised, &in_cluster) else { return Ok(()) };
         let pairs =
             |urls: &[String]| urls.iter().map(|url| format!("{}={url}", self.name)).collect::<Vec<_>>().join(",");
-        let missing: Vec<String> = in_cluster.iter().filter(|url| !advertised.contains(url)).cloned().collect();
-        let message = match missing.is_empty() {
-            false => format!(
-                "--initial-cluster has {} but missing from --initial-advertise-peer-urls={}",
-                pairs(&missing),
+        let beyond = |these: &[String], others: &[String]| {
+            these.iter().filter(|url| !others.contains(url)).cloned().collect::<Vec<String>>()
+        };
+        let message = match (&beyond(&in_cluster, &advertised)[..], &beyond(&advertised, &in_cluster)[..]) {
+            ([], []) => format!(
+                "failed to resolve {} to match --initial-cluster={} ({cause})",
+                advertised.join(","),
+                pairs(&advertised)
+            ),
+            ([], missing) => format!(
+                "--initial-advertise-peer-urls has {} but missing from --initial-cluster={}",
+                missing.join(","),
+                pairs(&advertised)
+            ),
+            (missing, _) => format!(
+                "--initial-cluster has {} but missing from --initial-advertise-peer-urls={} ({cause})",
+                pairs(missing),
                 advertised.join(",")
             ),
-            true => {
-                let missing: Vec<String> = advertised.iter().filter(|url| !in_cluster.contains(url)).cloned().collect();
-                format!(
-                    "--initial-advertise-peer-urls has {} but missing from --initial-cluster={}",
-                    missing.join(","),
-                    self.cluster_text()
-                )
-            }
         };
         Err(ConfigError::invalid(message).hint("forgot to set --initial-cluster or --initial-advertise-peer-urls?"))
     }
@@ -81,16 +87,36 @@ impl Config {
     }
 }
 
-/// The addresses behind the URLs; None where one cannot be found. `localhost` stays itself, as in etcd.
-fn resolved(urls: &[String]) -> Option<BTreeSet<(String, Option<SocketAddr>)>> {
+/// Whether two sorted lists lead to the same places; the error tells a difference.
+fn compare(advertised: &[String], in_cluster: &[String]) -> Result<(), String> {
+    if advertised.len() != in_cluster.len() {
+        let quoted = |urls: &[String]| urls.iter().map(|url| format!("{url:?}")).collect::<Vec<_>>().join(" ");
+        return Err(format!("len([{}]) != len([{}])", quoted(advertised), quoted(in_cluster)));
+    }
+    if advertised == in_cluster {
+        return Ok(());
+    }
+    match resolved(advertised)?.iter().zip(&resolved(in_cluster)?).find(|(one, other)| one != other) {
+        None => Ok(()),
+        Some((one, other)) => Err(format!("resolved urls: {one:?} != {other:?}")),
+    }
+}
+
+/// The URLs with addresses for names, sorted. `localhost` stays itself, as in etcd.
+fn resolved(urls: &[String]) -> Result<Vec<String>, String> {
     let resolve = |text: &String| {
-        let url = url::parse(text).ok()?;
+        let url = url::parse(text)?;
         let (host, port) = url.host_and_port();
-        if host == "localhost" {
-            return Some((text.clone(), None));
+        if host == "localhost" || url.is_socket_file() {
+            return Ok(text.clone());
         }
-        let address = (host, port.parse::<u16>().ok()?).to_socket_addrs().ok()?.next()?;
-        Some((url.scheme, Some(address)))
+        let unknown = |why: &str| format!("failed to resolve {text}: {why}");
+        let port = port.parse::<u16>().map_err(|_| unknown("it has no port"))?;
+        let mut found = (host, port).to_socket_addrs().map_err(|cause| unknown(&cause.to_string()))?;
+        let address: SocketAddr = found.next().ok_or_else(|| unknown("it has no address"))?;
+        Ok(format!("{}://{address}", url.scheme))
     };
-    urls.iter().map(resolve).collect()
+    let mut resolved = urls.iter().map(resolve).collect::<Result<Vec<String>, String>>()?;
+    resolved.sort();
+    Ok(resolved)
 }

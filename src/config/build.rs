@@ -21,6 +21,8 @@ use crate::{
     observe::{log, trace},
 };
 
+const CLUSTER_DEFAULT: &str = "default=http://localhost:2380";
+
 /// What a default may depend on outside the command line.
 pub(super) struct Machine {
     /// CPUs that the process may use.
@@ -48,6 +50,7 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
     let mut settings = settings;
     let gates = take_old_names(&mut settings)?;
     let mut warnings = std::mem::take(&mut settings.warnings);
+    check_discovery(&settings)?;
     refuse_and_warn(&settings, &mut warnings)?;
 
     if settings.text("discovery-fallback") == "proxy" {
@@ -140,8 +143,9 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
         election_ms,
         pre_vote: settings.flag("pre-vote"),
         strict_reconfig_check: settings.flag("strict-reconfig-check"),
-        // Fewer than none is none: etcd then refuses every learner.
-        max_learners: usize::try_from(settings.int("max-learners")).unwrap_or(0),
+        // A cluster without a learner has too many of them already.
+        max_learners: usize::try_from(settings.int("max-learners"))
+            .map_err(|_| ConfigError::invalid("membership: too many learner members in cluster"))?,
         max_request_bytes: max_request_bytes(&settings, &mut warnings)?,
         max_txn_ops: usize::try_from(settings.uint("max-txn-ops")).unwrap_or(usize::MAX),
         max_concurrent_streams: u32::try_from(settings.uint("max-concurrent-streams")).unwrap_or(u32::MAX),
@@ -178,6 +182,7 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
         tls,
         metrics_extensive: settings.text("metrics") == "extensive",
         socket_reuse_port: settings.flag("socket-reuse-port"),
+        memory_mlock: settings.flag("memory-mlock"),
         corrupt_check_ms: milliseconds(settings.duration("corrupt-check-time")),
         tracing,
         config_file: None,
@@ -273,6 +278,37 @@ fn refuse_and_warn(settings: &Settings, warnings: &mut Vec<Warning>) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Refuses what of discovery does not fit together. What does fit is refused later on, for there is none.
+fn check_discovery(settings: &Settings) -> Result<(), ConfigError> {
+    let endpoints = settings.all("discovery-endpoints").last();
+    let ways = [!cluster_text(settings).is_empty(), !settings.text("discovery-srv").is_empty(), endpoints.is_some()];
+    if ways.into_iter().filter(|way| *way).count() > 1 {
+        return invalid(
+            "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \
+             \"discovery-endpoints\" or \"discovery-srv\"",
+        );
+    }
+    if endpoints.is_some() == settings.text("discovery-token").is_empty() {
+        return invalid("both --discovery-token and --discovery-endpoints must be set");
+    }
+    if endpoints.is_some_and(|list| list.split(',').any(|endpoint| endpoint.trim().is_empty())) {
+        return invalid("--discovery-endpoints must not contain empty endpoints");
+    }
+    Ok(())
+}
+
+/// `--initial-cluster`, which is empty where the members are to be discovered.
+fn cluster_text(settings: &Settings) -> &str {
+    let is_told = match settings.from_file {
+        true => settings.text("initial-cluster") != CLUSTER_DEFAULT,
+        false => settings.is_set("initial-cluster"),
+    };
+    let is_discovered = !settings.text("discovery-srv").is_empty()
+        || settings.is_set("discovery-endpoints")
+        || (!settings.from_file && !settings.text("discovery-srv-name").is_empty());
+    if is_discovered && !is_told { "" } else { settings.text("initial-cluster") }
 }
 
 fn is_default(flag: &Flag, value: &str) -> bool {
@@ -398,11 +434,13 @@ fn initial_cluster(
     name: &str,
     advertise_peer: &[Url],
 ) -> Result<Vec<(String, Vec<String>)>, ConfigError> {
-    if name != "default" && settings.text("initial-cluster") == "default=http://localhost:2380" {
+    let text = cluster_text(settings);
+    if name != "default" && text == CLUSTER_DEFAULT {
+        let name = if name.is_empty() { "default" } else { name };
         return Ok(vec![(name.to_owned(), texts(advertise_peer))]);
     }
     let mut members: Vec<(String, Vec<Url>)> = Vec::new();
-    for part in settings.text("initial-cluster").split(',').filter(|part| !part.is_empty()) {
+    for part in text.split(',').filter(|part| !part.is_empty()) {
         let (member, url) = part.split_once('=').unwrap_or((part, ""));
         let url = url::parse(url).map_err(|cause| {
             ConfigError::invalid(format!("error setting up initial cluster: {cause}"))

@@ -15,6 +15,7 @@ use super::{
     parse::Settings,
     value,
 };
+use crate::net::listener::in_go_words;
 
 /// Flags that are keys of the file, too; of what is not here etcd's file knows nothing.
 const KEYS: &[&str] = &[
@@ -174,7 +175,7 @@ const SECTIONS: &[(&[&str], &[Inner])] = &[
 /// A file that cannot be read, is neither YAML nor JSON, or gives a key a value that it cannot have.
 pub(super) fn read(path: &str) -> Result<Settings, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|cause| {
-        ConfigError::invalid(format!("cannot read --config-file {path}: {cause}"))
+        ConfigError::invalid(format!("open {path}: {}", in_go_words(&cause)))
             .hint("name a file that this process may read, or leave it out and give the settings as flags")
     })?;
     settings_of(&text).map_err(|cause| ConfigError::invalid(format!("{path}: {cause}")))
@@ -260,10 +261,27 @@ fn put(settings: &mut Settings, flag: &'static Flag, key: &str, value: &Value, i
     };
     let text = text.map_err(|wanted| format!("{key} must be {wanted}, not {}", value.name()))?;
     let Some(text) = text else { return Ok(()) };
+    if text.is_empty() && (flag.name == "host-whitelist" || keeps_default(flag.kind)) {
+        return Ok(());
+    }
+    if matches!(flag.kind, Kind::Choices(_)) {
+        // Of the file etcd takes anything there, and makes nothing of it.
+        settings.warnings.push(Warning::new(format!("{key} has no effect"), key, text));
+        return Ok(());
+    }
+    // A certificate that is valid for no time is one for a year.
+    let text = if flag.name == "self-signed-cert-validity" && text == "0" { "1".to_owned() } else { text };
     settings.put(flag, text.clone()).map_err(|cause| match flag.kind {
         Kind::Urls => format!("unexpected error setting up {key}: {cause}"),
+        Kind::Gates => cause,
+        Kind::Choice(_) if flag.name == "initial-cluster-state" => format!("unexpected clusterState {text:?}"),
         _ => format!("invalid value {text:?} for {key}: {cause}"),
     })
+}
+
+/// Whether an empty text leaves the default as it is; for others it is a text like any.
+fn keeps_default(kind: Kind) -> bool {
+    matches!(kind, Kind::Urls | Kind::Origins | Kind::Gates | Kind::Choice(_))
 }
 
 /// A value as its flag would be given; None: nothing is set. The error is what it should have been.
@@ -279,7 +297,6 @@ fn single_text(kind: Kind, value: &Value) -> Result<Option<String>, &'static str
             Err(_) => return Err("a number of nanoseconds"),
         },
         (Kind::Duration, _) => return Err("a number of nanoseconds"),
-        (_, Value::Text(text)) if text.is_empty() => return Ok(None),
         (_, Value::Text(text)) => text.clone(),
         // What looks like something else has to be quoted, as for etcd.
         _ => return Err("text"),

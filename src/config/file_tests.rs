@@ -150,6 +150,8 @@ fn values_that_do_not_fit_are_refused_by_name() {
         ("peer-transport-security: 5", "invalid peer-transport-security"),
         ("discovery-config: {client: x}", "invalid discovery-config.client"),
         ("snapshot-count: -1", "invalid value \"-1\" for snapshot-count: parse error"),
+        ("initial-cluster-state: other", "unexpected clusterState \"other\""),
+        ("feature-gates: Nope=true", "unrecognized feature gate: Nope"),
         ("[a, b]", "settings stand under their names, and this is a list"),
         (
             "listen-client-urls: foo",
@@ -163,6 +165,22 @@ fn values_that_do_not_fit_are_refused_by_name() {
         assert_eq!(refused(text), message, "{text}");
     }
     assert!(refused("a: b: c").starts_with("error converting YAML to JSON: "));
+}
+
+#[test]
+fn an_empty_text_is_a_value_where_etcd_takes_it_for_one() {
+    let read =
+        config("name: n1\ninitial-cluster-token: ''\ncors: ''\nhost-whitelist: ''\nlisten-metrics-urls: ''").unwrap();
+    assert_eq!(
+        (&*read.initial_cluster_token, &read.cors[..], &read.host_whitelist[..]),
+        ("", &["*".into()][..], &["*".into()][..])
+    );
+    assert_eq!(config("initial-cluster-token:").unwrap().initial_cluster_token, "etcd-cluster");
+    assert_eq!(config("auto-compaction-mode: ''").unwrap_err().message, "undefined auto-compaction-mode");
+    // Of these etcd makes something, or nothing, whatever they say.
+    let read = config("self-signed-cert-validity: 0\nv2-deprecation: other").unwrap();
+    assert_eq!(read.tls.self_signed_years, 1);
+    assert!(read.warnings.iter().any(|warning| warning.about == "v2-deprecation"));
 }
 
 #[test]

@@ -81,6 +81,8 @@ pub struct Config {
     pub log: log::Settings,
     /// Ports are shared with other processes that say so too.
     pub socket_reuse_port: bool,
+    /// All memory stays where it is, never swapped out.
+    pub memory_mlock: bool,
     /// Between two looks of the member at its own data; 0: none.
     pub corrupt_check_ms: u64,
     /// Where spans of calls go; None: calls are not traced.
@@ -216,6 +218,7 @@ impl Default for Config {
             gates: Gates::default(),
             log: log::Settings::default(),
             socket_reuse_port: false,
+            memory_mlock: false,
             corrupt_check_ms: 0,
             tracing: None,
             config_file: None,

@@ -174,7 +174,7 @@ pub fn read_variables(
         };
         if settings.is_set(flag.name) {
             return Err(ConfigError::invalid(format!(
-                "conflicting environment variable is shadowed by corresponding command-line flag (either unset environment variable or disable flag): {variable}"
+                "conflicting environment variable is shadowed by corresponding command-line flag (either unset environment variable or disable flag)): {variable}"
             )));
         }
         if value.is_empty() {

@@ -134,6 +134,18 @@ fn what_does_not_fit_is_refused_in_etcds_words() {
             &["--enable-log-rotation", "--log-outputs=a", "--log-rotation-config-json={\"maxsize\": -1}"],
             "invalid log rotation config: sizes, ages and numbers of files are not negative",
         ),
+        (&["--max-learners", "-1"], "membership: too many learner members in cluster"),
+        (&["--discovery-token", "t"], "both --discovery-token and --discovery-endpoints must be set"),
+        (&["--discovery-endpoints", ""], "both --discovery-token and --discovery-endpoints must be set"),
+        (
+            &["--discovery-token=t", "--discovery-endpoints=a:1,"],
+            "--discovery-endpoints must not contain empty endpoints",
+        ),
+        (
+            &["--discovery-endpoints=a:1", "--discovery-srv=b"],
+            "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery-endpoints\" or \
+             \"discovery-srv\"",
+        ),
         (&["--compact-hash-check-time", "0s"], "--compact-hash-check-time must be >0 (set to 0s)"),
         (
             &["--initial-cluster", "garbage"],
@@ -150,6 +162,7 @@ fn what_urd_cannot_do_is_refused_with_what_to_do() {
     for words in [
         &["--force-new-cluster"][..],
         &["--discovery-srv", "example.com"],
+        &["--discovery-token=t", "--discovery-endpoints=a:1"],
         &["--discovery", "http://x"],
         &["--wal-dir", "/w"],
         &["--config-file", "/nowhere/at/all"],
@@ -409,8 +422,16 @@ fn the_founding_cluster_is_checked_before_it_is_founded() {
         (
             &["--initial-cluster=default=http://127.0.0.1:1"],
             "--initial-cluster has default=http://127.0.0.1:1 but missing from \
-             --initial-advertise-peer-urls=http://localhost:2380",
+             --initial-advertise-peer-urls=http://localhost:2380 (resolved urls: \"http://localhost:2380\" != \
+             \"http://127.0.0.1:1\")",
         ),
+        (
+            &["--initial-cluster=default=http://localhost:2380,default=http://localhost:2380"],
+            "failed to resolve http://localhost:2380 to match --initial-cluster=default=http://localhost:2380 \
+             (len([\"http://localhost:2380\"]) != len([\"http://localhost:2380\" \"http://localhost:2380\"]))",
+        ),
+        (&["--name="], "couldn't find local name \"\" in the initial cluster configuration"),
+        (&["--discovery-srv-name=s"], "couldn't find local name \"default\" in the initial cluster configuration"),
         (
             &["--name=n1", "--initial-cluster=n1=http://localhost:2380,n2=http://localhost:2380"],
             "initial cluster n1=http://localhost:2380,n2=http://localhost:2380 has duplicate url",

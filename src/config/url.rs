@@ -71,6 +71,15 @@ pub fn parse(text: &str) -> Result<Url, String> {
     if text.chars().any(|letter| letter.is_ascii_control()) {
         return Err(format!("parse {text:?}: net/url: invalid control character in URL"));
     }
+    // Go takes for a scheme only what begins with a letter, and before the first slash of a path it wants no colon.
+    if !text.starts_with(|letter: char| letter.is_ascii_alphabetic() || letter == '/') {
+        if text.starts_with(':') {
+            return Err(format!("parse {text:?}: missing protocol scheme"));
+        }
+        if text.split('/').next().is_some_and(|first| first.contains(':')) {
+            return Err(format!("parse {text:?}: first path segment in URL cannot contain colon"));
+        }
+    }
     let bad_scheme = || format!("URL scheme must be http, https, unix, or unixs: {text}");
     let (scheme, rest) = text.split_once(':').ok_or_else(bad_scheme)?;
     let scheme = scheme.to_ascii_lowercase();
@@ -132,6 +141,9 @@ mod tests {
         for (text, error) in [
             ("foo", "URL scheme must be http, https, unix, or unixs: foo"),
             ("", "URL scheme must be http, https, unix, or unixs: "),
+            ("127.0.0.1:1", "parse \"127.0.0.1:1\": first path segment in URL cannot contain colon"),
+            (":1", "parse \":1\": missing protocol scheme"),
+            ("localhost:1", "URL scheme must be http, https, unix, or unixs: localhost:1"),
             ("ftp://a:1", "URL scheme must be http, https, unix, or unixs: ftp://a:1"),
             ("http://127.0.0.1", "URL address does not have the form \"host:port\": http://127.0.0.1"),
             ("http://::1:2", "URL address does not have the form \"host:port\": http://::1:2"),

@@ -10,6 +10,7 @@ pub mod gateway;
 mod health;
 mod http2;
 pub(crate) mod io;
+mod log_level;
 mod path;
 pub mod peer;
 
@@ -38,7 +39,7 @@ use self::{
 };
 use crate::{
     error::Status,
-    grpc::LocalBoxFuture,
+    grpc::{LocalBoxFuture, Metadata},
     limits, log,
     observe::{
         log::shown,
@@ -119,6 +120,8 @@ pub trait Source {
     fn health_metrics(&self) -> &HealthMetrics;
     /// Whether who calls has to be a user.
     fn asks_for_users(&self) -> bool;
+    /// Whether who shows this may do what is the operator's: anybody while no users are asked for, then root alone.
+    fn operates(&self, shown: Metadata, certified: Option<Rc<str>>) -> Result<(), Status>;
     /// `--cors`.
     fn cors(&self) -> &[String];
     /// `--host-whitelist`.
@@ -383,6 +386,7 @@ async fn route<B: Chunks + 'static>(
             Method::GET => answer::json("application/json", versions(source)),
             _ => allow_get(),
         },
+        "/urd/log/level" if surface != Surface::Metrics => log_level::answer(site, method, request.headers(), &query),
         "/debug/vars" if surface != Surface::Metrics => match *method {
             Method::GET => answer::json("application/json; charset=utf-8", debug::variables(&source.raft_status())),
             _ => allow_get(),

@@ -67,6 +67,13 @@ impl Source for Fake {
     fn asks_for_users(&self) -> bool {
         true
     }
+    fn operates(&self, shown: crate::grpc::Metadata, _: Option<Rc<str>>) -> Result<(), Status> {
+        match shown.get("authorization") {
+            Some(b"of-root") => Ok(()),
+            Some(_) => Err(error::PERMISSION_DENIED),
+            None => Err(error::USER_EMPTY),
+        }
+    }
     fn cors(&self) -> &[String] {
         &self.cors
     }
@@ -191,6 +198,28 @@ fn every_path_answers_as_the_reference_does() {
         assert_eq!(found_status, format!("HTTP/1.1 {status}"), "{method} {path}");
         assert_eq!(found_headers, wanted, "{method} {path}");
         assert_eq!(found_body, body, "{method} {path}");
+    }
+}
+
+#[test]
+fn the_logs_level_is_the_operators() {
+    let ask = |surface, method: &str, path: &str, token: &str| {
+        let (status, _, body) = exchange(Fake::default(), surface, method, path, token);
+        (status.split(' ').nth(1).unwrap().parse::<u16>().unwrap(), body)
+    };
+    let root = "Authorization: of-root\r\n";
+    let path = "/urd/log/level";
+    // Tests never lower the level below info, which it is from the start.
+    assert_eq!(ask(Surface::Client, "GET", path, root), (200, "{\"level\":\"info\"}\n".into()));
+    assert_eq!(ask(Surface::Http, "PUT", "/urd/log/level?level=INFO", root), (200, "{\"level\":\"info\"}\n".into()));
+    let unknown = (400, "unrecognized level: \"loud\"\n".into());
+    assert_eq!(ask(Surface::Client, "PUT", "/urd/log/level?level=loud", root), unknown);
+    assert_eq!(ask(Surface::Client, "PUT", path, root).0, 400);
+    assert_eq!(ask(Surface::Client, "POST", path, root).0, 405);
+    for method in ["GET", "PUT"] {
+        assert_eq!(ask(Surface::Client, method, path, "Authorization: of-ann\r\n").0, 403);
+        assert_eq!(ask(Surface::Client, method, path, ""), (400, "etcdserver: user name is empty\n".into()));
+        assert_eq!(ask(Surface::Metrics, method, path, root).0, 404);
     }
 }
 

@@ -199,7 +199,7 @@ impl fmt::Display for BindError {
 impl std::error::Error for BindError {}
 
 /// The system's text for an error as Go spells it: no capital, no number.
-pub(super) fn in_go_words(error: &io::Error) -> String {
+pub(crate) fn in_go_words(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut letters = text.chars();

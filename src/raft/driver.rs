@@ -97,7 +97,7 @@ fn operation(kind: apply::Kind) -> Option<Operation> {
         // No member of this version proposes one.
         apply::Kind::LeaseCheckpoint => return None,
         // etcd counts it as unknown.
-        apply::Kind::AuthStatus => return None,
+        apply::Kind::AuthStatus => Operation::AuthStatus,
         apply::Kind::Authenticate => Operation::Authenticate,
         apply::Kind::AuthEnable => Operation::AuthEnable,
         apply::Kind::AuthDisable => Operation::AuthDisable,
@@ -415,6 +415,7 @@ impl Driver {
         metrics.db_bytes.set(total as i64);
         metrics.db_bytes_in_use.set(live.min(total) as i64);
         metrics.keys.set(index.live_keys() as i64);
+        core.state().alarms.iter().for_each(|alarm| metrics.alarms_seen.remember(alarm));
         metrics.current_revision.set(index.current());
         metrics.compact_revision.set(index.compacted());
         metrics.auth_revision.set(core.state().auth.revision() as i64);

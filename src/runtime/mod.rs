@@ -32,7 +32,7 @@ use std::{
 };
 
 use self::executor::Lane;
-pub use self::os::seconds_east_of_utc;
+pub use self::os::{lock_memory, seconds_east_of_utc};
 
 /// Runs a future on this executor; it goes on by itself.
 pub fn spawn(future: impl Future<Output = ()> + 'static) {

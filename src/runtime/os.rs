@@ -63,6 +63,40 @@ pub fn resource_limit(resource: libc::__rlimit_resource_t) -> io::Result<Option<
     Ok((limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur))
 }
 
+/// Keeps all memory of this process from being swapped out, what it has and what it will have, from the first touch of
+/// each page on.
+///
+/// # Errors Unless memory may be locked without a limit: under one, an allocation would fail some day for what can be
+/// locked, and that ends the process.
+pub fn lock_memory() -> io::Result<()> {
+    if let Some(limit) = resource_limit(libc::RLIMIT_MEMLOCK)?
+        && !may_lock_more_than(limit)
+    {
+        let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+        // SAFETY: the call reads one rlimit.
+        checked(unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &unlimited) })?;
+    }
+    // SAFETY: mlockall touches no memory and changes none of its contents.
+    checked(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) }).map(drop)
+}
+
+/// Whether the limit does not hold for this process, which a capability may see to: tried with addresses that no memory
+/// is behind.
+fn may_lock_more_than(limit: u64) -> bool {
+    let Some(bytes) = usize::try_from(limit).ok().and_then(|limit| limit.checked_add(1 << 20)) else { return false };
+    // SAFETY: the mapping is new, is read by nobody, and is gone before the block ends; mlock2 of it touches no memory.
+    unsafe {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let at = libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ, flags, -1, 0);
+        if at == libc::MAP_FAILED {
+            return false;
+        }
+        let locked = libc::mlock2(at, bytes, libc::MLOCK_ONFAULT) == 0;
+        libc::munmap(at, bytes);
+        locked
+    }
+}
+
 /// How far the machine's time is ahead of UTC at a moment, in seconds.
 pub fn seconds_east_of_utc(unix_seconds: i64) -> i64 {
     // SAFETY: localtime_r reads one time_t and fills one tm, which an all-zero one is; where it fails that is UTC.

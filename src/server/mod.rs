@@ -67,6 +67,16 @@ pub fn run(config: Config) -> Result<Infallible, String> {
     fn text(cause: impl Display) -> String {
         cause.to_string()
     }
+    if config.memory_mlock
+        && let Err(cause) = runtime::lock_memory()
+    {
+        log!(
+            Warn,
+            "memory cannot be locked, and may be swapped out",
+            "error" = shown(&cause),
+            "cure" = "give the process an unlimited RLIMIT_MEMLOCK, LimitMEMLOCK=infinity of a service"
+        );
+    }
     let signals = Signals::install().map_err(|cause| format!("cannot take over signals: {cause}"))?;
     let cores = executors::allowed_cores().map_err(text)?;
     // A member with cores to spare keeps one for the log.

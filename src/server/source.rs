@@ -1,6 +1,7 @@
 //! What a shard can say over HTTP/1.1: of the member from what it publishes, of what it counts from everybody's cells.
 
 use std::{
+    collections::BTreeSet,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
@@ -10,7 +11,7 @@ use prost::Message as _;
 use crate::{
     api::{caller::Caller, kv, service::Services},
     error::Status,
-    grpc::{LocalBoxFuture, Unary},
+    grpc::{LocalBoxFuture, Metadata, Unary},
     http::{Alarm, RaftStatus, Source},
     observe::{
         metrics::{self, HealthMetrics, Sources},
@@ -92,8 +93,11 @@ impl Source for ShardSource {
 
     fn metrics(&self) -> String {
         let (member, view) = (self.member(), self.services.shard.view());
-        let alarms: Vec<(u64, &str)> =
-            view.state.alarms.iter().map(|(kind, member)| (member, alarm(kind).name())).collect();
+        let active: BTreeSet<(i32, u64)> = view.state.alarms.iter().collect();
+        let known: BTreeSet<(i32, u64)> =
+            active.iter().copied().chain(member.metrics.core.alarms_seen.iter()).collect();
+        let alarms: Vec<(u64, &str, bool)> =
+            known.into_iter().map(|one| (one.1, alarm(one.0).name(), active.contains(&one))).collect();
         let members: Vec<u64> = view.state.membership.members().map(|member| member.id).collect();
         let removed: Vec<u64> = view.state.membership.removed().collect();
         let text = metrics::render(&Sources {
@@ -147,6 +151,10 @@ impl Source for ShardSource {
 
     fn asks_for_users(&self) -> bool {
         self.services.shard.published.look(|view| view.state.auth.is_enabled())
+    }
+
+    fn operates(&self, shown: Metadata, certified: Option<Rc<str>>) -> Result<(), Status> {
+        self.services.operates(shown, certified)
     }
 
     fn cors(&self) -> &[String] {

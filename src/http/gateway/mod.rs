@@ -279,7 +279,7 @@ fn too_slow() -> Answer {
 }
 
 /// (grpc-gateway: runtime/errors.go, HTTPStatusFromCode.)
-fn set_status(answer: &mut Answer, code: Code) {
+pub(super) fn set_status(answer: &mut Answer, code: Code) {
     *answer.status_mut() = match code {
         Code::Ok => StatusCode::OK,
         Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => StatusCode::BAD_REQUEST,

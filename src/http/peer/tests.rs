@@ -67,6 +67,9 @@ impl crate::http::Source for FakePeer {
     fn asks_for_users(&self) -> bool {
         self.fake.asks_for_users()
     }
+    fn operates(&self, _: crate::grpc::Metadata, _: Option<Rc<str>>) -> Result<(), Status> {
+        unreachable!("members do not operate")
+    }
     fn cors(&self) -> &[String] {
         self.fake.cors()
     }

@@ -28,6 +28,7 @@ pub use self::{
     rotate::Rotation,
 };
 use self::{line::Line, rotate::RotatingFile, sampler::Sampler};
+use crate::net::listener::in_go_words;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -41,6 +42,8 @@ pub enum Level {
 }
 
 impl Level {
+    pub const ALL: [Level; 6] = [Level::Debug, Level::Info, Level::Warn, Level::Error, Level::Panic, Level::Fatal];
+
     /// As `--log-level` spells it. The error is etcd's text.
     pub fn parse(text: &str) -> Result<Level, String> {
         match text {
@@ -106,7 +109,7 @@ static LOGGER: OnceLock<Logger> = OnceLock::new();
 /// An output that cannot be opened.
 pub fn start(settings: &Settings) -> io::Result<()> {
     let logger = Logger::open(settings)?;
-    LEVEL.store(settings.level as u8, Relaxed);
+    set_level(settings.level);
     let _ = LOGGER.set(logger);
     Ok(())
 }
@@ -124,6 +127,17 @@ pub fn tidy() {
             crate::log!(Warn, "old log files cannot be tidied up", "error" = shown(&cause));
         }
     }
+}
+
+/// The least level that is written.
+pub fn level() -> Level {
+    let number = LEVEL.load(Relaxed);
+    Level::ALL.into_iter().find(|level| *level as u8 == number).expect("it is stored as a level's number")
+}
+
+/// From now on, in this process.
+pub fn set_level(level: Level) {
+    LEVEL.store(level as u8, Relaxed);
 }
 
 /// Whether a line of that level would be written.
@@ -197,7 +211,16 @@ impl Logger {
                 None => OpenOptions::new().append(true).create(true).open(path).map(Way::Plain),
             },
         };
-        let outputs = settings.outputs.iter().map(open).collect::<io::Result<Vec<Way>>>()?;
+        let named = |output: &Output| {
+            open(output).map_err(|cause| match output {
+                Output::File(path) => {
+                    let why = format!("open sink {path:?}: open {}: {}", path.display(), in_go_words(&cause));
+                    io::Error::new(cause.kind(), why)
+                }
+                Output::Stderr | Output::Stdout => cause,
+            })
+        };
+        let outputs = settings.outputs.iter().map(named).collect::<io::Result<Vec<Way>>>()?;
         Ok(Logger { format: settings.format, outputs, sampler: Sampler::default() })
     }
 
@@ -265,7 +288,7 @@ mod tests {
 
     #[test]
     fn levels_are_spelt_as_etcd_spells_them() {
-        for level in [Level::Debug, Level::Info, Level::Warn, Level::Error, Level::Panic, Level::Fatal] {
+        for level in Level::ALL {
             assert_eq!(Level::parse(level.name()), Ok(level));
         }
         assert_eq!(Level::parse("bad"), Err("unrecognized level: \"bad\"".into()));

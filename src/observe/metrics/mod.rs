@@ -309,8 +309,27 @@ impl PromoteFailures {
     }
 }
 
-/// What one shard counts, its gRPC layer included. Written by its executor alone; a line's length and its neighbour's keep other cores' cells
-/// away (processors fetch lines in pairs).
+/// Alarms that have been raised since the start, by kind and member: what told of one goes on to tell that it is over.
+/// There are as many as kinds and members, but for who raises them for members that are none; those beyond the first
+/// few are told of while they last.
+#[derive(Debug, Default)]
+pub struct AlarmsSeen([OnceLock<(i32, u64)>; AlarmsSeen::PLACES]);
+
+impl AlarmsSeen {
+    /// Two kinds, of the members of a large cluster.
+    const PLACES: usize = 2 * 9;
+
+    pub fn remember(&self, alarm: (i32, u64)) {
+        self.0.iter().find(|place| *place.get_or_init(|| alarm) == alarm);
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (i32, u64)> + '_ {
+        self.0.iter().filter_map(|place| place.get().copied())
+    }
+}
+
+/// What one shard counts, its gRPC layer included. Written by its executor alone; a line's length and its neighbour's
+/// keep other cores' cells away (processors fetch lines in pairs).
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct ShardMetrics {
@@ -443,6 +462,7 @@ pub struct CoreMetrics {
     /// Of users and roles.
     pub auth_revision: Gauge,
 
+    pub alarms_seen: AlarmsSeen,
     pub leases_granted: Counter,
     pub leases_revoked: Counter,
     pub lease_ttl: Histogram,
@@ -484,6 +504,7 @@ impl Default for CoreMetrics {
             current_revision: Gauge::default(),
             compact_revision: Gauge::default(),
             auth_revision: Gauge::default(),
+            alarms_seen: AlarmsSeen::default(),
             leases_granted: Counter::default(),
             leases_revoked: Counter::default(),
             lease_ttl: Histogram::new(&LEASE_TTL),

@@ -35,8 +35,8 @@ pub struct Member<'a> {
     pub is_learner: bool,
     /// None: no quota.
     pub quota_bytes: Option<u64>,
-    /// Active alarms: member's id and the alarm's name.
-    pub alarms: &'a [(u64, &'a str)],
+    /// Member's id, the alarm's name, and whether it is active; those that are over have been active since the start.
+    pub alarms: &'a [(u64, &'a str, bool)],
     /// Those who belong to the cluster, and those who did.
     pub members: &'a [u64],
     pub removed: &'a [u64],
@@ -93,11 +93,10 @@ fn member(out: &mut Exposition, sources: &Sources<'_>) {
         let on = f64::from(u8::from(member.gates.is_on(gate.name)));
         out.sample(&[("name", gate.name), ("stage", gate.stage.name())], on);
     }
-    if !member.alarms.is_empty() {
-        out.family("etcd_debugging_server_alarms", Kind::Gauge, "1 for each active alarm.");
-        for (id, alarm) in member.alarms {
-            out.sample(&[("alarm_type", alarm), ("server_id", &format!("{id:x}"))], 1.0);
-        }
+    out.family("etcd_debugging_server_alarms", Kind::Gauge, "1 for each active alarm, 0 for one that is over.");
+    for (id, alarm, is_active) in member.alarms {
+        let value = f64::from(u8::from(*is_active));
+        out.sample(&[("alarm_type", alarm), ("server_id", &format!("{id:x}"))], value);
     }
     out.family("etcd_network_known_peers", Kind::Gauge, "1 for each member of the cluster, this one included.");
     let local = format!("{:x}", member.id);
@@ -143,9 +142,7 @@ fn promote_failures(out: &mut Exposition, sources: &Sources<'_>) {
         *reasons.entry(reason).or_default() += count;
     }
     reasons.retain(|_, count| *count > 0);
-    if !reasons.is_empty() {
-        out.family("etcd_server_learner_promote_failures", Kind::Counter, "Learners that were not promoted.");
-    }
+    out.family("etcd_server_learner_promote_failures", Kind::Counter, "Learners that were not promoted.");
     for (reason, count) in reasons {
         out.sample(&[("Reason", reason)], count as f64);
     }
@@ -176,6 +173,8 @@ fn by_operation<'a>(
         for (success, text) in [(0, "false"), (1, "true")] {
             let outcomes = tables.clone().map(|table| &table.0[operation as usize]);
             let Some(sum) = merged(outcomes, success) else { continue };
+            // etcd's applier has no name for it.
+            let name = if (key, operation) == ("op", Operation::AuthStatus) { "unknown" } else { name };
             let mut labels = vec![(key, name), ("success", text)];
             labels.extend_from_slice(more);
             labels.sort_unstable();

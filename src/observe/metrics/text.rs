@@ -1,7 +1,10 @@
 //! Prometheus' text form, version 0.0.4, as client_golang writes it. The metrics' names are etcd's and cannot be written
 //! by a client library that holds to OpenMetrics, where a counter must end in `_total` and a gauge must not.
 
-use std::fmt::{self, Write as _};
+use std::{
+    fmt::{self, Write as _},
+    ops::Range,
+};
 
 use super::cell::{Distribution, Spread};
 
@@ -17,16 +20,25 @@ pub enum Kind {
 
 type Labels<'a> = &'a [(&'a str, &'a str)];
 
-/// The text as it grows: `family`, then its samples.
+/// The text as it grows: `family`, then its samples. A family without any is left out, as client_golang leaves it out.
 #[derive(Default)]
 pub struct Exposition {
     text: String,
     name: &'static str,
+    /// Where the head of the last family begins and ends.
+    head: Range<usize>,
 }
 
 impl Exposition {
-    pub fn into_text(self) -> String {
+    pub fn into_text(mut self) -> String {
+        self.close();
         self.text
+    }
+
+    fn close(&mut self) {
+        if self.text.len() == self.head.end {
+            self.text.truncate(self.head.start);
+        }
     }
 
     pub fn family(&mut self, name: &'static str, kind: Kind, help: &str) {
@@ -36,8 +48,11 @@ impl Exposition {
             Kind::Histogram => "histogram",
             Kind::Summary => "summary",
         };
+        self.close();
         self.name = name;
+        let begin = self.text.len();
         let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        self.head = begin..self.text.len();
     }
 
     pub fn sample(&mut self, labels: Labels<'_>, value: f64) {
@@ -155,6 +170,17 @@ mod tests {
         ] {
             assert_eq!(Number(value).to_string(), text);
         }
+    }
+
+    #[test]
+    fn families_without_samples_are_left_out() {
+        let mut out = Exposition::default();
+        out.family("a", Kind::Gauge, "nothing.");
+        out.gauge("b", "a thing.", 1.0);
+        out.family("c", Kind::Gauge, "nothing.");
+        out.family("d", Kind::Gauge, "nothing.");
+        assert_eq!(out.into_text(), "# HELP b a thing.\n# TYPE b gauge\nb 1\n");
+        assert_eq!(Exposition::default().into_text(), "");
     }
 
     #[test]
