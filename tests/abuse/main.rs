@@ -12,6 +12,7 @@ mod streams;
 mod ways;
 
 use std::{
+    io::{self, ErrorKind},
     process::Command,
     sync::{
         Arc,
@@ -93,7 +94,7 @@ async fn withstand_by<T: Send + 'static>(
     });
     let (mut answered, mut peak) = (0, resident);
     // And for a while after it is over and everything that was opened is still open.
-    let mut rest = 100;
+    let mut rest = 40;
     while rest > 0 {
         soon(client.put("well", "behaved")).await.unwrap_or_else(|error| panic!("{name}: {error}"));
         let found = soon(client.get("well")).await.unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -150,6 +151,22 @@ fn flood(
         held.push(raw);
     }
     held
+}
+
+/// The error with which the server says that the connection ends.
+fn goes_away(raw: &mut RawConnection) -> io::Result<[u8; 4]> {
+    let told = raw.read_until(kind::GOAWAY)?.ok_or(ErrorKind::UnexpectedEof)?;
+    Ok(told.payload[4..8].try_into().unwrap())
+}
+
+/// It has been ended for what it did, though it may have broken off before it could be told.
+fn sent_away(raw: &mut RawConnection) {
+    /// RFC 9113, section 7.
+    const ENHANCE_YOUR_CALM: [u8; 4] = [0, 0, 0, 11];
+    match goes_away(raw) {
+        Ok(reason) => assert_eq!(reason, ENHANCE_YOUR_CALM),
+        Err(cause) => assert_ne!(cause.kind(), ErrorKind::WouldBlock, "it goes on"),
+    }
 }
 
 const RANGE: &str = "/etcdserverpb.KV/Range";

@@ -288,6 +288,19 @@ mod tests {
     }
 
     #[test]
+    fn bodies_are_bounded_together() {
+        let held = Rc::new(Cell::new(limits::UNFINISHED_BYTES - 5));
+        let all = |chunks: &[&'static [u8]]| {
+            let mut given = Given(chunks.iter().copied().collect());
+            crate::runtime::run_test(async { whole(&mut given, 100, &held).await })
+        };
+        assert_eq!(all(&[b"12", b"345"]), Ok(Bytes::from_static(b"12345")));
+        assert_eq!(all(&[b"12", b"3456"]), Err(error::TOO_MANY_UNFINISHED));
+        assert_eq!(all(&[b"123456"]), Err(error::TOO_MANY_UNFINISHED));
+        assert_eq!(held.get(), limits::UNFINISHED_BYTES - 5);
+    }
+
+    #[test]
     fn messages_come_however_they_are_cut() {
         let mut body = body(&[b" {\"ID\":1}{\"I", b"", b"D\":", b"\"2\"}\n", b"{}", b"\n "], 100);
         let id = |id: i64| Poll::Ready(Some(Ok(id)));
