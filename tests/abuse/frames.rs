@@ -120,18 +120,16 @@ async fn watches_that_nobody_reads_keep_a_place_and_no_events() {
 }
 
 #[tokio::test]
-async fn resets_in_bursts_end_the_connection() {
+async fn rapid_resets_leave_nothing() {
     let (server, ways) = ways::start().await;
     withstand(&server, &ways, "rapid resets", 32 * MIB, |way| {
-        let mut held = flood(20, way, |raw| {
+        flood(20, way, |raw| {
             for stream in (1..20_000).step_by(2) {
                 raw.open_call(stream, RANGE, &[])?;
                 raw.frame(kind::RST_STREAM, 0, stream, &[0, 0, 0, 8])?;
             }
             Ok(())
-        });
-        held.iter_mut().for_each(sent_away);
-        held
+        })
     })
     .await;
 }
