@@ -186,6 +186,7 @@ table! {
     SNAPSHOT_PIN_TOO_OLD: ResourceExhausted, "snapshot is read too slowly: its revision was held for too long";
     SNAPSHOT_PIN_TOO_LARGE: ResourceExhausted, "snapshot is read too slowly: it holds too much of the log that nobody else needs";
     NO_UNARY_MESSAGE: Unknown, "EOF";
+    TOO_MANY_UNFINISHED: ResourceExhausted, "grpc: too many bytes of unfinished messages";
     NO_REQUEST_MESSAGE: Internal, "cardinality violation: received no request message from non-client-streaming RPC";
     HEALTH_UNKNOWN_SERVICE: NotFound, "unknown service";
     UNKNOWN_METHOD: Unknown, "etcdserver: unknown method";

@@ -241,6 +241,22 @@ pub const GRPC_CONNECTION_WINDOW_BYTES: u32 = 16 * GRPC_STREAM_WINDOW_BYTES;
 /// gRPC layer lets in) arriving interleaved. A call beyond that is refused.
 pub const GRPC_UNFINISHED_BYTES: usize = 128 * 2 * 1024 * 1024;
 
+/// The same over all connections of a shard. Who sends halves of messages pays for each byte; a message that comes at once
+/// is none of them.
+pub const UNFINISHED_BYTES: usize = 1024 * 1024 * 1024;
+
+/// Calls and requests under way at a time on one connection, where `--max-concurrent-streams` does not say less; the next is
+/// refused. One that waits takes some 1.5 KiB: 100 MiB. Benchmarks of etcd have some 10,000 on a connection.
+pub const GRPC_STREAMS_MAX: u32 = 64 * 1024;
+
+/// Bytes of complete answers that wait for the client on one connection: beyond, the next one is made when it has taken some.
+/// That is what grpc-go's client opens its window to at most; who reads does not notice it.
+pub const GRPC_UNREAD_BYTES: usize = 16 * 1024 * 1024;
+
+/// Answers that are made in pieces at a time for one connection, of `LISTING_PIECE_BYTES_MIN` at least: 4 MiB of a client that
+/// does not read.
+pub const GRPC_LONG_ANSWERS: usize = 16;
+
 /// Bytes read from a connection before everything else on the core gets its turn.
 pub const GRPC_TURN_BYTES: usize = 64 * 1024;
 
@@ -367,6 +383,9 @@ pub const LISTINGS_BYTES: usize = 32 * 1024 * 1024;
 pub const LISTING_PIECE_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const LISTING_PIECE_BYTES_MIN: usize = 256 * 1024;
 
+/// An answer of few keys that is larger than this is made in pieces, too. One of a single key of full size is not.
+pub const LISTING_WHOLE_BYTES: usize = 2 * 1024 * 1024;
+
 /// Room in a piece for the key-value that goes beyond its end; a larger one moves the piece.
 pub const LISTING_PIECE_MARGIN_BYTES: usize = 16 * 1024;
 
@@ -440,7 +459,7 @@ pub const HTTP_HEAD_BYTES_MAX: usize = 64 * 1024;
 pub const HTTP_HEADERS_MAX: usize = 100;
 
 /// Requests that are not gRPC at a time on one connection of HTTP/2, the next is refused (Go's own default is 250). An answer
-/// that nobody reads keeps up to some 64 KiB, `/metrics` whole: 16 MiB a connection.
+/// that nobody reads keeps up to some 64 KiB of JSON and the message of which that is made.
 pub const HTTP2_REQUESTS_MAX: usize = 256;
 
 /// The period in which an HTTP/1.1 connection must bring a whole request, in seconds (etcd: the read-header timeout).
@@ -481,6 +500,12 @@ pub const GATEWAY_CHUNK_BYTES: usize = 64 * 1024;
 
 /// An answer up to this long is sent with its length, a longer one in chunks (Go: net/http, bufferBeforeChunkingSize).
 pub const GATEWAY_WHOLE_BYTES: usize = 2048;
+
+/// The same over HTTP/2, where an answer up to this long has its length (Go: net/http, handlerChunkWriteSize).
+pub const HTTP2_WHOLE_BYTES: usize = 4096;
+
+/// How long the end of an answer over HTTP/2 waits for the end of its request: a round trip of a long line.
+pub const HTTP2_HEAR_OUT_MS: u64 = 250;
 
 /// Bytes read from a websocket at a time.
 pub const WEBSOCKET_READ_BYTES: usize = 16 * 1024;

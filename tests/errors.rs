@@ -72,8 +72,13 @@ const UNPROVOKED: &[(&str, &str)] = &[
 ];
 
 /// urd's own, which etcd has not: each is a row of docs/compatibility.md.
-const OWN: &[&error::Status] =
-    &[&error::STREAM_PIN_TOO_OLD, &error::SNAPSHOT_PIN_TOO_OLD, &error::SNAPSHOT_PIN_TOO_LARGE, &error::SECOND_VOTER];
+const OWN: &[&error::Status] = &[
+    &error::STREAM_PIN_TOO_OLD,
+    &error::SNAPSHOT_PIN_TOO_OLD,
+    &error::SNAPSHOT_PIN_TOO_LARGE,
+    &error::TOO_MANY_UNFINISHED,
+    &error::SECOND_VOTER,
+];
 
 /// The names of what has been provoked.
 #[derive(Default)]

@@ -14,6 +14,7 @@ pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub mod kind {
     pub const DATA: u8 = 0;
     pub const HEADERS: u8 = 1;
+    pub const PRIORITY: u8 = 2;
     pub const RST_STREAM: u8 = 3;
     pub const SETTINGS: u8 = 4;
     pub const PING: u8 = 6;
@@ -37,7 +38,12 @@ pub struct RawFrame {
     pub payload: Vec<u8>,
 }
 
-pub struct RawConnection(TcpStream);
+pub struct RawConnection(Box<dyn Both>);
+
+/// What is read and written.
+trait Both: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Both for T {}
 
 impl RawConnection {
     /// A connection on which nothing has been said. Reads give up after `patience`.
@@ -45,7 +51,12 @@ impl RawConnection {
         let socket = TcpStream::connect(address)?;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(patience))?;
-        Ok(RawConnection(socket))
+        Ok(RawConnection::over(socket))
+    }
+
+    /// The same over what is there already, such as an encrypted connection.
+    pub fn over(stream: impl Read + Write + Send + 'static) -> Self {
+        RawConnection(Box::new(stream))
     }
 
     /// The preface and empty settings.
@@ -55,7 +66,13 @@ impl RawConnection {
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all(bytes)
+        self.0.write_all(bytes)?;
+        self.0.flush()
+    }
+
+    /// Whatever comes next, and 0 at the end.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
     }
 
     pub fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> io::Result<()> {

@@ -34,15 +34,30 @@ pub struct Rest {
     pub more: bool,
 }
 
-/// Whether a request's answer is worth being made in pieces. What may have to be refused is not.
+/// Whether a request's answer is worth being made in pieces: it has many keys or large ones. What may have to be refused is
+/// not.
 pub fn is_long(index: &Index, request: &RangeRequest) -> bool {
     const LONG: u64 = limits::ENCODE_SLICE_KEYS as u64;
-    !request.range_end.is_empty()
-        && !request.count_only
-        && !(1..=LONG as i64).contains(&request.limit)
-        && range::is_in_order(request)
-        && index.check_revision(request.revision).is_ok()
-        && index.count(KeyRange::new(&request.key, &request.range_end), request.revision) > LONG
+    if request.range_end.is_empty()
+        || request.count_only
+        || !range::is_in_order(request)
+        || index.check_revision(request.revision).is_err()
+    {
+        return false;
+    }
+    let range = KeyRange::new(&request.key, &request.range_end);
+    let take = match request.limit {
+        1.. => request.limit as u64,
+        _ => u64::MAX,
+    };
+    if take > LONG && index.count(range, request.revision) > LONG {
+        return true;
+    }
+    let mut len = 0;
+    index.iter(range, request.revision).take(take.min(LONG) as usize).any(|(key, meta)| {
+        len += message_len(kv_len(key.len(), &meta, !request.keys_only));
+        len > limits::LISTING_WHOLE_BYTES
+    })
 }
 
 /// An answer of few keys.
@@ -122,11 +137,16 @@ pub async fn in_parts(
         let buffer = values::fill(&view, buffer, holes, pages).await?;
         left -= buffer.len();
         replies.send_part(buffer.freeze()).map_err(|_gone| error::CONTEXT_CANCELED)?;
+        let since = runtime::recent();
         if keys.left == 0 {
             assert_eq!(left, 0, "an answer is as long as it was measured");
+            // Its share is given up when it is not held any more. Whether it was taken to the end is not this one's business.
+            drop(keys);
+            drop(view);
+            let _ = poll_fn(|context| replies.poll_ready(context)).await;
+            *waited += runtime::recent() - since;
             return Ok(());
         }
-        let since = runtime::recent();
         let ready = poll_fn(|context| replies.poll_ready(context));
         let ready = select(ready, &mut too_old).await;
         *waited += runtime::recent() - since;

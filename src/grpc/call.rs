@@ -15,6 +15,7 @@ use bytes::Bytes;
 use super::{
     Call, Drain, Frame, Handler, InParts, LocalBoxFuture, Shape, Unary,
     encoding::{self, Encoding},
+    gate::{Room, Seat},
     http2::{Gone, Head, Key, Reason, Text},
     inbound::{Broken, Inbound},
     link::Link,
@@ -229,7 +230,7 @@ struct Halves {
 
 fn unary(handler: &Rc<dyn Handler>, call: Call, mut inbound: Inbound, mut answer: Answer) {
     match inbound.next() {
-        Poll::Ready(message) => {
+        Poll::Ready(message) if answer.link.with(|http2| http2.has_room()) => {
             let deadline = call.deadline;
             match answer_at_once(handler, call, message, &mut answer) {
                 // The way back is given up last: with it goes the stream.
@@ -239,33 +240,59 @@ fn unary(handler: &Rc<dyn Handler>, call: Call, mut inbound: Inbound, mut answer
                     runtime::spawn(async move { answer_later(later, deadline, answer).await });
                 }
                 Begun::InParts(make) => {
-                    runtime::spawn(stream::answer_in_parts(make, deadline, inbound, answer));
+                    runtime::spawn(answer_in_parts(make, deadline, inbound, answer));
                 }
             }
         }
-        Poll::Pending => {
+        message => {
             let handler = handler.clone();
             let halves = Halves { inbound, answer };
-            runtime::spawn(async move { receive_then_answer(handler, call, halves).await });
+            runtime::spawn(async move { receive_then_answer(handler, call, message, halves).await });
         }
     }
 }
 
-async fn receive_then_answer(handler: Rc<dyn Handler>, call: Call, mut halves: Halves) {
+/// How the wait for a message, and for room for its answer, has ended.
+enum Received {
+    Whole,
+    Gone,
+    Late,
+}
+
+async fn receive_then_answer(
+    handler: Rc<dyn Handler>,
+    call: Call,
+    mut message: Poll<Option<Result<Bytes, Broken>>>,
+    mut halves: Halves,
+) {
     let deadline = call.deadline;
     let mut timer = Timer::new(deadline);
-    let message = poll_fn(|context| {
-        if let Poll::Ready(message) = halves.inbound.poll_next(context) {
-            return Poll::Ready(Some(message));
+    let mut room = Room::of(&halves.answer.link);
+    let received = poll_fn(|context| {
+        if message.is_pending() {
+            message = halves.inbound.poll_next(context);
         }
-        timer.poll(context).map(|()| None)
+        if message.is_ready() {
+            if room.poll(context).is_ready() {
+                return Poll::Ready(Received::Whole);
+            }
+            if halves.answer.poll_gone(context).is_ready() {
+                return Poll::Ready(Received::Gone);
+            }
+        }
+        timer.poll(context).map(|()| Received::Late)
     })
     .await;
     let Halves { inbound, mut answer } = halves;
-    let Some(message) = message else {
-        drop(inbound);
-        return answer.finish(error::DEADLINE_EXCEEDED);
+    let message = match (received, message) {
+        (Received::Whole, Poll::Ready(message)) => message,
+        (Received::Gone, _) => return,
+        (Received::Late | Received::Whole, _) => {
+            drop(inbound);
+            return answer.finish(error::DEADLINE_EXCEEDED);
+        }
     };
+    drop(room);
     match answer_at_once(&handler, call, message, &mut answer) {
         Begun::Answered => drop(inbound),
         Begun::Later(later) => {
@@ -273,8 +300,25 @@ async fn receive_then_answer(handler: Rc<dyn Handler>, call: Call, mut halves: H
             answer_later(later, deadline, answer).await;
         }
         // A task of its own: most calls that come here need not be as large as one of these.
-        Begun::InParts(make) => runtime::spawn(stream::answer_in_parts(make, deadline, inbound, answer)),
+        Begun::InParts(make) => runtime::spawn(answer_in_parts(make, deadline, inbound, answer)),
     }
+}
+
+/// The rest of a call whose answer is made in pieces, once there are not too many others of that kind.
+fn answer_in_parts(
+    make: InParts,
+    deadline: Option<Instant>,
+    inbound: Inbound,
+    answer: Answer,
+) -> impl Future<Output = ()> + 'static {
+    let link = answer.link.clone();
+    let make: InParts = Box::new(move |replies| {
+        Box::pin(async move {
+            let _seat = Seat::of(&link).await;
+            make(replies).await
+        })
+    });
+    stream::answer_in_parts(make, deadline, inbound, answer)
 }
 
 type Answered = LocalBoxFuture<Result<Frame, Status>>;
@@ -328,12 +372,16 @@ fn answer_at_once(
 
 async fn answer_later(mut later: Answered, deadline: Option<Instant>, mut answer: Answer) {
     let mut timer = Timer::new(deadline);
+    let mut room = Room::of(&answer.link);
     let outcome = poll_fn(|context| {
-        let guard = PanicEndsProcess;
-        let outcome = later.as_mut().poll(context);
-        std::mem::forget(guard);
-        if let Poll::Ready(outcome) = outcome {
-            return Poll::Ready(Some(outcome));
+        // Its last turn makes the answer.
+        if room.poll(context).is_ready() {
+            let guard = PanicEndsProcess;
+            let outcome = later.as_mut().poll(context);
+            std::mem::forget(guard);
+            if let Poll::Ready(outcome) = outcome {
+                return Poll::Ready(Some(outcome));
+            }
         }
         if timer.poll(context).is_ready() {
             return Poll::Ready(Some(Err(error::DEADLINE_EXCEEDED)));

@@ -15,8 +15,7 @@ use super::{
     link::Link,
 };
 use crate::{
-    error::{self, Code, Status},
-    limits,
+    error::{self, Status},
     wire::frame::PREFIX_BYTES,
 };
 
@@ -83,7 +82,7 @@ impl Inbound {
             body.expect(PREFIX_BYTES + len);
             return self.incomplete(http2);
         }
-        self.link.unfinished.set(self.link.unfinished.get() - self.released);
+        self.link.hold_unfinished(self.released, 0);
         self.released = 0;
         Poll::Ready(Some(Ok((compressed == 1, http2.take_body(self.key, PREFIX_BYTES, len)))))
     }
@@ -112,12 +111,9 @@ impl Inbound {
             Some(BodyEnd::Whole) => return Poll::Ready(Some(Err(Broken::Cut))),
             None => {}
         }
-        let unfinished = self.link.unfinished.get() + have - self.released;
-        if unfinished > limits::GRPC_UNFINISHED_BYTES {
-            let text = "grpc: too many bytes of unfinished messages on this connection";
-            return Poll::Ready(Some(Err(Broken::Refused(Status::fixed(Code::ResourceExhausted, text)))));
+        if !self.link.hold_unfinished(self.released, have) {
+            return Poll::Ready(Some(Err(Broken::Refused(error::TOO_MANY_UNFINISHED))));
         }
-        self.link.unfinished.set(unfinished);
         self.released = have;
         http2.give_back(self.key);
         Poll::Pending
@@ -126,7 +122,7 @@ impl Inbound {
 
 impl Drop for Inbound {
     fn drop(&mut self) {
-        self.link.unfinished.set(self.link.unfinished.get() - self.released);
+        self.link.hold_unfinished(self.released, 0);
         self.link.with(|http2| http2.stop_reading(self.key));
     }
 }

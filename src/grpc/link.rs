@@ -10,8 +10,10 @@ use std::{
 
 use super::{
     Origin, Settings, Within,
+    gate::Gate,
     http2::{Config, Connection},
 };
+use crate::limits;
 
 pub(super) struct Link {
     pub settings: Rc<Settings>,
@@ -22,7 +24,12 @@ pub(super) struct Link {
     /// When something was last read.
     pub arrived: Cell<Instant>,
     /// Bytes of messages that are not yet complete but whose window has been given back.
-    pub unfinished: Cell<usize>,
+    unfinished: Cell<usize>,
+    /// Where calls wait whose answers would be made whole.
+    pub unread: Gate,
+    /// Where those wait whose answers are made in pieces, and how many are being made.
+    pub long: Gate,
+    pub long_answers: Cell<usize>,
     task: RefCell<Option<Waker>>,
     /// The task is running, or has been woken: it need not be woken.
     awake: Cell<bool>,
@@ -31,7 +38,7 @@ pub(super) struct Link {
 impl Link {
     pub fn new(settings: Rc<Settings>, origin: Origin, within: Option<Within>) -> Self {
         let config = Config {
-            streams_max: settings.max_concurrent_streams,
+            streams_max: settings.max_concurrent_streams.min(limits::GRPC_STREAMS_MAX),
             header_bytes_max: settings.max_header_bytes,
             ping_time_min: settings.keepalive_min_time,
         };
@@ -42,6 +49,9 @@ impl Link {
             http2: RefCell::new(Connection::new(config)),
             arrived: Cell::new(crate::runtime::now()),
             unfinished: Cell::new(0),
+            unread: Gate::default(),
+            long: Gate::default(),
+            long_answers: Cell::new(0),
             task: RefCell::default(),
             awake: Cell::new(true),
         }
@@ -57,7 +67,23 @@ impl Link {
                 task.wake_by_ref();
             }
         }
+        if self.unread.is_waited_at() && http2.has_room() {
+            self.unread.wake_first();
+        }
         result
+    }
+
+    /// Counts that of an unfinished message `now` bytes are held, where `before` were. False: that is more than may be, and
+    /// not counted.
+    pub fn hold_unfinished(&self, before: usize, now: usize) -> bool {
+        let own = self.unfinished.get() - before + now;
+        let all = self.settings.unfinished.get() - before + now;
+        if now > before && (own > limits::GRPC_UNFINISHED_BYTES || all > limits::UNFINISHED_BYTES) {
+            return false;
+        }
+        self.unfinished.set(own);
+        self.settings.unfinished.set(all);
+        true
     }
 
     /// The connection's task begins a turn.

@@ -6,6 +6,7 @@ mod call;
 mod connection;
 pub mod drain;
 mod encoding;
+mod gate;
 mod http2;
 mod inbound;
 mod link;

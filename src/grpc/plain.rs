@@ -50,7 +50,8 @@ pub(super) fn begin(key: Key, head: Head, link: &Rc<Link>) {
     if begun >= limits::HTTP2_REQUESTS_MAX {
         return link.with(|http2| http2.reset(key, Reason::RefusedStream));
     }
-    let (Some(plain), Some(request)) = (&within.plain, request_of(&head, Body(hold.clone()))) else {
+    let body = Body { hold: hold.clone(), is_awaited: false };
+    let (Some(plain), Some(request)) = (&within.plain, request_of(&head, body)) else {
         return link.with(|http2| http2.reset(key, Reason::Protocol));
     };
     runtime::spawn(plain.serve(request, Reply { hold, ended: false }));
@@ -76,6 +77,8 @@ fn request_of(head: &Head, body: Body) -> Option<Request<Body>> {
     for field in head.metadata.fields() {
         headers.append(HeaderName::from_bytes(&field.name).ok()?, HeaderValue::from_bytes(&field.value).ok()?);
     }
+    let expected = request.headers().get(header::EXPECT);
+    request.body_mut().is_awaited = expected.is_some_and(|text| text.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     Some(request)
 }
 
@@ -95,12 +98,20 @@ impl Drop for Hold {
 }
 
 /// The body of a request.
-pub struct Body(Rc<Hold>);
+pub struct Body {
+    hold: Rc<Hold>,
+    /// It is sent when it has been asked for (RFC 9110, section 10.1.1).
+    is_awaited: bool,
+}
 
 impl Body {
     /// What has come of it, its window given back; None at its end, whatever that is.
     pub fn poll_chunk(&mut self, context: &Context<'_>) -> Poll<Option<Bytes>> {
-        let Hold { link, key } = &*self.0;
+        let Hold { link, key } = &*self.hold;
+        if std::mem::take(&mut self.is_awaited) {
+            // Who is gone does not send it.
+            let _ = link.with(|http2| http2.send_head(*key, |_, out| put_http_status(out, 100)));
+        }
         link.with(|http2| match (http2.body(*key).len(), http2.body_end(*key)) {
             (_, Some(BodyEnd::Reset)) | (0, Some(BodyEnd::Whole)) => Poll::Ready(None),
             (0, None) => {
@@ -114,7 +125,7 @@ impl Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        self.0.link.with(|http2| http2.stop_reading(self.0.key));
+        self.hold.link.with(|http2| http2.stop_reading(self.hold.key));
     }
 }
 
@@ -152,6 +163,17 @@ impl Reply {
     /// Ready when nearly all that was sent has been taken.
     pub fn poll_room(&self, context: &Context<'_>) -> Poll<()> {
         self.hold.link.with(|http2| http2.poll_room(self.hold.key, context))
+    }
+
+    /// Ready once all of the request has come, or the client is gone.
+    pub fn poll_heard(&self, context: &Context<'_>) -> Poll<()> {
+        self.hold.link.with(|http2| match http2.body_end(self.hold.key) {
+            Some(_) => Poll::Ready(()),
+            None => {
+                http2.await_body(self.hold.key, context);
+                Poll::Pending
+            }
+        })
     }
 
     /// Ready once the client has given up or is gone.

@@ -1,6 +1,7 @@
 //! What can be set about the gRPC layer of a shard, and where it counts.
 
 use std::{
+    cell::Cell,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -22,7 +23,7 @@ use crate::{
 pub struct Settings {
     /// `--max-request-bytes`; a message may be larger by `limits::GRPC_OVERHEAD_BYTES`.
     pub max_request_bytes: usize,
-    /// `--max-concurrent-streams`, of one connection. u32::MAX: no limit is announced.
+    /// `--max-concurrent-streams`, of one connection. More than `limits::GRPC_STREAMS_MAX` are none the more.
     pub max_concurrent_streams: u32,
     /// Header bytes of one call, as HTTP/2 counts them (names, values, 32 for each field).
     pub max_header_bytes: u32,
@@ -38,6 +39,8 @@ pub struct Settings {
     pub time_calls: bool,
     /// Where the shard counts. `Route::method` numbers methods as `observe::metrics::methods` does.
     pub counters: Arc<ShardMetrics>,
+    /// Bytes of messages that are not complete, of all connections.
+    pub unfinished: Rc<Cell<usize>>,
     /// Makes the spans of calls that are sampled (`--enable-distributed-tracing`).
     pub tracer: Option<Rc<Tracer>>,
 }
@@ -53,7 +56,7 @@ impl Settings {
     pub fn new() -> Self {
         Settings {
             max_request_bytes: limits::REQUEST_BYTES_DEFAULT,
-            max_concurrent_streams: u32::MAX,
+            max_concurrent_streams: limits::GRPC_STREAMS_MAX,
             max_header_bytes: limits::GRPC_HEADER_BYTES,
             keepalive_min_time: Duration::from_secs(5),
             keepalive_interval: Duration::from_secs(2 * 60 * 60),
@@ -61,6 +64,7 @@ impl Settings {
             drain_grace: Duration::from_secs(5),
             time_calls: false,
             counters: Arc::default(),
+            unfinished: Rc::default(),
             tracer: None,
         }
     }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
+use hyper::ext::ReasonPhrase;
 
 use super::body::Body;
 
@@ -69,10 +70,21 @@ pub(super) fn allow(method: &'static str) -> Answer {
     answer
 }
 
-/// What net/http says to a request that is none, and then hangs up.
+/// What net/http says to a request that is none, and then hangs up. The message begins with the status, and is its line.
 pub(super) fn bad_request(message: &'static str) -> Answer {
+    let mut answer = last(StatusCode::BAD_REQUEST, message);
+    answer.extensions_mut().insert(ReasonPhrase::from_static(&message.as_bytes()["400 ".len()..]));
+    answer
+}
+
+/// The same for a body that is sent in a way that is not known.
+pub(super) fn unsupported(message: &'static str) -> Answer {
+    last(StatusCode::NOT_IMPLEMENTED, message)
+}
+
+fn last(status: StatusCode, message: &'static str) -> Answer {
     let mut answer = sniffed(message);
-    *answer.status_mut() = StatusCode::BAD_REQUEST;
+    *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     answer
 }

@@ -77,6 +77,15 @@ impl Body {
         Body::made(Cut)
     }
 
+    /// How long it is, where it is all there.
+    pub fn known_len(&self) -> Option<u64> {
+        match &self.kind {
+            Kind::Whole(whole) => whole.size_hint().exact(),
+            Kind::Chunked { bytes, .. } => Some(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Kind::Made(_) => None,
+        }
+    }
+
     pub fn hold(&mut self, serving: Serving) {
         self.serving = Some(serving);
     }

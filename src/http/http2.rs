@@ -6,6 +6,7 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     task::Poll,
+    time::Duration,
 };
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -17,7 +18,10 @@ use super::{
     answer::{self, Answer},
     respond,
 };
-use crate::grpc::{LocalBoxFuture, plain, quoted};
+use crate::{
+    grpc::{LocalBoxFuture, plain, quoted},
+    limits, runtime,
+};
 
 impl plain::Serve for Site {
     fn serve(&self, request: Request<plain::Body>, reply: plain::Reply) -> LocalBoxFuture<()> {
@@ -36,12 +40,16 @@ async fn answer(site: &Site, request: Request<plain::Body>, mut reply: plain::Re
     });
     let Some(answer) = answered.await else { return };
     let (mut head, mut body) = answer.into_parts();
-    let len = body.size_hint().exact();
+    // Go tells the length of what it has whole before anything of it goes out, however it came about.
+    let len = body.size_hint().exact().or(body.known_len().filter(|len| *len <= limits::HTTP2_WHOLE_BYTES as u64));
     if let Some(len) = len.filter(|len| *len > 0 || !is_head) {
         head.headers.insert(header::CONTENT_LENGTH, len.into());
     }
     head.headers.insert(header::DATE, date(OffsetDateTime::now_utc()));
     let only = is_head || len == Some(0);
+    if only {
+        hear_out(&reply).await;
+    }
     if reply.send_head(&Response::from_parts(head, ()), only).is_err() || only {
         return;
     }
@@ -58,7 +66,10 @@ async fn answer(site: &Site, request: Request<plain::Body>, mut reply: plain::Re
         match frame.await {
             // Whoever it was for is gone, or it has broken off.
             None | Some(Some(Err(_))) => return,
-            Some(None) => return reply.end(),
+            Some(None) => {
+                hear_out(&reply).await;
+                return reply.end();
+            }
             Some(Some(Ok(frame))) => {
                 if let Ok(bytes) = frame.into_data()
                     && reply.send(bytes).is_err()
@@ -68,6 +79,13 @@ async fn answer(site: &Site, request: Request<plain::Body>, mut reply: plain::Re
             }
         }
     }
+}
+
+/// Waits a moment for the end of a request that has been answered early. One that is still on its way when the answer ends
+/// has its stream reset, and there are clients that take this for a failure, the answer notwithstanding.
+async fn hear_out(reply: &plain::Reply) {
+    let patience = Duration::from_millis(limits::HTTP2_HEAR_OUT_MS);
+    let _ = runtime::timeout(patience, poll_fn(|context| reply.poll_heard(context))).await;
 }
 
 /// What grpc-go says to requests that say they are gRPC and are not.

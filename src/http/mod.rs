@@ -13,6 +13,7 @@ pub(crate) mod io;
 mod log_level;
 mod path;
 pub mod peer;
+mod strict;
 
 #[cfg(test)]
 mod tests;
@@ -261,9 +262,10 @@ async fn serve_until<T>(
         let (whose, session, serving) = (whose.clone(), accepted.clone(), Serving::of(&requests));
         // In a box: the connection is taken apart if it becomes a websocket's.
         Box::pin(async move {
-            let mut answer = match &whose {
-                Whose::Clients(site) => respond(site, request, &session).await,
-                Whose::Peers(source) => peer::respond(source, request).await,
+            let mut answer = match (strict::refuse(&request), &whose) {
+                (Some(refusal), _) => refusal,
+                (None, Whose::Clients(site)) => respond(site, request, &session).await,
+                (None, Whose::Peers(source)) => peer::respond(source, request).await,
             };
             answer.body_mut().hold(serving);
             Ok::<_, Infallible>(answer)
@@ -358,6 +360,10 @@ async fn route<B: Chunks + 'static>(
 ) -> Answer {
     let (source, surface) = (&*site.source, site.surface);
     let method = request.method();
+    if method == Method::CONNECT {
+        // It names no path.
+        return not_found();
+    }
     if let Cleaned::Elsewhere(clean) = path::clean(path) {
         return redirect(method, &clean, request.uri().query());
     }

@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, duplex};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, duplex};
 
 use super::*;
 use crate::error;
@@ -344,7 +344,8 @@ fn connections_are_kept_until_they_should_not_be() {
 fn what_is_no_request_is_told_so() {
     let (text, closed) = exchange_on(Fake::default(), Surface::Client, "GET / HTTP/1.1\r\n\r\n", false);
     assert!(
-        text.starts_with("HTTP/1.1 400 Bad Request\r\n") && text.ends_with("missing required Host header"),
+        text.starts_with("HTTP/1.1 400 Bad Request: missing required Host header\r\n")
+            && text.ends_with("\r\n400 Bad Request: missing required Host header"),
         "{text}"
     );
     assert!(closed);
@@ -355,4 +356,25 @@ fn what_is_no_request_is_told_so() {
     let huge = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "a".repeat(2 * limits::HTTP_HEAD_BYTES_MAX));
     let (text, closed) = exchange_on(Fake::default(), Surface::Client, &huge, false);
     assert!(text.starts_with("HTTP/1.1 431 ") && closed, "{text}");
+}
+
+/// Slow heads among them: a request that never is one keeps no connection open, however it goes on.
+#[test]
+fn who_brings_no_request_is_cut_off() {
+    runtime::run_test(async {
+        for begin in ["", "GET /livez HT", "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"] {
+            let (mut ours, theirs) = duplex(1 << 20);
+            let source = Rc::new(Fake::default());
+            let (gateway, surface, security, local) = (None, Surface::Client, Security::default(), None);
+            let whose = Whose::Clients(Site { source, gateway, surface, security, local });
+            let activity = Rc::new(Activity::default());
+            let stop = idle(activity.clone(), Duration::from_millis(50));
+            let mut served = pin!(serve_until(theirs, whose, activity, stop, std::future::ready(())));
+            ours.write_all(begin.as_bytes()).await.unwrap();
+            while runtime::timeout(Duration::from_millis(5), served.as_mut()).await.is_none() {
+                // A byte more of what is no head yet.
+                ours.write_all(b"a").await.unwrap();
+            }
+        }
+    });
 }

@@ -9,7 +9,10 @@ use super::{House, Letter, doors::Door, source::ShardSource};
 use crate::{
     api::service::Services,
     grpc::{self, Drain, Origin, Settings, local::Local},
-    http::{self, Security, Site, Surface, gateway::Gateway},
+    http::{
+        self, Security, Site, Surface,
+        gateway::{Gateway, Relayed},
+    },
     limits, log,
     net::{
         listener::Arrival,
@@ -55,7 +58,14 @@ impl Desk {
         let source = Rc::new(ShardSource::new(services.clone(), house.exporter.clone()));
         let (traffic, drain, ticks) = (Rc::default(), Drain::new(), Cell::new(0));
         let local = Local { handler: services.clone(), settings: settings.clone(), drain: drain.clone() };
-        let gateway = house.member.config.json_gateway.then(|| Rc::new(Gateway::new(local)));
+        let config = &house.member.config;
+        let gateway = config.json_gateway.then(|| {
+            // etcd's calls one of these, whichever comes first; plainly unless none is plain.
+            let within_tls =
+                config.listen_client_urls.iter().all(|url| url.starts_with("https") || url.starts_with("unixs"));
+            let any_origin = config.cors.is_empty() || config.cors.iter().any(|allowed| allowed == "*");
+            Rc::new(Gateway::new(local, Relayed::new(within_tls, any_origin)))
+        });
         Desk { house, port, shard, services, source, gateway, settings, traffic, drain, ticks }
     }
 

@@ -3,6 +3,7 @@
 #[path = "../server/mod.rs"]
 mod server;
 
+mod answers_nobody_reads;
 mod authenticate_unknown_user;
 mod compaction_within_compaction;
 mod defragment_on_a_full_disk;

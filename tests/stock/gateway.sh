@@ -3,10 +3,12 @@
 # ports, so that their ids are the same, and compares the answers byte for byte: status line, headers (sorted, dates aside),
 # body. Out of sight are sizes, hashes and raft indexes alone. Ends with the number of requests compared; fails with the
 # difference.
-#   gateway.sh SERVER FOLDER_OF_REFERENCE_BINARIES
+#   gateway.sh SERVER FOLDER_OF_REFERENCE_BINARIES [http2]
+# With `http2` the same over HTTP/2 within TLS, where the reference's gateway has its own server behind TLS as well.
 set -euo pipefail
-server=$(realpath "${1:?usage: gateway.sh SERVER FOLDER}")
-reference=$(realpath "${2:?usage: gateway.sh SERVER FOLDER}")
+server=$(realpath "${1:?usage: gateway.sh SERVER FOLDER [http2]}")
+reference=$(realpath "${2:?usage: gateway.sh SERVER FOLDER [http2]}")
+over=${3:-http1}
 work=$(mktemp -d)
 pid=
 stop() {
@@ -23,14 +25,23 @@ source "$(dirname "$0")/servers.sh"
 client=$(free_port)
 peer=$(free_port)
 url=http://127.0.0.1:$client
+flags=()
+spoken=()
+if [ "$over" = http2 ]; then
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -keyout "$work/key.pem" -out "$work/cert.pem" \
+        -subj /CN=gateway -addext subjectAltName=IP:127.0.0.1 2>"$work/openssl" || { cat "$work/openssl" >&2; exit 1; }
+    url=https://127.0.0.1:$client
+    flags=("--listen-client-urls=$url" "--advertise-client-urls=$url" "--cert-file=$work/cert.pem" "--key-file=$work/key.pem")
+    spoken=(--http2 --cacert "$work/cert.pem")
+fi
 
 # start NAME BINARY
 start() {
-    launch "$1" "$2" "$client" "$peer" "http://127.0.0.1:$peer"
+    launch "$1" "$2" "$client" "$peer" "http://127.0.0.1:$peer" "${flags[@]}"
     pid=$launched
     for _ in $(seq 300); do
         # The reference learns the storage's version a moment after it has begun to serve.
-        if curl -sS "$url/version" 2>/dev/null | grep -q '"storage":"3'; then return; fi
+        if curl -sS "${spoken[@]}" "$url/version" 2>/dev/null | grep -q '"storage":"3'; then return; fi
         sleep 0.1
     done
     not_ready "$1"
@@ -38,8 +49,10 @@ start() {
 
 # show: the answer in $work/head and $work/body.
 show() {
-    tr -d '\r' <"$work/head" | grep -v '^HTTP/1.1 100' | sed '/^$/d' | head -n 1
-    tr -d '\r' <"$work/head" | grep -v '^HTTP/1.1 100' | sed '/^$/d' | tail -n +2 | grep -v '^Date: ' | LC_ALL=C sort
+    # Where the connection or the stream broke off there is none.
+    tr -d '\r' <"$work/head" | sed -e '/^HTTP\/[0-9.]* 100/d' -e '/^$/d' >"$work/shown"
+    head -n 1 "$work/shown"
+    tail -n +2 "$work/shown" | sed '/^date: /Id' | LC_ALL=C sort
     echo
     cat "$work/body"
     echo
@@ -50,7 +63,7 @@ ask() {
     local method=$1 path=$2 body=${3-}
     shift $(($# < 3 ? $# : 3))
     echo "> $method $path ${body:0:200} $*"
-    local arguments=(-sS --path-as-is --max-time 20 -D "$work/head" -o "$work/body")
+    local arguments=("${spoken[@]}" -sS --path-as-is --max-time 20 -D "$work/head" -o "$work/body")
     if [[ $* != *Content-Type:* ]]; then arguments+=(-H "Content-Type: application/json"); fi
     case $method in
         HEAD) arguments+=(-I) ;;
@@ -68,7 +81,7 @@ post() { ask POST "$@"; }
 
 # about METHOD…: the same where sizes and the like are told, and so the length with them.
 about() {
-    ask "$@" | sed -E -e '/^Content-Length:/d' \
+    ask "$@" | sed -E -e '/^Content-Length:/Id' \
         -e 's/"(raftIndex|raftAppliedIndex|dbSize|dbSizeInUse)":"[0-9]+"/"\1":"N"/g' -e 's/"hash":[0-9]+/"hash":N/'
 }
 
@@ -77,7 +90,7 @@ stream() {
     local lines=$1 path=$2 body=$3 curl_pid
     echo "> POST $path $body"
     : >"$work/head"; : >"$work/body"
-    curl -sS -N --max-time 20 -D "$work/head" -o "$work/body" --data-binary "$body" "$url$path" 2>/dev/null &
+    curl "${spoken[@]}" -sS -N --max-time 20 -D "$work/head" -o "$work/body" --data-binary "$body" "$url$path" 2>/dev/null &
     curl_pid=$!
     for _ in $(seq 100); do
         if [ "$(wc -l <"$work/body")" -ge "$lines" ] || ! kill -0 "$curl_pid" 2>/dev/null; then break; fi
@@ -229,4 +242,4 @@ if ! diff -a -U 8 "$work/reference" "$work/tested"; then
     echo "gateway: the server under test answers something else (+) than the reference (-)" >&2
     exit 1
 fi
-echo "gateway: $count requests, no difference"
+echo "gateway: $count requests over $over, no difference"

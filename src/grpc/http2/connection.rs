@@ -101,6 +101,8 @@ pub struct Connection {
     pub(super) released: i64,
 
     pub(super) output: Output,
+    /// Bytes that wait in streams whose answers are complete.
+    pub(super) unread: usize,
     /// Streams that may have something to send, each once.
     pub(super) ready: VecDeque<u32>,
     /// How many of them have been closed, at least half of what this says.
@@ -146,6 +148,7 @@ impl Connection {
             receive_window: i64::from(limits::GRPC_CONNECTION_WINDOW_BYTES),
             released: 0,
             output: Output::default(),
+            unread: 0,
             ready: VecDeque::new(),
             stale: 0,
             send_window: frame::WINDOW_BYTES,
@@ -170,6 +173,11 @@ impl Connection {
     /// Whether client and server have exchanged what a connection begins with.
     pub fn is_open(&self) -> bool {
         self.phase == Phase::Open
+    }
+
+    /// Whether another answer may be made while those that are wait for the client.
+    pub fn has_room(&self) -> bool {
+        self.unread < limits::GRPC_UNREAD_BYTES
     }
 
     /// Whether it has come to its end, but for what is still to be written.
@@ -221,7 +229,7 @@ impl Connection {
             stream.reset = true;
             stream.listed = false;
             stream.scheduled = false;
-            stream.clear_queue();
+            self.unread -= stream.clear_queue();
             stream.wakers.wake_all();
             self.settle(Key(key as u32));
         }
@@ -323,7 +331,7 @@ impl Connection {
             return;
         }
         stream.reset = true;
-        stream.clear_queue();
+        self.unread -= stream.clear_queue();
         stream.wakers.wake_all();
         let id = stream.id;
         if stream.remote == Half::Open {

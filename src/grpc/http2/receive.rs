@@ -350,7 +350,7 @@ impl Connection {
         let Found::Open(key) = self.find(head)? else { return Ok(()) };
         let stream = &mut self.streams[key.0 as usize];
         stream.reset = true;
-        stream.clear_queue();
+        self.unread -= stream.clear_queue();
         stream.wakers.wake_all();
         let early = !stream.begun;
         self.settle(key);

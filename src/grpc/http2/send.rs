@@ -86,7 +86,10 @@ impl Connection {
         }
         match stream.queued {
             0 => self.put_status(key, status),
-            _ => stream.ending = Some(Ending::Status(status.clone())),
+            queued => {
+                self.unread += queued;
+                stream.ending = Some(Ending::Status(status.clone()));
+            }
         }
     }
 
@@ -96,7 +99,10 @@ impl Connection {
         match stream.queued {
             _ if stream.reset => {}
             0 => self.put_end(key),
-            _ => stream.ending = Some(Ending::Bare),
+            queued => {
+                self.unread += queued;
+                stream.ending = Some(Ending::Bare);
+            }
         }
     }
 
@@ -158,6 +164,9 @@ impl Connection {
             self.put_data_head(key, len);
             let stream = &mut self.streams[key.0 as usize];
             stream.take_queued(len, |part| self.output.push(part));
+            if stream.ending.is_some() {
+                self.unread -= len;
+            }
             if stream.queued < limits::GRPC_REPLY_QUEUE_BYTES {
                 wake(&mut stream.wakers.room);
             }

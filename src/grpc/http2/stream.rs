@@ -119,10 +119,11 @@ impl Stream {
         }
     }
 
-    pub fn clear_queue(&mut self) {
+    /// Throws away what waits. Gives how many bytes of a complete answer that were.
+    pub fn clear_queue(&mut self) -> usize {
         self.queue = VecDeque::new();
-        self.queued = 0;
-        self.ending = None;
+        let queued = std::mem::take(&mut self.queued);
+        if self.ending.take().is_some() { queued } else { 0 }
     }
 }
 

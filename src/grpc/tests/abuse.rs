@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{raw::*, *};
+use crate::limits;
 
 /// The bytes of an h2 client that makes one call, as they go over the wire.
 async fn recorded() -> Vec<u8> {
@@ -206,6 +207,30 @@ fn headers_beyond_their_bound_end_their_call_only() {
         let refused = try_call(&client, large(), &[prefixed(0, b"x")]).await;
         assert!(refused.is_err() || refused.unwrap().http == 431);
         assert_eq!(call(&client, request("/test.Echo/Echo"), &[prefixed(0, b"on")]).await.messages(), ["on"]);
+    });
+}
+
+#[test]
+fn halves_of_messages_are_bounded_over_all_connections() {
+    run(async {
+        let held = limits::UNFINISHED_BYTES - 1000;
+        let server = Server::with(|settings| settings.unfinished.set(held));
+        let mut pipe = raw(&server).await;
+        pipe.write_all(&frame(HEADERS, END_HEADERS, 1, &head("/test.Echo/Echo"))).await.unwrap();
+        pipe.write_all(&frame(DATA, 0, 1, &[&[0, 0, 0, 16, 0][..], &[7; 2000]].concat())).await.unwrap();
+        let refusal = loop {
+            let frame = read(&mut pipe).await.unwrap();
+            if frame.kind == HEADERS {
+                break frame;
+            }
+        };
+        let text = String::from_utf8_lossy(&refusal.payload).into_owned();
+        assert!(text.contains("grpc: too many bytes of unfinished messages"), "{text}");
+        // What comes whole is in nobody's way.
+        let client = server.client().await;
+        let large = prefixed(0, &[7; 5000]);
+        assert_eq!(call(&client, request("/test.Echo/Echo"), &[large]).await.status().0, "0");
+        assert_eq!(server.settings.unfinished.get(), held);
     });
 }
 

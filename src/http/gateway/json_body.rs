@@ -2,7 +2,7 @@
 //! etcd; what comes after that is read and thrown away, so that it is seen when its sender goes.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -58,19 +58,49 @@ impl Bounds {
     }
 }
 
-/// All of a body that is not to be larger than that.
-pub(super) async fn whole(chunks: &mut impl Chunks, bytes_max: usize) -> Result<Bytes, Status> {
+/// All of a body that is not to be larger than that. `held` counts what has come of all such bodies and messages.
+pub(super) async fn whole(chunks: &mut impl Chunks, bytes_max: usize, held: &Rc<Cell<usize>>) -> Result<Bytes, Status> {
     let mut next = async || std::future::poll_fn(|context| chunks.poll_chunk(context)).await;
     let Some(first) = next().await else { return Ok(Bytes::new()) };
+    let mut part = Part { held: held.clone(), bytes: 0 };
+    part.grow(first.len())?;
     let Some(second) = next().await else { return Ok(first) };
+    part.grow(second.len())?;
     let mut all = [&first[..], &second].concat();
     while all.len() <= bytes_max {
         match next().await {
-            Some(chunk) => all.extend_from_slice(&chunk),
+            Some(chunk) => {
+                part.grow(chunk.len())?;
+                all.extend_from_slice(&chunk);
+            }
             None => return Ok(all.into()),
         }
     }
     Err(error::body_too_large(bytes_max))
+}
+
+/// What has come of one body.
+struct Part {
+    held: Rc<Cell<usize>>,
+    bytes: usize,
+}
+
+impl Part {
+    fn grow(&mut self, by: usize) -> Result<(), Status> {
+        let held = self.held.get() + by;
+        if held > limits::UNFINISHED_BYTES {
+            return Err(error::TOO_MANY_UNFINISHED);
+        }
+        self.held.set(held);
+        self.bytes += by;
+        Ok(())
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.held.set(self.held.get() - self.bytes);
+    }
 }
 
 /// The message that is in a text of JSON, or at its beginning; no text is an empty message.
@@ -255,6 +285,19 @@ mod tests {
     fn next(body: &mut JsonBody) -> Poll<Option<Result<i64, Status>>> {
         let next = body.poll_next(&mut Context::from_waker(Waker::noop()));
         next.map(|next| next.map(|next| next.map(|bytes| LeaseKeepAliveRequest::decode(bytes).unwrap().id)))
+    }
+
+    #[test]
+    fn bodies_are_bounded_together() {
+        let held = Rc::new(Cell::new(limits::UNFINISHED_BYTES - 5));
+        let all = |chunks: &[&'static [u8]]| {
+            let mut given = Given(chunks.iter().copied().collect());
+            crate::runtime::run_test(async { whole(&mut given, 100, &held).await })
+        };
+        assert_eq!(all(&[b"12", b"345"]), Ok(Bytes::from_static(b"12345")));
+        assert_eq!(all(&[b"12", b"3456"]), Err(error::TOO_MANY_UNFINISHED));
+        assert_eq!(all(&[b"123456"]), Err(error::TOO_MANY_UNFINISHED));
+        assert_eq!(held.get(), limits::UNFINISHED_BYTES - 5);
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub(super) mod websocket;
 use std::{cell::Cell, future::poll_fn, rc::Rc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::ext::ReasonPhrase;
 
 pub(super) use self::json_body::Chunks;
@@ -42,6 +42,56 @@ const TRAILER_CONTENT_TYPE: HeaderName = HeaderName::from_static("grpc-trailer-c
 /// The way from HTTP to the services of a shard.
 pub struct Gateway {
     local: Local,
+    relayed: Relayed,
+}
+
+/// What an answer tells of the answer of gRPC behind it. etcd's gateway calls over a connection to its own server, and hands
+/// on the headers that it gets there: within TLS they come from another of grpc-go's servers, which has more of them, and
+/// sends them with errors as well.
+#[derive(Clone, Default)]
+pub struct Relayed {
+    within_tls: bool,
+    headers: HeaderMap,
+}
+
+impl Relayed {
+    /// `within_tls`: that connection is encrypted; `any_origin`: pages from anywhere are served.
+    pub fn new(within_tls: bool, any_origin: bool) -> Self {
+        let mut headers = HeaderMap::from_iter([(METADATA_CONTENT_TYPE, GRPC)]);
+        if within_tls {
+            for name in ["Grpc-Status", "Grpc-Message", "Grpc-Status-Details-Bin"] {
+                headers.append("grpc-metadata-trailer", HeaderValue::from_static(name));
+            }
+        }
+        if within_tls && any_origin {
+            let mut allowed = answer::empty();
+            answer::allow_origin(&mut allowed, "*");
+            for (name, value) in allowed.headers() {
+                let name = HeaderName::try_from(format!("grpc-metadata-{name}")).expect("a name with a prefix is one");
+                headers.append(name, value.clone());
+            }
+        }
+        Relayed { within_tls, headers }
+    }
+
+    fn put(&self, answer: &mut Answer) {
+        answer.headers_mut().extend(self.headers.clone());
+    }
+
+    fn put_to_error(&self, answer: &mut Answer) {
+        if self.within_tls {
+            self.put(answer);
+        }
+    }
+
+    /// What gRPC has told in its trailers it has told before then.
+    fn of_the_call(&self, takes_trailers: bool) -> Told {
+        match takes_trailers {
+            true if self.within_tls => Told::Chunked,
+            true => Told::WithTrailer,
+            false => Told::Whole,
+        }
+    }
 }
 
 /// A method to be called, and what is said with the call.
@@ -59,8 +109,8 @@ impl Order {
 }
 
 impl Gateway {
-    pub fn new(local: Local) -> Self {
-        Gateway { local }
+    pub fn new(local: Local, relayed: Relayed) -> Self {
+        Gateway { local, relayed }
     }
 
     /// Answers a request for a path under `/v3/`. One that asks for a websocket leaves its session behind.
@@ -81,6 +131,10 @@ impl Gateway {
             Err(status) => return refusal(&status, Told::Whole),
         };
         let takes_trailers = takes_trailers(&head.headers);
+        let whole_max = match head.version {
+            Version::HTTP_2 => limits::HTTP2_WHOLE_BYTES,
+            _ => limits::GATEWAY_WHOLE_BYTES,
+        };
         if order.method.takes_many {
             return match order.is_late() {
                 true => refusal(&error::DEADLINE_EXCEEDED, Told::before_the_call(takes_trailers)),
@@ -90,7 +144,7 @@ impl Gateway {
         let json = match verb {
             Verb::PostOfForm => Ok(Bytes::new()),
             _ => {
-                let all = whole(&mut body, self.bounds().json_bytes_max);
+                let all = whole(&mut body, self.bounds().json_bytes_max, &self.local.settings.unfinished);
                 let patience = Duration::from_secs(limits::GATEWAY_BODY_SECONDS_MAX);
                 match runtime::timeout(patience, all).await {
                     Some(json) => json,
@@ -104,9 +158,16 @@ impl Gateway {
         };
         match message {
             Ok(_) if order.is_late() => refusal(&error::DEADLINE_EXCEEDED, Told::before_the_call(takes_trailers)),
-            Ok(message) if order.method.gives_many => lines(self.begin(order, message)).await,
-            Ok(message) => one(self.begin(order, message), takes_trailers).await,
-            Err(status) => refusal(&status, Told::before_the_call(takes_trailers)),
+            Ok(message) if order.method.gives_many => lines(self.begin(order, message), &self.relayed).await,
+            Ok(message) => one(self.begin(order, message), &self.relayed, takes_trailers, whole_max).await,
+            Err(status) => {
+                let mut refusal = refusal(&status, Told::before_the_call(takes_trailers));
+                // Too large is what gRPC says of it.
+                if status.code == Code::ResourceExhausted {
+                    self.relayed.put_to_error(&mut refusal);
+                }
+                refusal
+            }
         }
     }
 
@@ -159,7 +220,7 @@ impl Gateway {
     }
 
     async fn converse(&self, order: Order, body: impl Chunks + 'static) -> Answer {
-        lines(self.begin_conversation(order, body)).await
+        lines(self.begin_conversation(order, body), &self.relayed).await
     }
 }
 
@@ -194,41 +255,49 @@ fn takes_trailers(headers: &HeaderMap) -> bool {
 }
 
 /// The answer of one message: with its length where it is short, for then Go knows it.
-async fn one(mut answering: Answering, takes_trailers: bool) -> Answer {
-    let body = match poll_fn(|context| answering.poll_more(context, limits::GATEWAY_WHOLE_BYTES + 1)).await {
+async fn one(mut answering: Answering, relayed: &Relayed, takes_trailers: bool, whole_max: usize) -> Answer {
+    let body = match poll_fn(|context| answering.poll_more(context, whole_max + 1)).await {
         Ok(true) => {
             let json = std::mem::take(answering.out());
-            match takes_trailers || json.len() > limits::GATEWAY_WHOLE_BYTES {
+            match takes_trailers || json.len() > whole_max {
                 true => Body::chunked(json, None),
                 false => Body::whole(json),
             }
         }
         Ok(false) => Body::made(answering),
         Err(status) if !answering.out().is_empty() => Body::broken(status),
-        Err(status) if takes_trailers => return refusal(&status, Told::WithTrailer),
-        Err(status) => return refusal(&status, Told::Whole),
+        Err(status) => {
+            let mut refusal = refusal(&status, relayed.of_the_call(takes_trailers));
+            relayed.put_to_error(&mut refusal);
+            return refusal;
+        }
     };
-    answer_of(body)
+    answer_of(body, relayed)
 }
 
 /// The answer of as many messages as there will be, once there is one.
-async fn lines(mut answering: Answering) -> Answer {
+async fn lines(mut answering: Answering, relayed: &Relayed) -> Answer {
     match poll_fn(|context| answering.poll_more(context, 1)).await {
-        Ok(true) if answering.out().is_empty() => Response::new(Body::chunked(Bytes::new(), None)),
-        Ok(_) => answer_of(Body::made(answering)),
+        Ok(true) if answering.out().is_empty() => {
+            let mut answer = Response::new(Body::chunked(Bytes::new(), None));
+            relayed.put_to_error(&mut answer);
+            answer
+        }
+        Ok(_) => answer_of(Body::made(answering), relayed),
         Err(status) => {
             let mut answer = Response::new(Body::chunked(Form::Lines.error(&status), None));
             answer.headers_mut().insert(header::CONTENT_TYPE, JSON);
             set_status(&mut answer, status.code);
+            relayed.put_to_error(&mut answer);
             answer
         }
     }
 }
 
-fn answer_of(body: Body) -> Answer {
+fn answer_of(body: Body, relayed: &Relayed) -> Answer {
     let mut answer = Response::new(body);
     answer.headers_mut().insert(header::CONTENT_TYPE, JSON);
-    answer.headers_mut().insert(METADATA_CONTENT_TYPE, GRPC);
+    relayed.put(&mut answer);
     answer
 }
 
