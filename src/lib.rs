@@ -35,6 +35,8 @@ pub mod raft;
 pub mod runtime;
 pub mod server;
 pub mod shard;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 pub mod store;
 pub mod version;
 pub mod wal;

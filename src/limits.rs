@@ -46,6 +46,16 @@ pub const RAFT_APPLY_BYTES: u64 = 4 * 1024 * 1024;
 /// v3_server.go, maxGapBetweenApplyAndCommitIndex).
 pub const APPLY_BACKLOG_ENTRIES: u64 = 5000;
 
+/// Entries that a member keeps in its log behind a checkpoint, for others that are a little behind; as etcd's default
+/// (--snapshot-catchup-entries).
+pub const RAFT_CATCH_UP_ENTRIES: u64 = 5000;
+
+/// After how long an unanswered read index is asked for again (etcd: readIndexRetryTime).
+pub const READ_INDEX_RETRY_MS: u64 = 500;
+
+/// How often it is looked for proposals that nobody waits for any more, in ticks: a look goes over all that wait.
+pub const PROPOSAL_LOOK_TICKS: u64 = 8;
+
 /// Bytes of proposals that wait to be logged, over all shards: forty requests of full size, a second's work of a disk
 /// that writes 64 MiB/s. Beyond it: TooManyRequests.
 pub const PROPOSAL_BYTES_QUEUED: usize = 64 * 1024 * 1024;

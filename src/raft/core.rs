@@ -16,6 +16,7 @@ use raft::{
     Config, RawNode, StateRole, Storage,
     eraftpb::{ConfState, Entry, EntryType, HardState, Message, MessageType},
 };
+use smallvec::SmallVec;
 
 use super::{
     log::RaftLog,
@@ -44,7 +45,12 @@ use crate::{
     },
 };
 
+mod elections;
+mod proposals;
+mod reads;
 mod space;
+
+use elections::Elections;
 
 /// What the core is made from.
 pub struct Parts {
@@ -58,9 +64,49 @@ pub struct Parts {
     /// In ticks of a heartbeat interval.
     pub election_ticks: usize,
     pub pre_vote: bool,
+    /// Ticks after which nobody waits any more for a proposal or a read.
+    pub request_ticks: u64,
+    /// Ticks after which a read index that has not been answered is asked for again.
+    pub retry_ticks: u64,
+    /// A number that no other member and no other life of this one has: read indexes are told apart by it, and election
+    /// timeouts are drawn from it.
+    pub life: u64,
     /// None: no quota.
     pub quota_bytes: Option<u64>,
     pub logger: slog::Logger,
+}
+
+/// A bug that is put in on purpose, to see that the simulator finds it.
+#[cfg(any(test, feature = "sim"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Planted {
+    /// A leader takes its own entries for durable before they are.
+    CountsUnsynced,
+    /// A follower answers for entries, and for its vote, before they are durable.
+    AnswersUnsynced,
+    /// A vote is not logged.
+    ForgetsVotes,
+    /// Reads are answered without asking whether the leader still leads.
+    ReadsWithoutQuorum,
+    /// Reads are answered before what they have to see is applied.
+    ReadsBeforeApply,
+    /// A checkpoint says that replay begins behind entries that it does not hold.
+    CheckpointsAhead,
+    /// A checkpoint says that entries are committed which may not be on the disk yet.
+    CheckpointsCommit,
+}
+
+#[cfg(any(test, feature = "sim"))]
+impl Planted {
+    pub const ALL: [Planted; 7] = [
+        Planted::CountsUnsynced,
+        Planted::AnswersUnsynced,
+        Planted::ForgetsVotes,
+        Planted::ReadsWithoutQuorum,
+        Planted::ReadsBeforeApply,
+        Planted::CheckpointsAhead,
+        Planted::CheckpointsCommit,
+    ];
 }
 
 /// A caller that waits for a proposal to be applied.
@@ -70,12 +116,22 @@ struct Caller {
     token: Token,
 }
 
-/// All reads that arrived in one turn share one round.
+/// All reads that wait when a round begins share it.
 struct ReadRound {
-    context: u64,
-    callers: Vec<Caller>,
+    /// By which its answer is known: one for each time that the leader was asked.
+    contexts: SmallVec<[u64; 1]>,
+    callers: Vec<(Caller, u64)>,
     /// Known once a quorum has confirmed the leader; served when applied has reached it.
     index: Option<u64>,
+    /// The tick in which the leader was asked last.
+    asked: u64,
+}
+
+/// Where a replay of the log may begin, between two writes.
+struct Mark {
+    position: LogPosition,
+    /// The log's last entry then. A state that has applied it finds everything else behind the position.
+    last_index: u64,
 }
 
 /// What other rooms may know of the core at any time.
@@ -163,6 +219,8 @@ struct Queued {
     caller: Option<Caller>,
     id: u64,
     data: Bytes,
+    /// The tick in which it came.
+    came: u64,
 }
 
 pub struct Core {
@@ -171,12 +229,21 @@ pub struct Core {
     writer: Writer,
     shards: usize,
     quota_bytes: Option<u64>,
+    request_ticks: u64,
+    retry_ticks: u64,
+    life: u64,
+    /// Since this life began.
+    ticks: u64,
+    elections: Elections,
 
-    callers: HashMap<u64, Caller, DefaultHashBuilder>,
-    /// Reads that arrived since the last round was started.
-    reads_new: Vec<Caller>,
-    rounds: VecDeque<ReadRound>,
+    /// With the tick in which each came.
+    callers: HashMap<u64, (Caller, u64), DefaultHashBuilder>,
+    /// Reads that arrived since the last round was started, with the tick in which each did.
+    reads_new: Vec<(Caller, u64)>,
+    rounds: Vec<ReadRound>,
     next_context: u64,
+    /// The last leader that was known; 0 for none yet.
+    led_by: u64,
     /// The crate drops a ReadIndex before the first commit of the leader's term; reads are held back until then.
     committed_in_term: bool,
 
@@ -203,7 +270,13 @@ pub struct Core {
     defragment_waits: Vec<Caller>,
     /// Those of them for whom space is being given back now. Who comes later may have freed more.
     defragmenting: Vec<Caller>,
-    capture_wanted: Option<Roll>,
+    /// The first segment that the capture may have replay begin in.
+    capture_wanted: Option<u32>,
+    roll_wanted: bool,
+    /// In the log's order; of those that a state of now would do for only the last.
+    marks: VecDeque<Mark>,
+    /// The last segment that the raft log knows of.
+    shown_life: u32,
 
     last_view: Option<Arc<View>>,
     outcomes: Vec<Vec<(Token, Outcome)>>,
@@ -217,6 +290,8 @@ pub struct Core {
     /// What settling has left for the turn to hand out.
     effects: Effects,
     compactions: Vec<Compaction>,
+    #[cfg(any(test, feature = "sim"))]
+    planted: Option<Planted>,
 }
 
 impl Core {
@@ -233,17 +308,26 @@ impl Core {
             ..Config::new(parts.id)
         };
         let recovered = parts.log.last_index()?;
-        Ok(Core {
+        // What recovery has begun to write anew belongs to a write that has not ended.
+        let mark = (!parts.writer.is_open()).then(|| Mark { position: parts.writer.position(), last_index: recovered });
+        let marks = mark.into_iter().collect();
+        let mut core = Core {
             recovered,
             node: RawNode::new(&config, parts.log, &parts.logger)?,
             state: parts.state,
             writer: parts.writer,
             shards: parts.shards,
             quota_bytes: parts.quota_bytes,
+            request_ticks: parts.request_ticks,
+            retry_ticks: parts.retry_ticks,
+            life: parts.life,
+            ticks: 0,
+            elections: Elections::default(),
             callers: HashMap::default(),
             reads_new: Vec::new(),
-            rounds: VecDeque::new(),
-            next_context: 1,
+            rounds: Vec::new(),
+            next_context: parts.life,
+            led_by: 0,
             committed_in_term: false,
             in_flight: None,
             gathering: None,
@@ -260,6 +344,9 @@ impl Core {
             defragment_waits: Vec::new(),
             defragmenting: Vec::new(),
             capture_wanted: None,
+            roll_wanted: false,
+            marks,
+            shown_life: 0,
             last_view: None,
             outcomes: (0..parts.shards).map(|_| Vec::new()).collect(),
             batch: AppliedBatch::default(),
@@ -268,7 +355,21 @@ impl Core {
             entries_gathering: 0,
             effects: Effects::default(),
             compactions: Vec::new(),
-        })
+            #[cfg(any(test, feature = "sim"))]
+            planted: None,
+        };
+        core.draw_timeout();
+        Ok(core)
+    }
+
+    #[cfg(any(test, feature = "sim"))]
+    pub fn plant(&mut self, bug: Option<Planted>) {
+        self.planted = bug;
+    }
+
+    #[cfg(any(test, feature = "sim"))]
+    fn has(&self, bug: Planted) -> bool {
+        self.planted == Some(bug)
     }
 
     pub fn state(&self) -> &State {
@@ -318,19 +419,52 @@ impl Core {
 
     /// One heartbeat interval has passed.
     pub fn tick(&mut self) {
+        self.ticks += 1;
         self.node.tick();
+        self.draw_timeout();
+        self.look_after_reads();
+        if self.ticks.is_multiple_of(limits::PROPOSAL_LOOK_TICKS) {
+            self.look_after_proposals();
+        }
+    }
+
+    /// Whether nobody else belongs to the cluster.
+    pub fn is_alone(&self) -> bool {
+        self.node.raft.prs().iter().all(|(id, _)| *id == self.node.raft.id)
     }
 
     /// Stands for election at once: a cluster of one has nobody to wait for.
     pub fn campaign(&mut self) -> raft::Result<()> {
-        self.node.campaign()
+        let stood = self.node.campaign();
+        self.draw_timeout();
+        stood
+    }
+
+    /// Takes a message of another member. One that is of no use any more, or that nobody of this cluster may send, is lost,
+    /// as any message may be.
+    pub fn step(&mut self, mut message: Message) {
+        if message.get_msg_type() == MessageType::MsgPropose {
+            return self.forwarded(message.take_entries().into());
+        }
+        // What the crate says of a message is that it dropped it.
+        let _ = self.node.step(message);
+        self.draw_timeout();
+    }
+
+    /// A message to this member could not be sent.
+    pub fn unreachable(&mut self, id: u64) {
+        self.node.report_unreachable(id);
+    }
+
+    /// Hands leadership to a voter.
+    pub fn transfer_leader(&mut self, to: u64) {
+        self.node.transfer_leader(to);
     }
 
     /// Whether a turn would do more than take note: while a write is in flight, proposals only gather.
     pub fn has_work(&self) -> bool {
-        let reads = !self.reads_new.is_empty() && self.committed_in_term;
         let proposals = !self.queue.is_empty() && self.may_propose();
-        reads
+        self.may_ask()
             || proposals
             || self.may_change()
             || self.may_write()
@@ -347,9 +481,10 @@ impl Core {
                 self.fail(caller(proposal.token), error::TOO_MANY_REQUESTS);
                 continue;
             }
-            self.enqueue(Some(caller(proposal.token)), proposal.id, proposal.data);
+            self.enqueue(caller(proposal.token), proposal.id, proposal.data);
         }
-        self.reads_new.extend(mail.reads.into_iter().map(caller));
+        let came = self.ticks;
+        self.reads_new.extend(mail.reads.into_iter().map(|token| (caller(token), came)));
         for control in mail.controls {
             match control {
                 Control::CompactionDone { token, revision } => self.compaction_waits.push((caller(token), revision)),
@@ -357,39 +492,6 @@ impl Core {
                 Control::Configure { token, id, data, promotes } => self.configure(caller(token), id, data, promotes),
             }
         }
-    }
-
-    fn configure(&mut self, caller: Caller, id: u64, data: Bytes, promotes: Option<u64>) {
-        if let Err(status) = promotes.map_or(Ok(()), |learner| self.check_caught_up(learner)) {
-            return self.fail(caller, status);
-        }
-        if self.queued_bytes + data.len() > limits::PROPOSAL_BYTES_QUEUED {
-            return self.fail(caller, error::TOO_MANY_REQUESTS);
-        }
-        self.queued_bytes += data.len();
-        self.changes.push_back(Queued { caller: Some(caller), id, data });
-    }
-
-    /// A learner may vote once its log is close behind the leader's. (etcd: server.go, isLearnerReady.)
-    fn check_caught_up(&self, learner: u64) -> Result<(), Status> {
-        let matched = |id| self.progress(id).map(|(matched, _)| matched);
-        let (Some(learner), Some(own)) = (matched(learner), matched(self.node.raft.id)) else {
-            return Err(error::MEMBER_NOT_FOUND);
-        };
-        match learner * 100 >= own * limits::LEARNER_READY_PERCENT {
-            true => Ok(()),
-            false => Err(error::LEARNER_NOT_READY),
-        }
-    }
-
-    /// Proposes a request of the member's own, with nobody waiting: its attributes, the cluster's version.
-    pub fn propose_own(&mut self, data: Bytes) {
-        self.enqueue(None, 0, data);
-    }
-
-    fn enqueue(&mut self, caller: Option<Caller>, id: u64, data: Bytes) {
-        self.queued_bytes += data.len();
-        self.queue.push_back(Queued { caller, id, data });
     }
 
     /// The write in flight is durable.
@@ -430,22 +532,23 @@ impl Core {
         // What is durable is applied first, so that a capture finds the log and the state level.
         self.settle()?;
         let mut effects = std::mem::take(&mut self.effects);
-        if let Some(with) = self.capture_wanted
-            && self.is_level()
-        {
+        if self.roll_wanted && !self.writer.is_open() {
+            self.roll_wanted = false;
+            self.writer.roll();
+            self.capture_wanted = Some(self.writer.active_life());
+            self.mark();
+        }
+        if let Some(position) = self.replay_from() {
             self.capture_wanted = None;
-            if with == Roll::Over {
-                self.writer.roll();
-            }
             let hard_state = self.node.store().hard_state();
+            // Entries beyond may be committed, and not be on this member's disk yet.
+            let commit = self.state.applied().0;
+            #[cfg(any(test, feature = "sim"))]
+            let commit = if self.has(Planted::CheckpointsCommit) { hard_state.commit } else { commit };
             effects.capture = Some(Box::new(Capture {
                 state: self.state.clone(),
-                hard_state: checkpoint::HardState {
-                    term: hard_state.term,
-                    vote: hard_state.vote,
-                    commit: hard_state.commit,
-                },
-                position: self.writer.position(),
+                hard_state: checkpoint::HardState { term: hard_state.term, vote: hard_state.vote, commit },
+                position,
                 extents: self.writer.extents(),
             }));
         }
@@ -461,6 +564,7 @@ impl Core {
             let moves = std::mem::take(&mut self.moves_gathering);
             self.in_flight = Some(InFlight { number: self.gathering.take(), moves });
             effects.write = self.writer.take_write();
+            self.mark();
             effects.write_entries = std::mem::take(&mut self.entries_gathering);
             assert!(effects.write.is_some(), "durability was asked for and nothing left to write");
         }
@@ -474,104 +578,50 @@ impl Core {
         Ok(effects)
     }
 
+    /// The log is between two writes.
+    fn mark(&mut self) {
+        self.show_segments();
+        let last_index = self.node.store().last_index().expect("the log's last index is always known");
+        self.marks.push_back(Mark { position: self.writer.position(), last_index });
+        let applied = self.state.applied().0;
+        while self.marks.get(1).is_some_and(|mark| mark.last_index <= applied) {
+            self.marks.pop_front();
+        }
+    }
+
+    /// Entries that are no longer in memory are read from their segments, also from those that were begun since the table
+    /// was last shown.
+    fn show_segments(&mut self) {
+        let active = self.writer.active_life();
+        if std::mem::replace(&mut self.shown_life, active) != active {
+            let table = Arc::new(self.writer.table().clone());
+            self.node.mut_store().set_values(table);
+        }
+    }
+
+    /// Where a replay onto the present state may begin, if a capture is wanted and there is such a place in the segments
+    /// that it is wanted from: behind it lies every entry that is not applied, and no value is on its way.
+    fn replay_from(&mut self) -> Option<LogPosition> {
+        let from = self.capture_wanted?;
+        if self.roll_wanted || self.relocating() || !self.moves_recovered.is_empty() {
+            return None;
+        }
+        let applied = self.state.applied().0;
+        #[cfg(any(test, feature = "sim"))]
+        let applied = if self.has(Planted::CheckpointsAhead) { u64::MAX } else { applied };
+        let suits = |mark: &&Mark| mark.last_index <= applied;
+        self.marks.iter().rev().find(suits).map(|mark| mark.position).filter(|position| position.life >= from)
+    }
+
     fn may_write(&self) -> bool {
         self.in_flight.is_none() && (self.gathering.is_some() || !self.moves_gathering.is_empty())
-    }
-
-    /// Alone, a leader gains nothing by handing entries to the crate before they can be written; with followers their
-    /// disks run beside its own.
-    fn may_propose(&self) -> bool {
-        self.is_leader() && (self.in_flight.is_none() || !self.node.raft.prs().is_singleton())
-    }
-
-    /// Whether everything in the log is durable and applied.
-    fn is_level(&self) -> bool {
-        let last = self.node.store().last_index().expect("the log's last index is always known");
-        self.in_flight.is_none()
-            && self.gathering.is_none()
-            && self.moves_gathering.is_empty()
-            && self.moves_recovered.is_empty()
-            && last == self.state.applied().0
-    }
-
-    /// One change at a time: only when it is applied is it known whether the next one fits.
-    fn may_change(&self) -> bool {
-        !self.changes.is_empty() && self.may_propose() && !self.node.raft.has_pending_conf()
-    }
-
-    /// What the crate does with a proposed change, but for its look into the bytes: to its runtime a learner in etcd's
-    /// number is no change at all, and it drops the proposal.
-    fn propose_change(&mut self) {
-        if !self.may_change() {
-            return;
-        }
-        let Queued { caller, id, data } = self.changes.pop_front().expect("there is one");
-        self.queued_bytes -= data.len();
-        let caller = caller.expect("a change has a caller");
-        let fits = match translate::conf_change(&data) {
-            Ok((change, _)) => self.state.membership.check(&change, self.state.learners_max()),
-            Err(cause) => Err(Status::internal(cause.to_string())),
-        };
-        if let Err(status) = fits {
-            return self.fail(caller, status);
-        }
-        let raft = &mut self.node.raft;
-        let entry = Entry { entry_type: EntryType::EntryConfChange, data, ..Entry::default() };
-        // The leader refuses only while it hands over; the caller may try again.
-        if raft.lead_transferee.is_some() || !raft.append_entry(&mut [entry]) {
-            return self.fail(caller, error::NO_LEADER);
-        }
-        raft.pending_conf_index = raft.raft_log.last_index();
-        raft.bcast_append();
-        self.callers.insert(id, caller);
-    }
-
-    fn propose_queued(&mut self) {
-        if self.queue.is_empty() || !self.may_propose() {
-            return;
-        }
-        let mut message = Message { from: self.node.raft.id, ..Message::default() };
-        message.set_msg_type(MessageType::MsgPropose);
-        let (mut entries, mut ids, mut bytes) = (Vec::with_capacity(self.queue.len()), Vec::new(), 0);
-        while bytes < limits::WRITE_BATCH_BYTES {
-            let Some(queued) = self.queue.pop_front() else { break };
-            bytes += queued.data.len();
-            if let Some(caller) = queued.caller {
-                self.callers.insert(queued.id, caller);
-                ids.push(queued.id);
-            }
-            entries.push(Entry { data: queued.data, ..Entry::default() });
-        }
-        self.queued_bytes -= bytes;
-        message.set_entries(entries.into());
-        if let Err(cause) = self.node.step(message) {
-            // The leader refuses only while it hands over; the callers may try again.
-            let status = match cause {
-                raft::Error::ProposalDropped => error::NO_LEADER,
-                other => Status::internal(other.to_string()),
-            };
-            for id in ids {
-                if let Some(caller) = self.callers.remove(&id) {
-                    self.fail(caller, status.clone());
-                }
-            }
-        }
-    }
-
-    fn start_read_round(&mut self) {
-        if self.reads_new.is_empty() || !self.is_leader() || !self.committed_in_term {
-            return;
-        }
-        let context = self.next_context;
-        self.next_context += 1;
-        self.rounds.push_back(ReadRound { context, callers: std::mem::take(&mut self.reads_new), index: None });
-        self.node.read_index(context.to_be_bytes().to_vec());
     }
 
     fn handle_readies(&mut self, effects: &mut Effects) -> io::Result<()> {
         while self.node.has_ready() {
             self.handle_ready(effects)?;
         }
+        self.draw_timeout();
         Ok(())
     }
 
@@ -581,6 +631,10 @@ impl Core {
         if let Some(soft) = ready.ss() {
             // A new term has to commit something before it may serve reads.
             self.committed_in_term &= soft.raft_state == StateRole::Leader && soft.leader_id == self.node.raft.id;
+            if soft.leader_id != 0 && soft.leader_id != self.led_by {
+                self.led_by = soft.leader_id;
+                self.leader_changed();
+            }
         }
         let entries = ready.take_entries();
         self.entries_gathering += entries.len() as u64;
@@ -591,7 +645,10 @@ impl Core {
         // Behind the entries, so that a torn write never leaves a commit index without them.
         if let Some(hard_state) = ready.hs() {
             let old = self.node.store().hard_state();
-            if (old.term, old.vote) != (hard_state.term, hard_state.vote) {
+            let voted = (old.term, old.vote) != (hard_state.term, hard_state.vote);
+            #[cfg(any(test, feature = "sim"))]
+            let voted = voted && !self.has(Planted::ForgetsVotes);
+            if voted {
                 self.unsynced_vote = Some(number);
                 self.committed_in_term = false;
                 self.writer.append_hard_state(hard_state.term, hard_state.vote, hard_state.commit);
@@ -605,18 +662,16 @@ impl Core {
         assert!(ready.snapshot().is_empty(), "a snapshot came to a cluster of one");
         effects.messages.extend(ready.take_messages());
         for message in ready.take_persisted_messages() {
-            if translate::waits_for_persistence(message.get_msg_type(), self.unsynced_vote.is_some()) {
+            let waits = translate::waits_for_persistence(message.get_msg_type(), self.unsynced_vote.is_some());
+            #[cfg(any(test, feature = "sim"))]
+            let waits = waits && !self.has(Planted::AnswersUnsynced);
+            if waits {
                 self.waiting_messages.push((number, message));
             } else {
                 effects.messages.push(message);
             }
         }
-        for state in ready.take_read_states() {
-            let context = u64::from_be_bytes(state.request_ctx.as_slice().try_into().expect("a context is 8 bytes"));
-            if let Some(round) = self.rounds.iter_mut().find(|round| round.context == context) {
-                round.index = Some(state.index);
-            }
-        }
+        self.take_read_states(ready.take_read_states());
         let committed = ready.take_committed_entries();
         let must_sync = ready.must_sync();
         self.node.advance_append_async(ready);
@@ -625,6 +680,10 @@ impl Core {
             _ if must_sync || self.gathering.is_some() => self.gathering = Some(number),
             Some(in_flight) if in_flight.number.is_some() => in_flight.number = Some(number),
             _ => self.persisted(number),
+        }
+        #[cfg(any(test, feature = "sim"))]
+        if self.has(Planted::CountsUnsynced) && self.is_leader() {
+            self.node.on_persist_ready(number);
         }
         self.apply(committed)
     }
@@ -674,7 +733,7 @@ impl Core {
         if entry.index <= self.recovered {
             self.batch.tokens.clear();
         }
-        if let Some(caller) = self.callers.remove(&applied.id) {
+        if let Some((caller, _)) = self.callers.remove(&applied.id) {
             self.outcomes[caller.shard as usize].push((caller.token, Outcome::Applied(Box::new(applied.result))));
         }
         Ok(())
@@ -697,7 +756,7 @@ impl Core {
                 (0, Err(Status::internal(cause.to_string())))
             }
         };
-        if let Some(caller) = self.callers.remove(&id) {
+        if let Some((caller, _)) = self.callers.remove(&id) {
             let outcome = Outcome::Applied(Box::new(result.map(|()| Answer::Nothing)));
             self.outcomes[caller.shard as usize].push((caller.token, outcome));
         }
@@ -707,16 +766,6 @@ impl Core {
         let conf_state = conf_state.expect("a committed configuration change fits the configuration before it");
         self.state.set_conf_state(translate::conf_state(&conf_state));
         self.node.mut_store().set_conf_state(conf_state);
-    }
-
-    fn finish_reads(&mut self) {
-        let applied = self.node.raft.raft_log.applied;
-        while self.rounds.front().is_some_and(|round| round.index.is_some_and(|index| index <= applied)) {
-            let round = self.rounds.pop_front().expect("just seen");
-            for caller in round.callers {
-                self.outcomes[caller.shard as usize].push((caller.token, Outcome::Done));
-            }
-        }
     }
 
     fn finish_compactions(&mut self) {

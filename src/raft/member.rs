@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
+use super::identity;
 use crate::{
     auth::tokens::{SimpleTokens, Tokens},
     config::Config,
@@ -79,9 +80,6 @@ impl SharedStanding {
 impl Member {
     /// `now_ms`: unix time in milliseconds when the member started.
     pub fn new(id: u64, cluster_id: u64, config: Config, now_ms: u64) -> Self {
-        // Two bytes of the member's id, five of the start time, one to count in: ids of two lives of a member, and
-        // of two members, do not meet.
-        let first = (id & 0xffff) << 48 | (now_ms & 0xff_ffff_ffff) << 8;
         let shards = (0..config.shards).map(|_| Arc::default()).collect();
         Member {
             id,
@@ -94,7 +92,7 @@ impl Member {
             db_size: AtomicU64::new(0),
             db_size_in_use: AtomicU64::new(0),
             compaction_hashes: CompactionHashes::default(),
-            next_id: AtomicU64::new(first),
+            next_id: AtomicU64::new(identity::first_id(id, now_ms)),
         }
     }
 

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    limits,
     runtime::file::Durability,
     store::state::State,
     wal::{
@@ -56,9 +57,10 @@ pub struct Started {
     pub cut: Option<Cut>,
 }
 
-/// Opens the data directory or makes a new one. `probe` measures how the device syncs; asked at the first start only.
+/// Opens the data directory or makes a new one. `now_ms`: Unix time. `probe` measures how the device syncs; asked at the first start only.
 pub fn start(
     config: &Config,
+    now_ms: u64,
     logger: slog::Logger,
     probe: impl FnOnce(&Path) -> io::Result<Durability>,
 ) -> Result<Started, StartError> {
@@ -86,11 +88,17 @@ pub fn start(
     // An old log keeps the ids it has: what the flags say counts for a new one only, as in etcd.
     let options = Options::for_requests(config.max_request_bytes, identity::cluster_id(&members), own);
     let manner = Manner {
-        founder: |id| Founder { id, name: config.name.clone(), peer_urls: config.initial_advertise_peer_urls.clone() },
+        founders: |id| {
+            let peer_urls = config.initial_advertise_peer_urls.clone();
+            vec![Founder { id, name: config.name.clone(), peer_urls }]
+        },
         lease_ttl_min: config.lease_ttl_min(),
         shards: config.shards,
         election_ticks: (config.election_ms / config.heartbeat_ms) as usize,
         pre_vote: config.pre_vote,
+        request_ticks: config.request_timeout_ms().div_ceil(config.heartbeat_ms),
+        retry_ticks: (limits::READ_INDEX_RETRY_MS / config.heartbeat_ms).max(1),
+        life: identity::first_id(own, now_ms),
         quota_bytes: config.quota_bytes,
         logger,
     };
@@ -110,19 +118,23 @@ pub fn start(
     })
 }
 
-/// How a core is to run, and who founds the cluster if there is none.
-pub(super) struct Manner<F> {
-    pub founder: F,
+/// How a core is to run, and who found the cluster if there is none.
+pub(crate) struct Manner<F> {
+    /// Told the member's id.
+    pub founders: F,
     pub lease_ttl_min: i64,
     pub shards: usize,
     pub election_ticks: usize,
     pub pre_vote: bool,
+    pub request_ticks: u64,
+    pub retry_ticks: u64,
+    pub life: u64,
     pub quota_bytes: Option<u64>,
     pub logger: slog::Logger,
 }
 
 /// What a log gives.
-pub(super) struct Resumed {
+pub(crate) struct Resumed {
     pub parts: Parts,
     pub cluster_id: u64,
     pub covered: Covered,
@@ -132,16 +144,16 @@ pub(super) struct Resumed {
 }
 
 /// Recovers a log, begins it if it is new, and puts together what a core is made from.
-pub(super) fn resume(
+pub(crate) fn resume(
     dir: &Dir,
     options: &Options,
-    manner: Manner<impl FnOnce(u64) -> Founder>,
+    manner: Manner<impl FnOnce(u64) -> Vec<Founder>>,
 ) -> Result<Resumed, StartError> {
     let mut recovered = recovery::recover(dir, options)?;
     // A first start that was cut short before its first write has left an empty log, and promised nothing.
     if recovered.checkpoint.is_none() && recovered.entries.is_empty() {
-        let founder = (manner.founder)(recovered.member_id);
-        recovered.hard_state = begin_log(&[founder], &mut recovered.writer, &mut recovered.entries);
+        let founders = (manner.founders)(recovered.member_id);
+        recovered.hard_state = begin_log(&founders, &mut recovered.writer, &mut recovered.entries);
         let write = recovered.writer.take_write().expect("a new log has something to write");
         dir.write(&write)?;
     }
@@ -187,6 +199,9 @@ pub(super) fn resume(
         shards: manner.shards,
         election_ticks: manner.election_ticks,
         pre_vote: manner.pre_vote,
+        request_ticks: manner.request_ticks,
+        retry_ticks: manner.retry_ticks,
+        life: manner.life,
         quota_bytes: manner.quota_bytes,
         logger: manner.logger,
     };

@@ -97,7 +97,8 @@ pub fn run(config: Config) -> Result<Infallible, String> {
         None => None,
     };
 
-    let started = start::start(&config, crate::observe::log::Drain::logger("raft"), |dir| {
+    let now_ms = unix_ms();
+    let started = start::start(&config, now_ms, crate::observe::log::Drain::logger("raft"), |dir| {
         let dir = dir.to_owned();
         executors::run_one(move || file::probe(dir)).map_err(std::io::Error::other)?
     })
@@ -113,7 +114,7 @@ pub fn run(config: Config) -> Result<Infallible, String> {
     }
     // In the data directory, which is this process's by now, a certificate may have to be made.
     let listeners = doors::guard(&config, bound)?;
-    let member = Arc::new(Member::new(started.member_id, started.cluster_id, config, unix_ms()).with_tokens(tokens));
+    let member = Arc::new(Member::new(started.member_id, started.cluster_id, config, now_ms).with_tokens(tokens));
     let view = View { state: started.parts.state.clone(), segments: started.parts.writer.table().clone() };
     log!(
         Info,

@@ -251,6 +251,11 @@ impl Writer {
         &self.table
     }
 
+    /// Whether something was appended that no write has taken.
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
     /// Where the next record goes: what a checkpoint names as "replay from here", if its state holds all that was
     /// appended so far, relocations included. The segment's file must exist before such a checkpoint is written.
     pub fn position(&self) -> LogPosition {

@@ -4,13 +4,14 @@
 use super::*;
 
 impl Core {
-    /// The next turn that finds everything durable and applied hands out a capture.
+    /// The next turn that can hands out a capture.
     pub fn want_capture(&mut self, roll: Roll) {
-        self.capture_wanted = Some(roll);
+        self.capture_wanted = Some(0);
+        self.roll_wanted = roll == Roll::Over;
     }
 
-    /// A checkpoint is durable: of the raft log, what it has applied is no longer needed; of the segments, those into
-    /// which neither it nor the present state points. They are taken out of the log and given to the caller, whose
+    /// A checkpoint is durable: of the raft log, what it has applied is no longer needed but for members that are a little
+    /// behind; of the segments, those into which neither it, nor the present state, nor the raft log points. They are taken out of the log and given to the caller, whose
     /// files they are to recycle once nobody reads from them.
     ///
     /// Why nothing else can point there: entries behind the checkpoint lie behind its position, the present state
@@ -18,17 +19,17 @@ impl Core {
     /// their segments themselves.
     pub fn checkpointed(&mut self, checkpoint: &Covered) -> Vec<Arc<Segment>> {
         assert!(checkpoint.applied <= self.state.applied().0, "a checkpoint is ahead of the state");
-        self.node.mut_store().compact(checkpoint.applied);
+        let kept = if self.is_alone() { 0 } else { limits::RAFT_CATCH_UP_ENTRIES };
+        self.node.mut_store().compact(checkpoint.applied.saturating_sub(kept));
         let usage = self.state.index.usage();
+        let log_from = self.node.store().first_place().map_or(u32::MAX, |place| place.segment);
         let unused: Vec<u32> = sealed(&self.writer)
             .map(|segment| segment.life())
-            .filter(|life| *life < checkpoint.replay_from)
+            .filter(|life| *life < checkpoint.replay_from.min(log_from))
             .filter(|life| checkpoint.usage.of(*life).is_none() && usage.of(*life).is_none())
             .collect();
-        let log_from = self.node.store().first_place().map_or(u32::MAX, |place| place.segment);
         let mut retired = Vec::with_capacity(unused.len());
         for life in unused {
-            assert!(life < log_from, "segment {life} holds entries that the log retains");
             let moving = self.in_flight.iter().flat_map(|write| &write.moves).chain(&self.moves_gathering);
             let pending = self.moves_recovered.iter().flat_map(|(_, moves)| moves);
             assert!(moving.chain(pending).all(|one| one.to.segment != life), "values are on their way into {life}");

@@ -103,11 +103,14 @@ struct World {
 
 fn resume(dir: &Dir) -> (Core, Covered) {
     let manner = Manner {
-        founder: |id| Founder { id, name: "n".into(), peer_urls: vec!["http://localhost:2380".into()] },
+        founders: |id| vec![Founder { id, name: "n".into(), peer_urls: vec!["http://localhost:2380".into()] }],
         lease_ttl_min: 1,
         shards: 1,
         election_ticks: 10,
         pre_vote: true,
+        request_ticks: 70,
+        retry_ticks: 5,
+        life: 0,
         quota_bytes: None,
         logger: slog::Logger::root(slog::Discard, slog::o!()),
     };
