@@ -70,8 +70,17 @@ ask() {
         *) arguments+=(-X "$method") ;;
     esac
     if [ "$body" ]; then arguments+=(--data-binary "$body"); fi
-    : >"$work/head"; : >"$work/body"
-    curl "${arguments[@]}" "$@" "$url$path" 2>&1 || echo "curl: $?"
+    # A server that answers before it has read the body may end the stream before curl has seen the answer: by chance, and
+    # etcd's does so, too. Nothing has been done then.
+    local tries code said
+    for tries in $(seq 20); do
+        : >"$work/head"; : >"$work/body"
+        code=0
+        said=$(curl "${arguments[@]}" "$@" "$url$path" 2>&1) || code=$?
+        if [ "$code" != 92 ]; then break; fi
+    done
+    if [ "$said" ]; then echo "$said"; fi
+    if [ "$code" != 0 ]; then echo "curl: $code"; fi
     # There curl takes the head for the body.
     if [ "$method" = HEAD ]; then : >"$work/body"; fi
     show
