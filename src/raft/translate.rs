@@ -7,6 +7,8 @@ use raft::eraftpb;
 
 use crate::proto::raftpb;
 
+pub mod messages;
+
 /// A configuration change as etcd logs it, decoded and checked.
 #[derive(Debug, PartialEq)]
 pub enum Change {

@@ -16,8 +16,6 @@ use std::{
     path::Path,
 };
 
-use raft::eraftpb::{Message, MessageType};
-
 use self::{
     checker::Checker,
     client::Client,
@@ -27,10 +25,12 @@ use self::{
 };
 pub use crate::raft::core::Planted;
 use crate::{
+    proto::raftpb::{Message, MessageType},
     raft::{
         bootstrap::Founder,
         core::{Effects, Roll},
         mail::{FromCore, Outcome},
+        translate::messages,
     },
     store::{hash::hash_kv, types::Values},
 };
@@ -270,10 +270,13 @@ impl World {
             let left = self.members[to].still_until - self.now;
             return self.after(left, Event::Arrival { from, to, message });
         }
-        let kind = message.get_msg_type() as u64;
-        self.trace(&[self.now, 1, to as u64, kind, message.term, message.index, message.commit]);
-        let asks_for_vote = message.get_msg_type() == MessageType::MsgRequestVote;
-        self.members[to].core.as_mut().expect("it runs").step(*message);
+        let number = |field: Option<u64>| field.unwrap_or_default();
+        let kind = message.r#type() as u64;
+        let (term, index, commit) = (number(message.term), number(message.index), number(message.commit));
+        self.trace(&[self.now, 1, to as u64, kind, term, index, commit]);
+        let asks_for_vote = message.r#type() == MessageType::MsgVote;
+        let message = messages::message_for_crate(*message).expect("members send nothing that stays within one");
+        self.members[to].core.as_mut().expect("it runs").step(message);
         self.turn(to);
         // What is forgotten then is worst.
         if asks_for_vote && self.faulty && self.random.permille(100) {
@@ -296,6 +299,8 @@ impl World {
     fn carry_out(&mut self, member: usize, effects: Effects) {
         for message in effects.messages {
             let to = self.members.iter().position(|one| one.id == message.to).expect("a member");
+            // As it is on the way, without what only the crate knows.
+            let message = messages::message(message);
             if let Some(us) = self.network.carry(&mut self.random) {
                 self.after(us, Event::Arrival { from: member, to, message: Box::new(message) });
             }

@@ -4,6 +4,7 @@
 
 pub mod frame;
 pub mod head;
+pub mod peer;
 
 use bytes::{BufMut, BytesMut};
 
