@@ -603,7 +603,8 @@ impl Core {
     /// that it is wanted from: behind it lies every entry that is not applied, and no value is on its way.
     fn replay_from(&mut self) -> Option<LogPosition> {
         let from = self.capture_wanted?;
-        if self.roll_wanted || self.relocating() || !self.moves_recovered.is_empty() {
+        // Behind a write that is still under way nothing can be replayed from: it may be lost.
+        if self.in_flight.is_some() || self.roll_wanted || self.relocating() || !self.moves_recovered.is_empty() {
             return None;
         }
         let applied = self.state.applied().0;
