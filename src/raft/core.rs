@@ -92,20 +92,17 @@ pub enum Planted {
     ReadsBeforeApply,
     /// A checkpoint says that replay begins behind entries that it does not hold.
     CheckpointsAhead,
-    /// A checkpoint says that entries are committed which may not be on the disk yet.
-    CheckpointsCommit,
 }
 
 #[cfg(any(test, feature = "sim"))]
 impl Planted {
-    pub const ALL: [Planted; 7] = [
+    pub const ALL: [Planted; 6] = [
         Planted::CountsUnsynced,
         Planted::AnswersUnsynced,
         Planted::ForgetsVotes,
         Planted::ReadsWithoutQuorum,
         Planted::ReadsBeforeApply,
         Planted::CheckpointsAhead,
-        Planted::CheckpointsCommit,
     ];
 }
 
@@ -543,8 +540,6 @@ impl Core {
             let hard_state = self.node.store().hard_state();
             // Entries beyond may be committed, and not be on this member's disk yet.
             let commit = self.state.applied().0;
-            #[cfg(any(test, feature = "sim"))]
-            let commit = if self.has(Planted::CheckpointsCommit) { hard_state.commit } else { commit };
             effects.capture = Some(Box::new(Capture {
                 state: self.state.clone(),
                 hard_state: checkpoint::HardState { term: hard_state.term, vote: hard_state.vote, commit },
