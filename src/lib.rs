@@ -16,7 +16,7 @@
 //! * [`wal`] is where the values lie: segments of checksummed records, written once, and what a restart makes of them.
 //!
 //! Beneath all of them: [`runtime`] (executors on io_uring), [`observe`] (logs, metrics, traces), [`limits`] (every bound and
-//! its sum), [`error`] (every text a client can be given), [`version`].
+//! its sum), [`error`] (every text a client can be given), [`random`], [`version`].
 //!
 //! Arrows between rooms point down this list, never up. `docs/architecture.md` tells why it is built so,
 //! `docs/format.md` draws the bytes on disk.
@@ -32,6 +32,7 @@ pub mod limits;
 pub mod net;
 pub mod observe;
 pub mod raft;
+pub mod random;
 pub mod runtime;
 pub mod server;
 pub mod shard;

@@ -448,11 +448,6 @@ impl Core {
         self.draw_timeout();
     }
 
-    /// A message to this member could not be sent.
-    pub fn unreachable(&mut self, id: u64) {
-        self.node.report_unreachable(id);
-    }
-
     /// Hands leadership to a voter.
     pub fn transfer_leader(&mut self, to: u64) {
         self.node.transfer_leader(to);
@@ -526,7 +521,7 @@ impl Core {
     /// # Errors
     /// Where a value that decides what an entry does cannot be read: then the member must stop.
     pub fn turn(&mut self) -> io::Result<Effects> {
-        // What is durable is applied first, so that a capture finds the log and the state level.
+        // What is durable is applied first, so that a capture finds a state that is as far as it can be.
         self.settle()?;
         let mut effects = std::mem::take(&mut self.effects);
         if self.roll_wanted && !self.writer.is_open() {

@@ -3,10 +3,7 @@
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::{
-    checker::{Checker, Told},
-    random::Random,
-};
+use super::checker::{Checker, Told};
 use crate::{
     proto::etcdserverpb::{
         Compare, DeleteRangeRequest, InternalRaftRequest, PutRequest, RequestOp, TxnRequest, compare, request_op,
@@ -15,6 +12,7 @@ use crate::{
         mail::{Outcome, ToCore, Token},
         view::View,
     },
+    random::Random,
     shard::mail::Proposal,
     store::{apply::Answer, types::Values},
 };

@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, os::unix::fs::FileExt, path::Path, sync::Arc};
 
-use super::random::Random;
 use crate::{
     limits::LOG_BLOCK_BYTES,
     raft::{
@@ -11,6 +10,7 @@ use crate::{
         start::{self, Manner, Resumed},
         view::View,
     },
+    random::Random,
     store::checkpoint::CheckpointHead,
     wal::{
         bulk::Pace,

@@ -8,7 +8,6 @@ mod checker;
 mod client;
 mod member;
 mod network;
-mod random;
 
 use std::{
     cmp::Reverse,
@@ -21,7 +20,6 @@ use self::{
     client::Client,
     member::Member,
     network::{Network, Weather},
-    random::Random,
 };
 pub use crate::raft::core::Planted;
 use crate::{
@@ -32,6 +30,7 @@ use crate::{
         mail::{FromCore, Outcome},
         translate::messages,
     },
+    random::Random,
     store::{hash::hash_kv, types::Values},
 };
 
@@ -145,7 +144,7 @@ impl World {
         let founders: Vec<Founder> = (0..plan.members).map(founder).collect();
         let mut world = World {
             plan,
-            random: Random::new(seed),
+            random: Random(seed),
             now: 0,
             agenda: BinaryHeap::new(),
             numbered: 0,
@@ -404,7 +403,7 @@ impl World {
             6 | 7 => {
                 self.fault("partition");
                 self.network.heal();
-                let sides = self.random.next();
+                let sides = self.random.draw();
                 self.network.part(self.plan.members, |member| sides >> member & 1 == 0);
             }
             8 => {

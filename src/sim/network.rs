@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::random::Random;
+use crate::random::Random;
 
 /// How bad the ways are.
 #[derive(Clone, Copy, Debug)]

@@ -5,13 +5,11 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-use urd::error::Code;
+use urd::{error::Code, random::Random};
 use urd_client::{
     Client, Error,
     etcdserverpb::{CompactionRequest, DefragmentRequest},
 };
-
-use crate::load::Random;
 
 #[derive(Debug)]
 pub struct Keeper {

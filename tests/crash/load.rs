@@ -1,7 +1,7 @@
 //! What clients do to the server until it dies: each writer on a connection and a set of keys of its own, one request
 //! after the other; watchers that go on where they stood.
 
-use urd::error::Code;
+use urd::{error::Code, random::Random};
 use urd_client::{
     Client, Error,
     etcdserverpb::{PutRequest, TxnRequest, WatchResponse},
@@ -10,24 +10,6 @@ use urd_client::{
 };
 
 use crate::checker::{Answer, Change, Op, What};
-
-/// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
-#[derive(Debug)]
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
 
 const KEYS: u64 = 20;
 

@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeSet, sync::atomic::Ordering::Relaxed, time::Duration};
 
+use urd::random::Random;
 use urd_client::{
     Client,
     etcdserverpb::{LeaseLeasesRequest, RangeRequest},
@@ -12,7 +13,7 @@ use urd_client::{
 use crate::{
     checker::{Change, What, contiguous, explain, replay, watched},
     keeper::Keeper,
-    load::{Follower, Random, Writer},
+    load::{Follower, Writer},
     server::{Server, soon},
 };
 
@@ -112,7 +113,7 @@ impl Trial {
             }));
         }
         let mut defragments = None;
-        let keeping = match kept.then(|| Keeper::new(self.compacted, self.compactable(), self.random.next())) {
+        let keeping = match kept.then(|| Keeper::new(self.compacted, self.compactable(), self.random.draw())) {
             Some(mut keeper) => {
                 let client = self.server.client().await;
                 defragments = Some(keeper.defragments.clone());

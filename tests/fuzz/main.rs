@@ -50,7 +50,7 @@ fn seeds_and_what_becomes_of_them_go_through() {
                 fs::write(dir.join(format!("seed-{at}")), input).unwrap();
             }
         }
-        let mut random = Random(1);
+        let mut random = Random(urd::random::Random(1));
         let (begin, mut executions) = (Instant::now(), 0u64);
         while begin.elapsed() < Duration::from_secs(seconds) {
             let input = mutated(&seeds, &mut random);
@@ -68,16 +68,12 @@ fn seeds_and_what_becomes_of_them_go_through() {
     }
 }
 
-/// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
-struct Random(u64);
+struct Random(urd::random::Random);
 
 impl Random {
+    /// 0 for a bound of 0.
     fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ z >> 31) % bound.max(1) as u64) as usize
+        self.0.below(bound.max(1) as u64) as usize
     }
 }
 

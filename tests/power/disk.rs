@@ -21,7 +21,9 @@ use fuser::{
     WriteFlags,
 };
 
-use crate::{load::Random, server::PATIENCE};
+use urd::random::Random;
+
+use crate::server::PATIENCE;
 
 const BLOCK: usize = 4096;
 

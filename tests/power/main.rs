@@ -20,10 +20,9 @@ use std::time::{Duration, Instant};
 
 use disk::{Disk, Mounted, What};
 use fuser::Errno;
-use load::Random;
 use server::{PATIENCE, Server, refused, soon};
 use trial::{Trial, variable};
-use urd::error;
+use urd::{error, random::Random};
 use urd_client::{
     Client,
     etcdserverpb::{DefragmentRequest, RangeRequest},

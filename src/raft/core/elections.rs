@@ -4,6 +4,7 @@
 use raft::StateRole;
 
 use super::Core;
+use crate::random::mix;
 
 #[derive(Default)]
 pub(super) struct Elections {
@@ -29,12 +30,4 @@ impl Core {
             raft.set_randomized_election_timeout(self.elections.timeout);
         }
     }
-}
-
-/// The finalizer of SplitMix64: neighbouring numbers give unrelated ones.
-fn mix(number: u64) -> u64 {
-    let mut z = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ z >> 31
 }

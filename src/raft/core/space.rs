@@ -11,8 +11,8 @@ impl Core {
     }
 
     /// A checkpoint is durable: of the raft log, what it has applied is no longer needed but for members that are a little
-    /// behind; of the segments, those into which neither it, nor the present state, nor the raft log points. They are taken out of the log and given to the caller, whose
-    /// files they are to recycle once nobody reads from them.
+    /// behind; of the segments, those into which neither it, nor the present state, nor the raft log points. They are taken
+    /// out of the log and given to the caller, whose files they are to recycle once nobody reads from them.
     ///
     /// Why nothing else can point there: entries behind the checkpoint lie behind its position, the present state
     /// points where the checkpoint does or behind its position, and a replay from the checkpoint does too. Views hold

@@ -16,6 +16,7 @@ use crate::{
         bootstrap::Founder,
         start::{self, Manner, Resumed},
     },
+    random::Random,
     shard::{mail::Proposal, pending::Pending},
     store::{checkpoint::CheckpointHead, hash::hash_kv, types::Values},
     wal::{
@@ -28,23 +29,6 @@ use crate::{
 /// Small, so that segments come and go.
 const OPTIONS: Options =
     Options { segment_bytes: 48 * 1024, recent_bytes: 64 * 1024, cluster_id: 0xc1, member_id: 0xe1 };
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
 
 /// What the requests make of a state that nothing ever happens to. Entry n lies whole in segment n.
 struct Model {
@@ -192,7 +176,7 @@ impl World {
             2..5 => 1_000,
             _ => self.random.below(200),
         };
-        let value: Bytes = (0..len).map(|_| self.random.next() as u8).collect::<Vec<_>>().into();
+        let value: Bytes = (0..len).map(|_| self.random.draw() as u8).collect::<Vec<_>>().into();
         let random = &mut self.random;
         let mut request = InternalRaftRequest { id, ..Default::default() };
         let put = |random: &mut Random, value: Bytes| PutRequest { key: key(random), value, ..Default::default() };

@@ -13,7 +13,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use slab::Slab;
 use smallvec::SmallVec;
 
-use crate::store::types::KeyRange;
+use crate::{random::Random, store::types::KeyRange};
 
 /// No slot.
 pub const NONE: u32 = u32::MAX;
@@ -50,7 +50,7 @@ pub struct Groups {
     /// The treap of the groups that are more than one key.
     root: Option<u32>,
     hasher: DefaultHashBuilder,
-    random: u64,
+    random: Random,
     bytes: usize,
 }
 
@@ -127,18 +127,14 @@ impl Groups {
     }
 
     fn insert(&mut self, hash: u64, key: &[u8], end: &[u8]) -> u32 {
-        // Splitmix64: the priorities need to be independent of the keys, no more.
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.random;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         let group = Group {
             key: key.into(),
             end: end.into(),
             members: SmallVec::new(),
             left: NONE,
             right: NONE,
-            priority: (mixed >> 32) as u32,
+            // Priorities need to be independent of the keys, no more.
+            priority: (self.random.draw() >> 32) as u32,
             furthest: NONE,
         };
         let at = self.groups.insert(group) as u32;
