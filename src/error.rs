@@ -239,3 +239,16 @@ pub fn unreadable(cause: &std::io::Error) -> Status {
     };
     Status::new(code, format!("a stored value could not be read: {cause}"))
 }
+
+/// The system's text for an error as Go spells it: no capital, no number.
+pub fn in_go_words(cause: &std::io::Error) -> String {
+    let text = cause.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
+}
+
+/// A file that cannot be opened, as Go tells of it.
+pub fn cannot_open(path: &std::path::Path) -> impl FnOnce(std::io::Error) -> String + '_ {
+    move |cause| format!("open {}: {}", path.display(), in_go_words(&cause))
+}

@@ -15,7 +15,7 @@ use super::{
     parse::Settings,
     value,
 };
-use crate::net::listener::in_go_words;
+use crate::error::cannot_open;
 
 /// Flags that are keys of the file, too; of what is not here etcd's file knows nothing.
 const KEYS: &[&str] = &[
@@ -174,8 +174,8 @@ const SECTIONS: &[(&[&str], &[Inner])] = &[
 /// # Errors
 /// A file that cannot be read, is neither YAML nor JSON, or gives a key a value that it cannot have.
 pub(super) fn read(path: &str) -> Result<Settings, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|cause| {
-        ConfigError::invalid(format!("open {path}: {}", in_go_words(&cause)))
+    let text = std::fs::read_to_string(path).map_err(cannot_open(path.as_ref())).map_err(|why| {
+        ConfigError::invalid(why)
             .hint("name a file that this process may read, or leave it out and give the settings as flags")
     })?;
     settings_of(&text).map_err(|cause| ConfigError::invalid(format!("{path}: {cause}")))

@@ -11,6 +11,7 @@ use std::{
 
 use super::seats::{Seat, Seats};
 use crate::{
+    error::in_go_words,
     limits,
     runtime::{
         self,
@@ -197,14 +198,6 @@ impl fmt::Display for BindError {
 }
 
 impl std::error::Error for BindError {}
-
-/// The system's text for an error as Go spells it: no capital, no number.
-pub(crate) fn in_go_words(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut letters = text.chars();
-    letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
-}
 
 #[cfg(test)]
 #[path = "listener_tests.rs"]

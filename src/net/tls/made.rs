@@ -28,7 +28,7 @@ pub fn make_certificate(folder: &Path, hosts: &[String], years: u64) -> Result<(
     let (certificate, pair) = sign(hosts, years).map_err(|cause| format!("cannot make a certificate: {cause}"))?;
     let failed = |path: &Path| {
         let path = path.to_owned();
-        move |cause: io::Error| format!("{}: {}", path.display(), crate::net::listener::in_go_words(&cause))
+        move |cause: io::Error| format!("{}: {}", path.display(), crate::error::in_go_words(&cause))
     };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed(folder))?;
     fs::write(&cert, certificate).map_err(failed(&cert))?;

@@ -11,7 +11,7 @@ mod origin;
 mod reread;
 mod stream;
 
-use std::{io, net::IpAddr, path::Path, rc::Rc, sync::Arc, time::Duration};
+use std::{net::IpAddr, path::Path, rc::Rc, sync::Arc, time::Duration};
 
 use rustls::{
     ServerConfig,
@@ -26,6 +26,7 @@ use self::{admission::Admission, keys::KeyFiles};
 pub use self::{fuzz::fuzz_certificates, made::make_certificate, stream::Secured};
 use crate::{
     config::tls::{Files, Tls, Version},
+    error::cannot_open,
     limits, runtime,
 };
 
@@ -143,11 +144,6 @@ fn provider(tls: &Tls) -> CryptoProvider {
 /// The bytes of a file of certificates or keys.
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(cannot_open(path))
-}
-
-/// As Go says it.
-fn cannot_open(path: &Path) -> impl FnOnce(io::Error) -> String + '_ {
-    move |cause| format!("open {}: {}", path.display(), super::listener::in_go_words(&cause))
 }
 
 #[cfg(test)]

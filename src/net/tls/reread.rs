@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use super::cannot_open;
+use crate::error::cannot_open;
 
 pub(super) struct Reread<T> {
     /// Held for a look at the file system, and longer only when there is news.

@@ -28,7 +28,7 @@ pub use self::{
     rotate::Rotation,
 };
 use self::{line::Line, rotate::RotatingFile, sampler::Sampler};
-use crate::net::listener::in_go_words;
+use crate::error::cannot_open;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -214,8 +214,7 @@ impl Logger {
         let named = |output: &Output| {
             open(output).map_err(|cause| match output {
                 Output::File(path) => {
-                    let why = format!("open sink {path:?}: open {}: {}", path.display(), in_go_words(&cause));
-                    io::Error::new(cause.kind(), why)
+                    io::Error::new(cause.kind(), format!("open sink {path:?}: {}", cannot_open(path)(cause)))
                 }
                 Output::Stderr | Output::Stdout => cause,
             })
