@@ -9,21 +9,7 @@ set -euo pipefail
 server=$(realpath "${1:?usage: gateway.sh SERVER FOLDER [http2]}")
 reference=$(realpath "${2:?usage: gateway.sh SERVER FOLDER [http2]}")
 over=${3:-http1}
-work=$(mktemp -d)
-pid=
-stop() {
-    if [ "$pid" ]; then kill -9 "$pid" && wait "$pid" || true; fi 2>/dev/null
-    pid=
-}
-finish() {
-    stop
-    rm -rf "$work"
-}
-trap finish EXIT
-
-source "$(dirname "$0")/servers.sh"
-client=$(free_port)
-peer=$(free_port)
+source "$(dirname "$0")/one-server.sh"
 url=http://127.0.0.1:$client
 flags=()
 spoken=()
@@ -38,13 +24,7 @@ fi
 # start NAME BINARY
 start() {
     launch "$1" "$2" "$client" "$peer" "http://127.0.0.1:$peer" "${flags[@]}"
-    pid=$launched
-    for _ in $(seq 300); do
-        # The reference learns the storage's version a moment after it has begun to serve.
-        if curl -sS "${spoken[@]}" "$url/version" 2>/dev/null | grep -q '"storage":"3'; then return; fi
-        sleep 0.1
-    done
-    not_ready "$1"
+    get_ready "$1" "$url" "${spoken[@]}"
 }
 
 # show: the answer in $work/head and $work/body.

@@ -10,22 +10,7 @@ set -euo pipefail
 server=$(realpath "${1:?usage: metrics.sh SERVER FOLDER}")
 reference=$(realpath "${2:?usage: metrics.sh SERVER FOLDER}")
 here=$(realpath "$(dirname "$0")")
-work=$(mktemp -d)
-pid=
-stop() {
-    if [ "$pid" ]; then kill -9 "$pid" && wait "$pid" || true; fi 2>/dev/null
-    pid=
-}
-finish() {
-    stop
-    rm -rf "$work"
-}
-trap finish EXIT
-
-source "$here/servers.sh"
-client=$(free_port)
-peer=$(free_port)
-while [ "$peer" = "$client" ]; do peer=$(free_port); done
+source "$here/one-server.sh"
 url=http://127.0.0.1:$client
 
 ctl() { "$reference/etcdctl" --endpoints="127.0.0.1:$client" "$@"; }
@@ -35,14 +20,7 @@ post() { curl -sS --max-time 20 -X POST "$url/v3/$1" -d "$2" >>"$work/said" 2>&1
 start() {
     rm -rf "$work/$1.data"
     launch "$1" "$2" "$client" "$peer" "http://127.0.0.1:$peer" "${@:3}"
-    pid=$launched
-    for _ in $(seq 300); do
-        # The reference learns the storage's version a moment after it has begun to serve.
-        if curl -sS "$url/version" 2>/dev/null | grep -q '"storage":"3'; then return; fi
-        kill -0 "$pid" 2>/dev/null || break
-        sleep 0.1
-    done
-    not_ready "$1"
+    get_ready "$1" "$url"
 }
 
 # until_told COMMAND...: one that goes on until it is ended, which it is once it has told something.

@@ -7,36 +7,14 @@
 set -euo pipefail
 server=$(realpath "${1:?usage: peers.sh SERVER FOLDER}")
 reference=$(realpath "${2:?usage: peers.sh SERVER FOLDER}")
-work=$(mktemp -d)
-pid=
-stop() {
-    if [ "$pid" ]; then kill -9 "$pid" && wait "$pid" || true; fi 2>/dev/null
-    pid=
-}
-finish() {
-    stop
-    rm -rf "$work"
-}
-trap finish EXIT
-
-source "$(dirname "$0")/servers.sh"
-client=$(free_port)
-peer=$(free_port)
-while [ "$peer" = "$client" ]; do peer=$(free_port); done
+source "$(dirname "$0")/one-server.sh"
 
 # start NAME BINARY SCHEME [FLAG...]
 start() {
     rm -rf "$work/$1.data"
     launch "$1" "$2" "$client" "$peer" "$3://127.0.0.1:$peer" --listen-peer-urls="$3://127.0.0.1:$peer" "${@:4}"
-    pid=$launched
     url=$3://127.0.0.1:$peer
-    for _ in $(seq 300); do
-        # The reference learns the storage's version a moment after it has begun to serve.
-        if curl -sS "http://127.0.0.1:$client/version" 2>/dev/null | grep -q '"storage":"3'; then return; fi
-        kill -0 "$pid" 2>/dev/null || break
-        sleep 0.1
-    done
-    not_ready "$1"
+    get_ready "$1" "http://127.0.0.1:$client"
 }
 
 ctl() { "$reference/etcdctl" --endpoints="127.0.0.1:$client" "$@"; }
