@@ -7,7 +7,7 @@ use std::{
 
 use urd_client::raw::{PREFACE, flag, header_block, kind};
 
-use super::{MIB, PUT, RANGE, WATCH, flood, open, prefixed, sent_away, ways, withstand};
+use super::{MIB, PUT, RANGE, WATCH, flood, open, prefixed, put_large, sent_away, ways, withstand};
 use crate::server::{PATIENCE, soon};
 
 #[tokio::test]
@@ -62,9 +62,7 @@ async fn slow_writers_cost_what_they_have_sent() {
 async fn slow_readers_cost_a_piece_each() {
     let (server, ways) = ways::start().await;
     let client = server.client().await;
-    for key in 0..16 {
-        client.put(format!("big{key:02}"), vec![7u8; 1 << 20]).await.unwrap();
-    }
+    put_large(&client).await;
     // 20 answers of 16 MiB that nobody reads, made in pieces: each is the smaller, the more there are.
     withstand(&server, &ways, "unread ranges", 4 * urd::limits::LISTINGS_BYTES as u64 + 64 * MIB, |way| {
         flood(20, way, |raw| {

@@ -39,6 +39,16 @@ fn ends(socket: &mut TcpStream) {
     }
 }
 
+/// Three hundred connections, on each of which that has been sent.
+fn begin(way: &Way, bytes: &[u8]) -> Vec<TcpStream> {
+    let one = |_| {
+        let mut socket = dial(way);
+        socket.write_all(bytes).unwrap();
+        socket
+    };
+    (0..300).map(one).collect()
+}
+
 #[tokio::test]
 async fn handshakes_that_come_to_nothing_cost_little_each() {
     let authority = Authority::new();
@@ -47,16 +57,7 @@ async fn handshakes_that_come_to_nothing_cost_little_each() {
     let hello = client_hello(&config);
     let ways = [Way::tls("encrypted", &encrypted, config.clone())];
     let (half, bytes, whole) = (hello[..hello.len() / 2].to_vec(), hello.clone(), hello);
-    withstand(&server, &ways, "half a ClientHello", 16 * MIB, move |way| {
-        (0..300)
-            .map(|_| {
-                let mut socket = dial(way);
-                socket.write_all(&half).unwrap();
-                socket
-            })
-            .collect::<Vec<_>>()
-    })
-    .await;
+    withstand(&server, &ways, "half a ClientHello", 16 * MIB, move |way| begin(way, &half)).await;
     withstand(&server, &ways, "a ClientHello byte by byte", 16 * MIB, move |way| {
         let mut held: Vec<TcpStream> = (0..50).map(|_| dial(way)).collect();
         for byte in &bytes[..bytes.len() - 1] {
@@ -65,16 +66,7 @@ async fn handshakes_that_come_to_nothing_cost_little_each() {
         held
     })
     .await;
-    withstand(&server, &ways, "answers that nobody takes up", 32 * MIB, move |way| {
-        (0..300)
-            .map(|_| {
-                let mut socket = dial(way);
-                socket.write_all(&whole).unwrap();
-                socket
-            })
-            .collect::<Vec<_>>()
-    })
-    .await;
+    withstand(&server, &ways, "answers that nobody takes up", 32 * MIB, move |way| begin(way, &whole)).await;
     withstand(&server, &ways, "noise behind a record's head", 16 * MIB, |way| {
         for length in [5u16, 300, 16_384, 65_535] {
             for _ in 0..25 {

@@ -32,6 +32,12 @@ fn status(raw: &mut RawConnection) -> u16 {
 const GET: &[u8] = b"GET /health HTTP/1.1\r\nHost: x\r\n";
 const POST: &[u8] = b"POST /v3/kv/range HTTP/1.1\r\nHost: x\r\n";
 
+/// A request with that body, all of it.
+fn post(path: &str, json: &[u8]) -> Vec<u8> {
+    let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", json.len());
+    [head.as_bytes(), json].concat()
+}
+
 #[tokio::test]
 async fn heads_are_bounded_in_size_and_number_and_cost_what_was_sent() {
     let (server, ways) = ways::start_http1().await;
@@ -190,8 +196,7 @@ async fn json_bombs_are_refused_or_passed_over() {
         ("no UTF-8", "range", b"{\"x\":\"\xff\xfe\"}".to_vec(), 400),
     ];
     for (name, method, json, wanted) in bombs {
-        let head = format!("POST /v3/kv/{method} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", json.len());
-        let request = [head.as_bytes(), &json].concat();
+        let request = post(&format!("/v3/kv/{method}"), &json);
         withstand(&server, &ways[..1], name, 64 * MIB, move |way| {
             let mut held: Vec<RawConnection> = (0..4).map(|_| way.open()).collect();
             held.iter_mut().for_each(|raw| raw.write(&request).unwrap());
@@ -207,9 +212,7 @@ async fn watches_of_the_gateway_that_nobody_reads_keep_a_place() {
     let (server, ways) = ways::start_http1().await;
     let writer = server.client().await;
     let before = open(&server);
-    let order = br#"{"create_request":{"key":"aw==","range_end":"AA=="}}"#;
-    let request = format!("POST /v3/watch HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", order.len());
-    let request = [request.as_bytes(), order].concat();
+    let request = post("/v3/watch", br#"{"create_request":{"key":"aw==","range_end":"AA=="}}"#);
     let held = tokio::task::spawn_blocking(move || {
         let watch = |at: usize| {
             let mut raw = ways[at % 2].open();

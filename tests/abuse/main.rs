@@ -38,6 +38,13 @@ struct Open {
     queued_bytes: u64,
 }
 
+/// Sixteen keys, `big00` and so on, of one MiB each.
+async fn put_large(client: &Client) {
+    for key in 0..16 {
+        client.put(format!("big{key:02}"), vec![7u8; 1 << 20]).await.unwrap();
+    }
+}
+
 /// From `/metrics`, asked on a connection of its own.
 fn open(server: &Server) -> Open {
     use std::io::{Read, Write};

@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 
 use urd_client::raw::{RawConnection, RawFrame, flag, header_block, kind};
 
-use super::{MIB, PUT, RANGE, WATCH, flood, goes_away, hello, prefixed, sent_away, ways, withstand};
+use super::{MIB, PUT, RANGE, WATCH, flood, goes_away, hello, prefixed, put_large, sent_away, ways, withstand};
 use crate::server::soon;
 
 const TXN: &str = "/etcdserverpb.KV/Txn";
@@ -153,9 +153,7 @@ async fn windows_beyond_their_bound_are_refused_and_small_ones_borne() {
 async fn answers_that_nobody_reads_are_made_when_there_is_room() {
     let (server, ways) = ways::start().await;
     let client = server.client().await;
-    for key in 0..16 {
-        client.put(format!("big{key:02}"), vec![7u8; 1 << 20]).await.unwrap();
-    }
+    put_large(&client).await;
     // What may wait in whole, and one more; pieces of those that are made in pieces.
     let bound = urd::limits::GRPC_UNREAD_BYTES as u64 + 4 * urd::limits::LISTINGS_BYTES as u64 + 32 * MIB;
     let single = b"\x0a\x05big00";
