@@ -2,8 +2,10 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
+
+use arc_swap::ArcSwap;
 
 use super::identity;
 use crate::{
@@ -25,6 +27,9 @@ pub struct Member {
     /// Bytes of the log and the checkpoints, and those of them that live; told by the raft core.
     pub db_size: AtomicU64,
     pub db_size_in_use: AtomicU64,
+    /// Whether all members know this one by its name and client URLs.
+    pub introduced: AtomicBool,
+    pub reached: Reached,
     /// How users are known by what they show.
     pub tokens: Tokens,
     /// Told by the raft core at each compaction.
@@ -54,6 +59,28 @@ pub struct SharedStanding {
     /// On a leader, of its own log: the highest index that is durable, and the one after the last.
     pub matched: AtomicU64,
     pub next: AtomicU64,
+}
+
+/// Which other members are reached, each since when, in the milliseconds of the executors' clock. Told by the executor
+/// that has the ways to them.
+#[derive(Default)]
+pub struct Reached(ArcSwap<Vec<(u64, u64)>>);
+
+impl Reached {
+    /// `since_ms`: None where the member is not reached any more.
+    pub fn tell(&self, member: u64, since_ms: Option<u64>) {
+        let mut table: Vec<(u64, u64)> = self.0.load().iter().filter(|(id, _)| *id != member).copied().collect();
+        table.extend(since_ms.map(|since_ms| (member, since_ms)));
+        self.0.store(Arc::new(table));
+    }
+
+    pub fn since(&self, member: u64) -> Option<u64> {
+        self.0.load().iter().find(|(id, _)| *id == member).map(|(_, since_ms)| *since_ms)
+    }
+
+    pub fn count(&self) -> usize {
+        self.0.load().len()
+    }
 }
 
 /// What a member is in raft, in the order of its numbers.
@@ -91,6 +118,8 @@ impl Member {
             standing: SharedStanding::default(),
             db_size: AtomicU64::new(0),
             db_size_in_use: AtomicU64::new(0),
+            introduced: AtomicBool::new(false),
+            reached: Reached::default(),
             compaction_hashes: CompactionHashes::default(),
             next_id: AtomicU64::new(identity::first_id(id, now_ms)),
         }

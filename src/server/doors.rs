@@ -2,7 +2,7 @@
 
 use std::{
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -125,8 +125,8 @@ fn with_pair<'a>(
     Ok(Files { cert, key, ..files.clone() })
 }
 
-/// Opens the doors and waits for the signal that ends the process. Clients are let in once the member leads; other members,
-/// and who asks for its health or metrics, at once.
+/// Opens the doors and waits for the signal that ends the process. Clients are let in once all members know this one; other
+/// members, and who asks for its health or metrics, at once.
 pub(super) async fn open_and_wait(desk: Rc<Desk>) {
     let (listeners, signals) = take(&desk.house.entrance);
     let (at_once, clients): (Vec<_>, Vec<_>) =
@@ -142,10 +142,12 @@ pub(super) async fn open_and_wait(desk: Rc<Desk>) {
         log!(Info, "serving metrics", "address" = format!("{scheme}://{}", listener.local()));
         doors.push(open(&desk, listener, door));
     }
-    // Nor before the cluster's version is decided and the leases' deadlines run: who is let in finds a member as it
-    // will be.
-    while !desk.house.member.is_leader() || desk.house.published.load().state.cluster_version.is_none() {
-        runtime::sleep(Duration::from_millis(1)).await;
+    // Nor before the cluster's version is decided and, where it leads, the leases' deadlines run: who is let in finds a
+    // member as it will be. (etcd: EtcdServer.ReadyNotify.)
+    let mut pause = Duration::from_millis(1);
+    while !desk.house.member.introduced.load(Relaxed) || desk.house.published.load().state.cluster_version.is_none() {
+        runtime::sleep(pause).await;
+        pause = (2 * pause).min(Duration::from_millis(16));
     }
     desk.shard.tick(runtime::now_ms());
     for (listener, door) in clients {
