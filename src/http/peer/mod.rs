@@ -2,7 +2,6 @@
 //! answered, in which order it is checked, and in what words it is refused is etcd's, so that members of both kinds understand
 //! each other. What the answers need comes from a `Source`. (etcd: etcdhttp/peer.go, rafthttp/http.go, leasehttp/http.go.)
 
-mod body;
 mod leases;
 mod members;
 mod raft;

@@ -11,11 +11,7 @@ use hyper::body::Incoming;
 use prost::Message as _;
 use time::{OffsetDateTime, UtcOffset};
 
-use super::{
-    CLUSTER_ID, Source,
-    body::{Fault, Reader},
-    header as value_of, hex, of_cluster,
-};
+use super::{CLUSTER_ID, Source, header as value_of, hex, of_cluster};
 use crate::{
     http::{
         answer::{self, Answer, allow, error as refusal},
@@ -23,6 +19,7 @@ use crate::{
     },
     limits, log,
     observe::log::hex as shown_hex,
+    peers::body::{Fault, Reader},
     proto::raftpb::{Message, MessageType},
     runtime, version,
 };
