@@ -1,2 +1,3 @@
 pub mod body;
 pub mod client;
+pub mod remote;

@@ -3,6 +3,7 @@
 
 mod desk;
 mod doors;
+mod founding;
 mod integrity;
 mod peers;
 mod source;
@@ -10,6 +11,7 @@ mod source;
 use std::{
     convert::Infallible,
     fmt::Display,
+    path::Path,
     rc::Rc,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -98,11 +100,12 @@ pub fn run(config: Config) -> Result<Infallible, String> {
     };
 
     let now_ms = unix_ms();
-    let started = start::start(&config, now_ms, crate::observe::log::Drain::logger("raft"), |dir| {
+    let probe = |dir: &Path| {
         let dir = dir.to_owned();
         executors::run_one(move || file::probe(dir)).map_err(std::io::Error::other)?
-    })
-    .map_err(text)?;
+    };
+    let logger = crate::observe::log::Drain::logger("raft");
+    let started = start::start(&config, now_ms, logger, probe, founding::found).map_err(text)?;
     if let Some(cut) = &started.cut {
         log!(
             Warn,
