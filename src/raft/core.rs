@@ -448,6 +448,11 @@ impl Core {
         self.draw_timeout();
     }
 
+    /// A message to that member has been lost: what it has is to be asked again.
+    pub fn report_unreachable(&mut self, id: u64) {
+        self.node.report_unreachable(id);
+    }
+
     /// Hands leadership to a voter.
     pub fn transfer_leader(&mut self, to: u64) {
         self.node.transfer_leader(to);

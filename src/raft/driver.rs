@@ -13,6 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use raft::eraftpb::Message;
 
 use super::{
     bootstrap,
@@ -29,13 +30,24 @@ use crate::{
         metrics::{Operation, ShardMetrics, Stage},
     },
     runtime,
-    store::apply::{self, LeaseChange},
+    store::{
+        apply::{self, LeaseChange},
+        membership::Membership,
+    },
     wal::{record::RECORDS_FROM, writer::PendingWrite},
 };
 
 /// Where a shard's mail goes: straight to one on the same executor, by post to the others.
 pub trait PostRoom {
     fn send(&self, shard: usize, mail: FromCore);
+}
+
+/// The ways to the other members.
+pub trait Ways {
+    fn send(&self, messages: Vec<Message>);
+
+    /// Who belongs to the cluster now, and who has done so.
+    fn update(&self, membership: &Membership);
 }
 
 /// The shard on the driver's own executor.
@@ -59,6 +71,9 @@ pub struct Driver {
     /// The shard on this executor, if there is one; its outbox is emptied without a hop.
     local: Option<Rc<dyn Beside>>,
     post: Box<dyn PostRoom>,
+    ways: Box<dyn Ways>,
+    /// As the ways know it.
+    membership: RefCell<Membership>,
     /// Milliseconds since the member started.
     clock: fn() -> u64,
     kicked: Cell<bool>,
@@ -141,6 +156,7 @@ pub struct Parts {
     /// The shard on the same executor, if there is one.
     pub local: Option<Rc<dyn Beside>>,
     pub post: Box<dyn PostRoom>,
+    pub ways: Box<dyn Ways>,
     /// Milliseconds, never going back: what shards count deadlines by.
     pub clock: fn() -> u64,
     /// Of the checkpoint that recovery has read; 0 if there was none.
@@ -151,7 +167,7 @@ pub struct Parts {
 
 impl Driver {
     pub fn new(parts: Parts) -> Rc<Self> {
-        let Parts { core, files, member, published, local, post, clock, checkpoint_bytes, tail_bytes } = parts;
+        let Parts { core, files, member, published, local, post, ways, clock, checkpoint_bytes, tail_bytes } = parts;
         Rc::new(Driver {
             core: RefCell::new(core),
             files,
@@ -159,6 +175,8 @@ impl Driver {
             published,
             local,
             post,
+            ways,
+            membership: RefCell::default(),
             clock,
             kicked: Cell::new(true),
             waker: RefCell::new(None),
@@ -180,7 +198,10 @@ impl Driver {
     pub async fn run(self: Rc<Self>) {
         // First what recovery left committed (a new cluster's own members), so that the campaign finds who may vote.
         self.turn();
-        if let Err(cause) = self.core.borrow_mut().campaign() {
+        let membership = self.core.borrow().state().membership.clone();
+        self.tell_members(&membership);
+        let alone = self.core.borrow().is_alone();
+        if alone && let Err(cause) = self.core.borrow_mut().campaign() {
             stop_for(&io::Error::other(cause), "cannot stand for election", "report this with the log");
         }
         self.turn();
@@ -271,6 +292,12 @@ impl Driver {
         let result = work(&mut self.core.borrow_mut());
         self.kick();
         result
+    }
+
+    /// Takes a message of another member.
+    pub fn step(&self, message: Message) {
+        runtime::now();
+        self.with_core(|core| core.step(message));
     }
 
     /// Looks at the core without disturbing it.
@@ -366,8 +393,9 @@ impl Driver {
     }
 
     fn carry_out(self: &Rc<Self>, effects: Effects) {
-        // To learners: there is no way to other members in this version, and raft takes a message for one that is lost.
-        drop(effects.messages);
+        if !effects.messages.is_empty() {
+            self.ways.send(effects.messages);
+        }
         if let Some(write) = effects.write {
             let metrics = &self.member.metrics.core;
             metrics.batch_size.observe_value(effects.write_entries);
@@ -384,6 +412,7 @@ impl Driver {
         }
         if let Some(view) = effects.view {
             self.tell_sizes();
+            self.tell_members(&view.state.membership);
             self.published.publish(view);
         }
         self.tell_standing();
@@ -398,6 +427,13 @@ impl Driver {
             if let Some(waker) = self.capture_waker.borrow_mut().take() {
                 waker.wake();
             }
+        }
+    }
+
+    fn tell_members(&self, membership: &Membership) {
+        if !self.membership.borrow().is_same(membership) {
+            *self.membership.borrow_mut() = membership.clone();
+            self.ways.update(membership);
         }
     }
 
@@ -446,20 +482,16 @@ impl Driver {
         metrics.proposals_pending.set(core.pending() as i64);
         let serves = core.serves() && core.is_leader();
         drop(core);
-        if serves && !self.was_serving.replace(true) {
-            self.introduce();
+        if self.was_serving.replace(serves) != serves && serves {
+            self.begin_to_lead();
         }
     }
 
-    /// A new leader states the cluster's version and its own name and URLs, as etcd's does.
-    fn introduce(&self) {
-        let member = &self.member;
-        let config = &member.config;
-        let core = &mut *self.core.borrow_mut();
-        let urls = &config.advertise_client_urls;
-        core.propose_own(bootstrap::attributes_request(member.next_id(), member.id, &config.name, urls));
-        Driver::propose_version(core, member);
-        self.kick();
+    /// A new leader states the cluster's version, as etcd's does.
+    fn begin_to_lead(&self) {
+        if Driver::propose_version(&mut self.core.borrow_mut(), &self.member) {
+            self.kick();
+        }
     }
 
     /// A leader states the version that the cluster is to have, once it is another.

@@ -1,9 +1,14 @@
 //! What every core knows of the member it serves: who it is, how it is set up, how it stands in raft, what it counts.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
+
+use arc_swap::ArcSwap;
 
 use super::identity;
 use crate::{
@@ -29,6 +34,9 @@ pub struct Member {
     pub tokens: Tokens,
     /// Told by the raft core at each compaction.
     pub compaction_hashes: CompactionHashes,
+    /// The other members that this one speaks to, and since when each is heard of, by `runtime::now_ms`; told by the raft
+    /// core's executor.
+    pub peers: ArcSwap<BTreeMap<u64, Option<u64>>>,
     /// The low part of request ids, shared by all shards (etcd: pkg/idutil).
     next_id: AtomicU64,
 }
@@ -92,6 +100,7 @@ impl Member {
             db_size: AtomicU64::new(0),
             db_size_in_use: AtomicU64::new(0),
             compaction_hashes: CompactionHashes::default(),
+            peers: ArcSwap::default(),
             next_id: AtomicU64::new(identity::first_id(id, now_ms)),
         }
     }
