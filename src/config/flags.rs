@@ -265,7 +265,7 @@ pub const FLAGS: &[Flag] = &[
     row(Features, "compaction-sleep-interval", Duration, "10ms", Works, "Pause between two such batches. 0: 10 ms."),
     row(Features, "watch-progress-notify-interval", Duration, "10m0s", Works, "Time between two progress reports to a silent watch; at least 100 ms."),
     row(Features, "bootstrap-defrag-threshold-megabytes", Uint, "0", NoEffect("urd has no database file to defragment at the start"), "Defragment at the start if that frees as much."),
-    row(Features, "downgrade-check-time", Duration, "5s", NoEffect(ONE_MEMBER), "Time between two looks at a downgrade's progress."),
+    row(Features, "downgrade-check-time", Duration, "5s", Works, "Time between two looks at a downgrade's progress."),
 
     row(Unsafe, "force-new-cluster", Bool, "false", Works, "Make this member a cluster of one: what it holds as committed is kept, every other member is taken out."),
     row(Unsafe, "unsafe-no-fsync", Bool, "false", NoEffect("urd always makes writes durable before it acknowledges them"), "Acknowledge writes that are not durable."),

@@ -42,6 +42,8 @@ pub struct Config {
     pub heartbeat_ms: u64,
     pub election_ms: u64,
     pub pre_vote: bool,
+    /// Between two looks of a leader at whether a downgrade is done; 0: none.
+    pub downgrade_check_ms: u64,
     /// Nobody but this member belongs to the cluster any more.
     pub force_new_cluster: bool,
     /// Changes of the members that would lose the quorum are refused.
@@ -195,6 +197,7 @@ impl Default for Config {
             heartbeat_ms: 100,
             election_ms: 1000,
             pre_vote: true,
+            downgrade_check_ms: 5_000,
             force_new_cluster: false,
             strict_reconfig_check: true,
             max_learners: limits::LEARNERS_DEFAULT,

@@ -14,7 +14,9 @@ use crate::{
     log,
     observe::log::{hex, shown},
     proto::{
-        etcdserverpb::{LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse},
+        etcdserverpb::{
+            LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
+        },
         leasepb::{LeaseInternalRequest, LeaseInternalResponse},
     },
     store::membership::Member,
@@ -207,9 +209,7 @@ pub async fn promote(
         .map_err(Refusal::Again)?;
     let says = |text: &str| String::from_utf8_lossy(&answer.body).contains(text);
     match answer.status {
-        StatusCode::OK => {
-            serde_json::from_slice(&answer.body).map_err(|cause| Refusal::Again(cause.to_string()))
-        }
+        StatusCode::OK => serde_json::from_slice(&answer.body).map_err(|cause| Refusal::Again(cause.to_string())),
         StatusCode::NOT_FOUND => Err(Refusal::Final(error::MEMBER_NOT_FOUND)),
         StatusCode::PRECONDITION_FAILED if says(&error::LEARNER_NOT_READY.message) => {
             Err(Refusal::Final(error::LEARNER_NOT_READY))

@@ -62,10 +62,7 @@ pub fn first_entries(founders: &[Founder]) -> Vec<FirstEntry> {
 }
 
 /// Who belongs to a cluster after these entries. (etcd: storage.GetEffectiveNodeIDsFromWALEntries.)
-pub fn members_of<'a>(
-    conf_state: &raftpb::ConfState,
-    entries: impl Iterator<Item = (u8, &'a Bytes)>,
-) -> BTreeSet<u64> {
+pub fn members_of<'a>(conf_state: &raftpb::ConfState, entries: impl Iterator<Item = (u8, &'a Bytes)>) -> BTreeSet<u64> {
     let mut ids: BTreeSet<u64> = conf_state.voters.iter().chain(&conf_state.learners).copied().collect();
     for (kind, data) in entries {
         if kind != EntryType::EntryConfChange as u8 {

@@ -13,9 +13,9 @@ use std::{
 };
 
 use bytes::Bytes;
+use raft::eraftpb::Message;
 
 use super::{
-    bootstrap,
     core::{Capture, Core, Effects, Roll},
     mail::{FromCore, ToCore},
     member::{Member, Role},
@@ -29,13 +29,24 @@ use crate::{
         metrics::{Operation, ShardMetrics, Stage},
     },
     runtime,
-    store::apply::{self, LeaseChange},
+    store::{
+        apply::{self, LeaseChange},
+        membership::Membership,
+    },
     wal::{record::RECORDS_FROM, writer::PendingWrite},
 };
 
 /// Where a shard's mail goes: straight to one on the same executor, by post to the others.
 pub trait PostRoom {
     fn send(&self, shard: usize, mail: FromCore);
+}
+
+/// The ways to the other members.
+pub trait Ways {
+    fn send(&self, messages: Vec<Message>);
+
+    /// Who belongs to the cluster now, and who has done so.
+    fn update(&self, membership: &Membership);
 }
 
 /// The shard on the driver's own executor.
@@ -59,6 +70,9 @@ pub struct Driver {
     /// The shard on this executor, if there is one; its outbox is emptied without a hop.
     local: Option<Rc<dyn Beside>>,
     post: Box<dyn PostRoom>,
+    ways: Box<dyn Ways>,
+    /// As the ways know it.
+    membership: RefCell<Membership>,
     /// Milliseconds since the member started.
     clock: fn() -> u64,
     kicked: Cell<bool>,
@@ -74,9 +88,9 @@ pub struct Driver {
     space_kicked: Cell<bool>,
     space_waker: RefCell<Option<Waker>>,
     was_serving: Cell<bool>,
-    introduced_waker: RefCell<Option<Waker>>,
-    /// That the cluster states the version it is being downgraded to has been logged.
-    ready_told: Cell<bool>,
+    lead_begun: Cell<bool>,
+    lead_waker: RefCell<Option<Waker>>,
+    departing: Cell<bool>,
     /// When the first of the proposals arrived that wait for the next write, and of those in the write in flight.
     gathering_since: Cell<Option<Instant>>,
     writing_since: Cell<Option<Instant>>,
@@ -142,6 +156,7 @@ pub struct Parts {
     /// The shard on the same executor, if there is one.
     pub local: Option<Rc<dyn Beside>>,
     pub post: Box<dyn PostRoom>,
+    pub ways: Box<dyn Ways>,
     /// Milliseconds, never going back: what shards count deadlines by.
     pub clock: fn() -> u64,
     /// Of the checkpoint that recovery has read; 0 if there was none.
@@ -152,7 +167,7 @@ pub struct Parts {
 
 impl Driver {
     pub fn new(parts: Parts) -> Rc<Self> {
-        let Parts { core, files, member, published, local, post, clock, checkpoint_bytes, tail_bytes } = parts;
+        let Parts { core, files, member, published, local, post, ways, clock, checkpoint_bytes, tail_bytes } = parts;
         Rc::new(Driver {
             core: RefCell::new(core),
             files,
@@ -160,6 +175,8 @@ impl Driver {
             published,
             local,
             post,
+            ways,
+            membership: RefCell::default(),
             clock,
             kicked: Cell::new(true),
             waker: RefCell::new(None),
@@ -171,8 +188,9 @@ impl Driver {
             space_kicked: Cell::new(true),
             space_waker: RefCell::new(None),
             was_serving: Cell::new(false),
-            introduced_waker: RefCell::new(None),
-            ready_told: Cell::new(false),
+            lead_begun: Cell::new(false),
+            lead_waker: RefCell::new(None),
+            departing: Cell::new(false),
             gathering_since: Cell::new(None),
             writing_since: Cell::new(None),
         })
@@ -182,15 +200,15 @@ impl Driver {
     pub async fn run(self: Rc<Self>) {
         // First what recovery left committed (a new cluster's own members), so that the campaign finds who may vote.
         self.turn();
-        if self.core.borrow().is_alone() {
-            if let Err(cause) = self.core.borrow_mut().campaign() {
-                stop_for(&io::Error::other(cause), "cannot stand for election", "report this with the log");
-            }
-            self.turn();
-        } else {
+        let membership = self.core.borrow().state().membership.clone();
+        self.tell_members(&membership);
+        let alone = self.core.borrow().is_alone();
+        if alone && let Err(cause) = self.core.borrow_mut().campaign() {
+            stop_for(&io::Error::other(cause), "cannot stand for election", "report this with the log");
+        }
+        if !alone {
             runtime::spawn(self.clone().hurry_first_election());
         }
-        runtime::spawn(self.clone().introduce());
         runtime::spawn(self.clone().ticks());
         loop {
             poll_fn(|context| {
@@ -228,7 +246,7 @@ impl Driver {
         let pause = Duration::from_millis(limits::REACHED_LOOK_MS);
         for _ in 0..limits::REACHED_WAIT_MS / limits::REACHED_LOOK_MS {
             runtime::sleep(pause).await;
-            let reached = self.member.reached.count();
+            let reached = self.member.peers.load().values().flatten().count();
             if reached > 1 {
                 let ticks = election_ticks - 2;
                 let duration = |ticks: usize| Duration::from_millis(ticks as u64 * config.heartbeat_ms);
@@ -247,42 +265,6 @@ impl Driver {
         }
     }
 
-    /// Makes this member's name and client URLs known, by whoever leads, as often as it takes. (etcd: publishV3.)
-    async fn introduce(self: Rc<Self>) {
-        let (member, config) = (&self.member, &self.member.config);
-        let patience = Duration::from_millis(config.request_timeout_ms());
-        loop {
-            let id = member.next_id();
-            let request = bootstrap::attributes_request(id, member.id, &config.name, &config.advertise_client_urls);
-            self.with_core(|core| core.introduce(id, request));
-            let introduced = poll_fn(|context| match self.core().is_introduced() {
-                true => Poll::Ready(()),
-                false => {
-                    *self.introduced_waker.borrow_mut() = Some(context.waker().clone());
-                    Poll::Pending
-                }
-            });
-            if runtime::timeout(patience, introduced).await.is_some() {
-                log!(
-                    Info,
-                    "published local member to cluster through raft",
-                    "local-member-id" = hex(member.id),
-                    "cluster-id" = hex(member.cluster_id),
-                    "publish-timeout" = patience
-                );
-                member.introduced.store(true, Relaxed);
-                return;
-            }
-            log!(
-                Warn,
-                "failed to publish local member to cluster through raft",
-                "local-member-id" = hex(member.id),
-                "publish-timeout" = patience,
-                "error" = "etcdserver: request timed out"
-            );
-        }
-    }
-
     async fn ticks(self: Rc<Self>) {
         for ticks in 1u64.. {
             runtime::sleep(Duration::from_millis(self.member.config.heartbeat_ms)).await;
@@ -290,9 +272,6 @@ impl Driver {
             self.member.tokens.sweep((self.clock)());
             if ticks % limits::SPACE_LOOK_TICKS == 0 {
                 self.kick_space();
-            }
-            if ticks % (limits::VERSION_LOOK_MS / self.member.config.heartbeat_ms).max(1) == 0 {
-                self.state_version();
             }
         }
     }
@@ -347,6 +326,12 @@ impl Driver {
         let result = work(&mut self.core.borrow_mut());
         self.kick();
         result
+    }
+
+    /// Takes a message of another member.
+    pub fn step(&self, message: Message) {
+        runtime::now();
+        self.with_core(|core| core.step(message));
     }
 
     /// Looks at the core without disturbing it.
@@ -442,8 +427,9 @@ impl Driver {
     }
 
     fn carry_out(self: &Rc<Self>, effects: Effects) {
-        // To learners: there is no way to other members in this version, and raft takes a message for one that is lost.
-        drop(effects.messages);
+        if !effects.messages.is_empty() {
+            self.ways.send(effects.messages);
+        }
         if let Some(write) = effects.write {
             let metrics = &self.member.metrics.core;
             metrics.batch_size.observe_value(effects.write_entries);
@@ -460,6 +446,7 @@ impl Driver {
         }
         if let Some(view) = effects.view {
             self.tell_sizes();
+            self.tell_members(&view.state.membership);
             self.published.publish(view);
         }
         self.tell_standing();
@@ -474,6 +461,13 @@ impl Driver {
             if let Some(waker) = self.capture_waker.borrow_mut().take() {
                 waker.wake();
             }
+        }
+    }
+
+    fn tell_members(&self, membership: &Membership) {
+        if !self.membership.borrow().is_same(membership) {
+            *self.membership.borrow_mut() = membership.clone();
+            self.ways.update(membership);
         }
     }
 
@@ -497,7 +491,7 @@ impl Driver {
         metrics.auth_revision.set(core.state().auth.revision() as i64);
     }
 
-    fn tell_standing(&self) {
+    fn tell_standing(self: &Rc<Self>) {
         let core = self.core.borrow();
         let standing = core.standing();
         let shared = &self.member.standing;
@@ -521,47 +515,50 @@ impl Driver {
         metrics.applied.set(standing.applied as i64);
         metrics.proposals_pending.set(core.pending() as i64);
         let serves = core.serves() && core.is_leader();
+        let has_left = core.has_left();
         drop(core);
-        if self.core.borrow().is_introduced()
-            && let Some(waker) = self.introduced_waker.borrow_mut().take()
-        {
-            waker.wake();
+        if has_left {
+            self.depart();
         }
-        let served = self.was_serving.replace(serves);
-        if serves && !served {
-            self.state_version();
-        }
-    }
-
-    /// A leader states the version that the cluster is to have, once it is another.
-    fn state_version(&self) {
-        let core = &mut *self.core.borrow_mut();
-        if core.serves() && core.is_leader() && Driver::propose_version(core, &self.member) {
-            self.kick();
-        }
-        let state = core.state();
-        let ready = state.downgrade.as_ref().filter(|it| state.cluster_version.as_deref() == Some(&*it.target));
-        if let (Some(downgrade), false) = (ready, self.ready_told.replace(ready.is_some())) {
-            log!(
-                Info,
-                "The server is ready to downgrade",
-                "target-version" = downgrade.target,
-                "server-version" = crate::version::ETCD
-            );
+        if self.was_serving.replace(serves) != serves && serves {
+            self.lead_begun.set(true);
+            if let Some(waker) = self.lead_waker.borrow_mut().take() {
+                waker.wake();
+            }
         }
     }
 
-    fn propose_version(core: &mut Core, member: &Member) -> bool {
-        let (due, stated) = (core.state().cluster_version_due(), core.state().cluster_version.as_deref());
-        if stated == Some(due) {
-            return false;
+    /// Whether this member leads and may serve.
+    pub fn leads(&self) -> bool {
+        self.was_serving.get()
+    }
+
+    /// Waits until this member begins to lead, no longer than that.
+    pub async fn lead_begins(&self, patience: Duration) {
+        let begins = poll_fn(|context| {
+            if self.lead_begun.take() {
+                return Poll::Ready(());
+            }
+            *self.lead_waker.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        });
+        runtime::timeout(patience, begins).await;
+    }
+
+    /// The member does not belong to the cluster any more: it ends. Its answers go out first, to members and to clients.
+    /// (etcd: EtcdServer.stopWithDelay.)
+    fn depart(self: &Rc<Self>) {
+        if self.departing.replace(true) {
+            return;
         }
-        if stated.is_some() {
-            log!(Info, "updating cluster version using v3 API", "from" = stated.unwrap_or_default(), "to" = due);
-        }
-        let request = bootstrap::cluster_version_request(member.next_id(), due);
-        core.propose_own(request);
-        true
+        let driver = self.clone();
+        runtime::spawn(async move {
+            runtime::sleep(Duration::from_millis(limits::DEPARTURE_MS)).await;
+            let error = "the member has been permanently removed from the cluster";
+            log!(Warn, "server error", "error" = error);
+            log!(Warn, "data-dir used by this member must be removed");
+            driver.member.departed.store(true, Relaxed);
+        });
     }
 
     async fn write(self: Rc<Self>, write: PendingWrite) {

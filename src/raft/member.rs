@@ -1,8 +1,11 @@
 //! What every core knows of the member it serves: who it is, how it is set up, how it stands in raft, what it counts.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -27,13 +30,15 @@ pub struct Member {
     /// Bytes of the log and the checkpoints, and those of them that live; told by the raft core.
     pub db_size: AtomicU64,
     pub db_size_in_use: AtomicU64,
-    /// Whether all members know this one by its name and client URLs.
-    pub introduced: AtomicBool,
-    pub reached: Reached,
     /// How users are known by what they show.
     pub tokens: Tokens,
     /// Told by the raft core at each compaction.
     pub compaction_hashes: CompactionHashes,
+    /// The other members that this one speaks to, and since when each is heard of, by `runtime::now_ms`; told by the raft
+    /// core's executor.
+    pub peers: ArcSwap<BTreeMap<u64, Option<u64>>>,
+    /// The member does not belong to the cluster any more, and ends.
+    pub departed: AtomicBool,
     /// The low part of request ids, shared by all shards (etcd: pkg/idutil).
     next_id: AtomicU64,
 }
@@ -59,28 +64,6 @@ pub struct SharedStanding {
     /// On a leader, of its own log: the highest index that is durable, and the one after the last.
     pub matched: AtomicU64,
     pub next: AtomicU64,
-}
-
-/// Which other members are reached, each since when, in the milliseconds of the executors' clock. Told by the executor
-/// that has the ways to them.
-#[derive(Default)]
-pub struct Reached(ArcSwap<Vec<(u64, u64)>>);
-
-impl Reached {
-    /// `since_ms`: None where the member is not reached any more.
-    pub fn tell(&self, member: u64, since_ms: Option<u64>) {
-        let mut table: Vec<(u64, u64)> = self.0.load().iter().filter(|(id, _)| *id != member).copied().collect();
-        table.extend(since_ms.map(|since_ms| (member, since_ms)));
-        self.0.store(Arc::new(table));
-    }
-
-    pub fn since(&self, member: u64) -> Option<u64> {
-        self.0.load().iter().find(|(id, _)| *id == member).map(|(_, since_ms)| *since_ms)
-    }
-
-    pub fn count(&self) -> usize {
-        self.0.load().len()
-    }
 }
 
 /// What a member is in raft, in the order of its numbers.
@@ -118,9 +101,9 @@ impl Member {
             standing: SharedStanding::default(),
             db_size: AtomicU64::new(0),
             db_size_in_use: AtomicU64::new(0),
-            introduced: AtomicBool::new(false),
-            reached: Reached::default(),
             compaction_hashes: CompactionHashes::default(),
+            peers: ArcSwap::default(),
+            departed: AtomicBool::new(false),
             next_id: AtomicU64::new(identity::first_id(id, now_ms)),
         }
     }

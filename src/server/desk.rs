@@ -5,7 +5,7 @@ use std::{cell::Cell, future::poll_fn, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{House, Letter, doors::Door, source::ShardSource};
+use super::{House, Letter, doors::Door, source::ShardSource, ways::ToPeers};
 use crate::{
     api::service::Services,
     grpc::{self, Drain, Origin, Settings, local::Local},
@@ -47,7 +47,7 @@ pub(super) struct Desk {
 const TICKS_PER_LOOK: u32 = 1000 / limits::SHARD_TICK_MS as u32;
 
 impl Desk {
-    pub fn new(house: Arc<House>, port: Rc<Port<Letter>>, shard: Rc<Shard>) -> Self {
+    pub fn new(house: Arc<House>, port: Rc<Port<Letter>>, shard: Rc<Shard>, way: ToPeers) -> Self {
         let services = Services::new(shard.clone());
         let settings = Settings::of(&house.member.config, shard.metrics.clone());
         let tracer = house
@@ -55,7 +55,7 @@ impl Desk {
             .clone()
             .map(|exporter| Rc::new(Tracer::new(exporter).expect("the system gives random numbers")));
         let settings = Rc::new(Settings { tracer, ..settings });
-        let source = Rc::new(ShardSource::new(services.clone(), house.exporter.clone()));
+        let source = Rc::new(ShardSource::new(services.clone(), house.exporter.clone(), way));
         let (traffic, drain, ticks) = (Rc::default(), Drain::new(), Cell::new(0));
         let local = Local { handler: services.clone(), settings: settings.clone(), drain: drain.clone() };
         let config = &house.member.config;

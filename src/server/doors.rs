@@ -2,11 +2,11 @@
 
 use std::{
     rc::Rc,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::{Letter, desk::Desk, take};
+use super::{Letter, departure::unless_departed, desk::Desk, introduction, take};
 use crate::{
     config::{Config, tls::Files},
     http::Surface,
@@ -14,7 +14,7 @@ use crate::{
     net::{
         Listener,
         listener::Arrival,
-        tls::{self, Guard},
+        tls::{self, Caller, Guard},
     },
     observe::log::shown,
     runtime,
@@ -88,6 +88,24 @@ fn client_guard(config: &Config) -> Result<Guard, String> {
     Guard::new(&config.tls, &with_pair(config, &config.tls.client, "client", urls)?)
 }
 
+/// With what this member calls others.
+pub(super) fn peer_files(config: &Config) -> Result<Files, String> {
+    let is_encrypted = config.listen_peer_urls.iter().any(|url| url.starts_with("https"));
+    match is_encrypted {
+        true => with_pair(config, &config.tls.peer, "peer", config.listen_peer_urls.iter()),
+        false => Ok(config.tls.peer.clone()),
+    }
+}
+
+/// That other members can be called with these files is found out at the start, if there are any.
+pub(super) fn check_calling(config: &Config) -> Result<(), String> {
+    let files = peer_files(config)?;
+    match files.has_pair() || files.demands_certificates() {
+        true => Caller::new(&config.tls, &files).map(drop),
+        false => Ok(()),
+    }
+}
+
 /// The files of a certificate are looked at wherever there are any, so that what is wrong with them is told.
 fn peer_guard(config: &Config, bound: &[Bound]) -> Result<Option<Guard>, String> {
     let files = &config.tls.peer;
@@ -125,7 +143,7 @@ fn with_pair<'a>(
     Ok(Files { cert, key, ..files.clone() })
 }
 
-/// Opens the doors and waits for the signal that ends the process. Clients are let in once all members know this one; other
+/// Opens the doors and waits for the signal that ends the process. Clients are let in once the cluster knows the member; other
 /// members, and who asks for its health or metrics, at once.
 pub(super) async fn open_and_wait(desk: Rc<Desk>) {
     let (listeners, signals) = take(&desk.house.entrance);
@@ -142,12 +160,18 @@ pub(super) async fn open_and_wait(desk: Rc<Desk>) {
         log!(Info, "serving metrics", "address" = format!("{scheme}://{}", listener.local()));
         doors.push(open(&desk, listener, door));
     }
-    // Nor before the cluster's version is decided and, where it leads, the leases' deadlines run: who is let in finds a
-    // member as it will be. (etcd: EtcdServer.ReadyNotify.)
-    let mut pause = Duration::from_millis(1);
-    while !desk.house.member.introduced.load(Relaxed) || desk.house.published.load().state.cluster_version.is_none() {
-        runtime::sleep(pause).await;
-        pause = (2 * pause).min(Duration::from_millis(16));
+    let member = &desk.house.member;
+    let ready = async {
+        introduction::publish(&desk.shard).await;
+        // Nor before the cluster's version is decided and the leases' deadlines run: who is let in finds a member as it
+        // will be.
+        while desk.house.published.load().state.cluster_version.is_none() {
+            runtime::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    if unless_departed(member, ready).await.is_none() {
+        log!(Fatal, "listener failed", "error" = "server is stopping");
+        std::process::exit(1);
     }
     desk.shard.tick(runtime::now_ms());
     for (listener, door) in clients {
@@ -163,9 +187,10 @@ pub(super) async fn open_and_wait(desk: Rc<Desk>) {
     }
     log!(Info, "ready to serve client requests");
     runtime::tell_service_manager();
-    match signals.wait().await {
-        Ok(signal) => log!(Info, "received signal; shutting down", "signal" = signal.name()),
-        Err(cause) => log!(Error, "cannot wait for signals; shutting down", "error" = shown(&cause)),
+    match unless_departed(member, signals.wait()).await {
+        None => {}
+        Some(Ok(signal)) => log!(Info, "received signal; shutting down", "signal" = signal.name()),
+        Some(Err(cause)) => log!(Error, "cannot wait for signals; shutting down", "error" = shown(&cause)),
     }
     drop(doors);
     for shard in 1..desk.house.member.config.shards {
@@ -192,7 +217,13 @@ fn open(desk: &Rc<Desk>, listener: Listener, door: Door) -> runtime::Task<()> {
     let (seats, desk) = (desk.house.seats.clone(), desk.clone());
     runtime::spawn_with_handle(async move {
         let number = desk.shard.id;
-        let hand_over = |arrival: Arrival| match arrival.seat.shard() {
+        // What members say is for the core: beside it, if there is a shard, nothing of it has to change executors.
+        let beside_core = Some(desk.house.core_peer).filter(|core| *core < desk.house.member.config.shards);
+        let seat = |arrival: &Arrival| match beside_core.filter(|_| door.surface == Surface::Peer) {
+            Some(shard) => shard,
+            None => arrival.seat.shard(),
+        };
+        let hand_over = |arrival: Arrival| match seat(&arrival) {
             shard if shard == number => desk.serve(arrival, door.clone()),
             shard => desk.port.send(shard, Letter::Arrival(arrival, door.clone())),
         };

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
+use super::doors;
 use crate::{
     config::{Config, bootstrap::are_same_places},
     limits, log,
-    net::tls::Caller,
     observe::log::{hex, shown},
     peers::{
         client::Client,
@@ -103,10 +103,10 @@ fn ask<T: Send + 'static>(
     config: &Config,
     question: impl AsyncFnOnce(&Client) -> T + Send + 'static,
 ) -> Result<T, String> {
-    let caller = Caller::new(&config.tls, &config.tls.peer)?;
+    let (tls, files) = (config.tls.clone(), doors::peer_files(config)?);
     let patience = Duration::from_millis(config.peer_dial_timeout_ms());
     executors::run_one(move || async move {
-        let client = Client::new(Some(caller), patience);
+        let client = Client::new(tls, files, patience);
         question(&client).await
     })
     .map_err(|cause| cause.to_string())
@@ -246,7 +246,8 @@ mod tests {
 
     #[test]
     fn a_cluster_is_told_in_gos_words() {
-        let known = Member { name: "n".into(), client_urls: vec!["http://c:1".into()], ..member(0x3f, &["http://a:1"]) };
+        let known =
+            Member { name: "n".into(), client_urls: vec!["http://c:1".into()], ..member(0x3f, &["http://a:1"]) };
         assert_eq!(
             in_go_words(&Cluster { id: 0x1f, members: vec![known] }),
             "{ClusterID:1f Members:[&{ID:3f RaftAttributes:{PeerURLs:[http://a:1] IsLearner:false} \
