@@ -17,6 +17,11 @@ pub const LEARNERS_DEFAULT: usize = 1;
 /// readyPercentThreshold).
 pub const LEARNER_READY_PERCENT: u64 = 90;
 
+/// Between two looks of a starting member at whom it reaches, and how long it looks before it waits out its whole election
+/// timeout (etcd: EtcdServer.adjustTicks).
+pub const REACHED_LOOK_MS: u64 = 50;
+pub const REACHED_WAIT_MS: u64 = 5_000;
+
 /// Between two looks of a leader at the version that the cluster states (etcd: server.go, monitorVersionInterval).
 pub const VERSION_LOOK_MS: u64 = 4_000;
 

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     limits, log,
     observe::{
-        log::shown,
+        log::{hex, shown},
         metrics::{Operation, ShardMetrics, Stage},
     },
     runtime,
@@ -89,6 +89,7 @@ pub struct Driver {
     space_kicked: Cell<bool>,
     space_waker: RefCell<Option<Waker>>,
     was_serving: Cell<bool>,
+    introduced_waker: RefCell<Option<Waker>>,
     /// That the cluster states the version it is being downgraded to has been logged.
     ready_told: Cell<bool>,
     /// When the first of the proposals arrived that wait for the next write, and of those in the write in flight.
@@ -188,6 +189,7 @@ impl Driver {
             space_kicked: Cell::new(true),
             space_waker: RefCell::new(None),
             was_serving: Cell::new(false),
+            introduced_waker: RefCell::new(None),
             ready_told: Cell::new(false),
             gathering_since: Cell::new(None),
             writing_since: Cell::new(None),
@@ -200,11 +202,15 @@ impl Driver {
         self.turn();
         let membership = self.core.borrow().state().membership.clone();
         self.tell_members(&membership);
-        let alone = self.core.borrow().is_alone();
-        if alone && let Err(cause) = self.core.borrow_mut().campaign() {
-            stop_for(&io::Error::other(cause), "cannot stand for election", "report this with the log");
+        if self.core.borrow().is_alone() {
+            if let Err(cause) = self.core.borrow_mut().campaign() {
+                stop_for(&io::Error::other(cause), "cannot stand for election", "report this with the log");
+            }
+            self.turn();
+        } else {
+            runtime::spawn(self.clone().hurry_first_election());
         }
-        self.turn();
+        runtime::spawn(self.clone().introduce());
         runtime::spawn(self.clone().ticks());
         loop {
             poll_fn(|context| {
@@ -225,6 +231,75 @@ impl Driver {
             })
             .await;
             self.turn();
+        }
+    }
+
+    /// A member that reaches others and hears of no leader need not wait for all of its election timeout: there would be
+    /// one by now. (etcd: EtcdServer.adjustTicks.)
+    async fn hurry_first_election(self: Rc<Self>) {
+        let config = &self.member.config;
+        let election_ticks = config.election_ticks();
+        let told = election_ticks as u64;
+        if !config.initial_election_tick_advance {
+            log!(Info, "skipping initial election tick advance", "election-ticks" = told);
+            return;
+        }
+        log!(Info, "starting initial election tick advance", "election-ticks" = told);
+        let pause = Duration::from_millis(limits::REACHED_LOOK_MS);
+        for _ in 0..limits::REACHED_WAIT_MS / limits::REACHED_LOOK_MS {
+            runtime::sleep(pause).await;
+            let reached = self.member.reached.count();
+            if reached > 1 {
+                let ticks = election_ticks - 2;
+                let duration = |ticks: usize| Duration::from_millis(ticks as u64 * config.heartbeat_ms);
+                log!(
+                    Info,
+                    "initialized peer connections; fast-forwarding election ticks",
+                    "local-member-id" = hex(self.member.id),
+                    "forward-ticks" = ticks as u64,
+                    "forward-duration" = duration(ticks),
+                    "election-ticks" = told,
+                    "election-timeout" = duration(election_ticks),
+                    "active-remote-members" = reached as u64
+                );
+                return self.with_core(|core| core.advance_election(ticks));
+            }
+        }
+    }
+
+    /// Makes this member's name and client URLs known, by whoever leads, as often as it takes. (etcd: publishV3.)
+    async fn introduce(self: Rc<Self>) {
+        let (member, config) = (&self.member, &self.member.config);
+        let patience = Duration::from_millis(config.request_timeout_ms());
+        loop {
+            let id = member.next_id();
+            let request = bootstrap::attributes_request(id, member.id, &config.name, &config.advertise_client_urls);
+            self.with_core(|core| core.introduce(id, request));
+            let introduced = poll_fn(|context| match self.core().is_introduced() {
+                true => Poll::Ready(()),
+                false => {
+                    *self.introduced_waker.borrow_mut() = Some(context.waker().clone());
+                    Poll::Pending
+                }
+            });
+            if runtime::timeout(patience, introduced).await.is_some() {
+                log!(
+                    Info,
+                    "published local member to cluster through raft",
+                    "local-member-id" = hex(member.id),
+                    "cluster-id" = hex(member.cluster_id),
+                    "publish-timeout" = patience
+                );
+                member.introduced.store(true, Relaxed);
+                return;
+            }
+            log!(
+                Warn,
+                "failed to publish local member to cluster through raft",
+                "local-member-id" = hex(member.id),
+                "publish-timeout" = patience,
+                "error" = "etcdserver: request timed out"
+            );
         }
     }
 
@@ -470,7 +545,7 @@ impl Driver {
         shared.matched.store(matched, Relaxed);
         shared.next.store(next, Relaxed);
         // Not before it can serve: a leader that has committed nothing yet is none to a client.
-        let leader = if core.serves() { standing.leader } else { 0 };
+        let leader = if core.is_leader() && !core.serves() { 0 } else { standing.leader };
         let metrics = &self.member.metrics.core;
         if shared.leader.swap(leader, Relaxed) != leader && leader != 0 {
             metrics.leader_changes.increment();
@@ -482,15 +557,14 @@ impl Driver {
         metrics.proposals_pending.set(core.pending() as i64);
         let serves = core.serves() && core.is_leader();
         drop(core);
-        if self.was_serving.replace(serves) != serves && serves {
-            self.begin_to_lead();
+        if self.core.borrow().is_introduced()
+            && let Some(waker) = self.introduced_waker.borrow_mut().take()
+        {
+            waker.wake();
         }
-    }
-
-    /// A new leader states the cluster's version, as etcd's does.
-    fn begin_to_lead(&self) {
-        if Driver::propose_version(&mut self.core.borrow_mut(), &self.member) {
-            self.kick();
+        let served = self.was_serving.replace(serves);
+        if serves && !served {
+            self.state_version();
         }
     }
 

@@ -4,7 +4,6 @@
 mod desk;
 mod doors;
 mod integrity;
-mod introduction;
 mod peers;
 mod source;
 mod ways;
