@@ -257,7 +257,7 @@ impl Peers {
     fn publish(&self) {
         let table = self.table.borrow();
         let known = table.values().filter(|peer| peer.is_known);
-        self.member.peers.store(Arc::new(known.map(|peer| (peer.id, peer.active_since.get())).collect()));
+        self.member.reached.tell(known.map(|peer| (peer.id, peer.active_since.get())).collect());
     }
 
     fn removed(&self) {

@@ -264,6 +264,8 @@ pub struct Core {
     changes: VecDeque<Queued>,
     /// Of both.
     queued_bytes: usize,
+    /// The request by which this member makes itself known, until it is applied.
+    introduction: Option<u64>,
     /// This member does not belong to the cluster any more.
     has_left: bool,
     /// The commit index was ahead of the disk at the last tick; it still is, and gets a write of its own.
@@ -346,6 +348,7 @@ impl Core {
             has_left: false,
             commit_waits: false,
             commit_due: false,
+            introduction: None,
             compaction_waits: Vec::new(),
             defragment_waits: Vec::new(),
             defragmenting: Vec::new(),
@@ -761,6 +764,9 @@ impl Core {
         let applied = self.state.apply(&entry, self.writer.table(), &mut self.batch)?;
         if entry.index <= self.recovered {
             self.batch.tokens.clear();
+        }
+        if self.introduction == Some(applied.id) {
+            self.introduction = None;
         }
         if let Some((caller, _)) = self.callers.remove(&applied.id) {
             self.outcomes[caller.shard as usize].push((caller.token, Outcome::Applied(Box::new(applied.result))));

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use raft::eraftpb::Message;
 
 use super::{
+    bootstrap,
     core::{Capture, Core, Effects, Roll},
     mail::{FromCore, ToCore},
     member::{Member, Role},
@@ -88,6 +89,7 @@ pub struct Driver {
     space_kicked: Cell<bool>,
     space_waker: RefCell<Option<Waker>>,
     was_serving: Cell<bool>,
+    introduced_waker: RefCell<Option<Waker>>,
     lead_begun: Cell<bool>,
     lead_waker: RefCell<Option<Waker>>,
     departing: Cell<bool>,
@@ -188,6 +190,7 @@ impl Driver {
             space_kicked: Cell::new(true),
             space_waker: RefCell::new(None),
             was_serving: Cell::new(false),
+            introduced_waker: RefCell::new(None),
             lead_begun: Cell::new(false),
             lead_waker: RefCell::new(None),
             departing: Cell::new(false),
@@ -202,13 +205,15 @@ impl Driver {
         self.turn();
         let membership = self.core.borrow().state().membership.clone();
         self.tell_members(&membership);
-        let alone = self.core.borrow().is_alone();
-        if alone && let Err(cause) = self.core.borrow_mut().campaign() {
-            stop_for(&io::Error::other(cause), "cannot stand for election", "report this with the log");
-        }
-        if !alone {
+        if self.core.borrow().is_alone() {
+            if let Err(cause) = self.core.borrow_mut().campaign() {
+                stop_for(&io::Error::other(cause), "cannot stand for election", "report this with the log");
+            }
+            self.turn();
+        } else {
             runtime::spawn(self.clone().hurry_first_election());
         }
+        runtime::spawn(self.clone().introduce());
         runtime::spawn(self.clone().ticks());
         loop {
             poll_fn(|context| {
@@ -246,7 +251,7 @@ impl Driver {
         let pause = Duration::from_millis(limits::REACHED_LOOK_MS);
         for _ in 0..limits::REACHED_WAIT_MS / limits::REACHED_LOOK_MS {
             runtime::sleep(pause).await;
-            let reached = self.member.peers.load().values().flatten().count();
+            let reached = self.member.reached.count();
             if reached > 1 {
                 let ticks = election_ticks - 2;
                 let duration = |ticks: usize| Duration::from_millis(ticks as u64 * config.heartbeat_ms);
@@ -262,6 +267,42 @@ impl Driver {
                 );
                 return self.with_core(|core| core.advance_election(ticks));
             }
+        }
+    }
+
+    /// Makes this member's name and client URLs known, by whoever leads, as often as it takes. (etcd: publishV3.)
+    async fn introduce(self: Rc<Self>) {
+        let (member, config) = (&self.member, &self.member.config);
+        let patience = Duration::from_millis(config.request_timeout_ms());
+        loop {
+            let id = member.next_id();
+            let request = bootstrap::attributes_request(id, member.id, &config.name, &config.advertise_client_urls);
+            self.with_core(|core| core.introduce(id, request));
+            let introduced = poll_fn(|context| match self.core().is_introduced() {
+                true => Poll::Ready(()),
+                false => {
+                    *self.introduced_waker.borrow_mut() = Some(context.waker().clone());
+                    Poll::Pending
+                }
+            });
+            if runtime::timeout(patience, introduced).await.is_some() {
+                log!(
+                    Info,
+                    "published local member to cluster through raft",
+                    "local-member-id" = hex(member.id),
+                    "cluster-id" = hex(member.cluster_id),
+                    "publish-timeout" = patience
+                );
+                member.introduced.store(true, Relaxed);
+                return;
+            }
+            log!(
+                Warn,
+                "failed to publish local member to cluster through raft",
+                "local-member-id" = hex(member.id),
+                "publish-timeout" = patience,
+                "error" = "etcdserver: request timed out"
+            );
         }
     }
 
@@ -519,6 +560,11 @@ impl Driver {
         drop(core);
         if has_left {
             self.depart();
+        }
+        if self.core.borrow().is_introduced()
+            && let Some(waker) = self.introduced_waker.borrow_mut().take()
+        {
+            waker.wake();
         }
         if self.was_serving.replace(serves) != serves && serves {
             self.lead_begun.set(true);

@@ -2,11 +2,11 @@
 
 use std::{
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
-use super::{Letter, departure::unless_departed, desk::Desk, introduction, take};
+use super::{Letter, departure::unless_departed, desk::Desk, take};
 use crate::{
     config::{Config, tls::Files},
     http::Surface,
@@ -143,7 +143,7 @@ fn with_pair<'a>(
     Ok(Files { cert, key, ..files.clone() })
 }
 
-/// Opens the doors and waits for the signal that ends the process. Clients are let in once the cluster knows the member; other
+/// Opens the doors and waits for the signal that ends the process. Clients are let in once all members know this one; other
 /// members, and who asks for its health or metrics, at once.
 pub(super) async fn open_and_wait(desk: Rc<Desk>) {
     let (listeners, signals) = take(&desk.house.entrance);
@@ -160,13 +160,14 @@ pub(super) async fn open_and_wait(desk: Rc<Desk>) {
         log!(Info, "serving metrics", "address" = format!("{scheme}://{}", listener.local()));
         doors.push(open(&desk, listener, door));
     }
+    // Nor before the cluster's version is decided and, where it leads, the leases' deadlines run: who is let in finds a
+    // member as it will be. (etcd: EtcdServer.ReadyNotify.)
+    let mut pause = Duration::from_millis(1);
     let member = &desk.house.member;
     let ready = async {
-        introduction::publish(&desk.shard).await;
-        // Nor before the cluster's version is decided and the leases' deadlines run: who is let in finds a member as it
-        // will be.
-        while desk.house.published.load().state.cluster_version.is_none() {
-            runtime::sleep(Duration::from_millis(1)).await;
+        while !member.introduced.load(Relaxed) || desk.house.published.load().state.cluster_version.is_none() {
+            runtime::sleep(pause).await;
+            pause = (2 * pause).min(Duration::from_millis(16));
         }
     };
     if unless_departed(member, ready).await.is_none() {

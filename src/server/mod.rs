@@ -6,7 +6,6 @@ mod desk;
 mod doors;
 mod founding;
 mod integrity;
-mod introduction;
 mod peers;
 mod source;
 mod versions;

@@ -69,7 +69,7 @@ impl peer::Source for ShardSource {
     }
 
     fn knows(&self, id: u64) -> bool {
-        self.services.shard.member.peers.load().contains_key(&id)
+        self.services.shard.member.reached.knows(id)
     }
 
     fn bring(&self, brought: Brought) {
