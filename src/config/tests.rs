@@ -160,8 +160,7 @@ fn what_does_not_fit_is_refused_in_etcds_words() {
 #[test]
 fn what_urd_cannot_do_is_refused_with_what_to_do() {
     for words in [
-        &["--force-new-cluster"][..],
-        &["--discovery-srv", "example.com"],
+        &["--discovery-srv", "example.com"][..],
         &["--discovery-token=t", "--discovery-endpoints=a:1"],
         &["--discovery", "http://x"],
         &["--wal-dir", "/w"],
