@@ -513,6 +513,9 @@ pub const PEER_DIAL_AGAIN_MS: u64 = 100;
 pub const PEER_SILENCE_MS_MAX: u64 = 5_000;
 pub const PEER_ALIVE_MS: u64 = PEER_SILENCE_MS_MAX / 3;
 
+/// How often it is looked whether leadership has gone where it was to go, in milliseconds.
+pub const TRANSFER_LOOK_MS: u64 = 1;
+
 /// Senders that say where they are and that no applied entry has named yet: members that joined after what this one knows.
 pub const PEERS_UNKNOWN_MAX: usize = 16;
 

@@ -499,6 +499,7 @@ impl Core {
                 Control::CompactionDone { token, revision } => self.compaction_waits.push((caller(token), revision)),
                 Control::Defragment { token } => self.defragment_waits.push(caller(token)),
                 Control::Configure { token, id, data, promotes } => self.configure(caller(token), id, data, promotes),
+                Control::TransferLeader { to } => self.transfer_leader(to),
             }
         }
     }

@@ -1,7 +1,16 @@
 //! Where a shard meets its connections, its neighbours and its clock: one on each executor that serves clients. It says
 //! what is served on a connection and knows nothing of how.
 
-use std::{cell::Cell, future::poll_fn, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -41,6 +50,22 @@ pub(super) struct Desk {
     drain: Drain,
     /// Ticks of the shard's timer.
     ticks: Cell<u32>,
+}
+
+/// One of so many, as long as it is there.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn of(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Relaxed);
+        Counted(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 /// The executor's own statistics are taken over once in so many ticks: they are no part of anybody's answer.
@@ -188,9 +213,9 @@ impl Desk {
     {
         match protocol {
             Protocol::Http1 if surface == Surface::Peer => {
-                let mut waiter = self.drain.waiter();
-                let drained = poll_fn(move |context| waiter.poll(context));
-                Box::pin(http::serve_peer(io, self.source.clone(), drained)).await;
+                // To the end of the process: what is acknowledged until then goes by it.
+                let _counted = Counted::of(&self.house.peer_connections);
+                Box::pin(http::serve_peer(io, self.source.clone(), std::future::pending())).await;
             }
             // Members speak HTTP/1.1 to each other, in plain and within TLS.
             _ if surface == Surface::Peer => {}
