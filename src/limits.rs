@@ -516,6 +516,9 @@ pub const PEER_ALIVE_MS: u64 = PEER_SILENCE_MS_MAX / 3;
 /// How often it is looked whether leadership has gone where it was to go, in milliseconds.
 pub const TRANSFER_LOOK_MS: u64 = 1;
 
+/// How often a member is asked how far away it is, in milliseconds (etcd: rafthttp.proberInterval).
+pub const PEER_PROBE_MS: u64 = 4_000;
+
 /// Senders that say where they are and that no applied entry has named yet: members that joined after what this one knows.
 pub const PEERS_UNKNOWN_MAX: usize = 16;
 

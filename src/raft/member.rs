@@ -14,7 +14,7 @@ use super::identity;
 use crate::{
     auth::tokens::{SimpleTokens, Tokens},
     config::Config,
-    observe::metrics::{CoreMetrics, ShardMetrics, health::HealthMetrics},
+    observe::metrics::{CoreMetrics, PeersMetrics, ShardMetrics, health::HealthMetrics},
     store::hash::CompactionHashes,
     wire::head::Head,
 };
@@ -47,6 +47,7 @@ pub struct Metrics {
     /// One a shard.
     pub shards: Vec<Arc<ShardMetrics>>,
     pub health: HealthMetrics,
+    pub peers: PeersMetrics,
 }
 
 /// The raft core's standing as any core may read it. Each field alone; no reader needs them to match.
@@ -117,7 +118,12 @@ impl Member {
             id,
             cluster_id,
             tokens: Tokens::Simple(SimpleTokens::new(config.auth_token_ttl_ms)),
-            metrics: Metrics { core: CoreMetrics::default(), shards, health: HealthMetrics::default() },
+            metrics: Metrics {
+                core: CoreMetrics::default(),
+                shards,
+                health: HealthMetrics::default(),
+                peers: PeersMetrics::default(),
+            },
             config,
             head: Head::new(cluster_id, id),
             standing: SharedStanding::default(),
