@@ -7,6 +7,7 @@ pub mod body;
 pub mod client;
 mod peer;
 mod pipeline;
+mod probe;
 mod reading;
 pub mod remote;
 mod stream;
@@ -153,11 +154,13 @@ impl Peers {
             return;
         }
         log!(Info, "starting remote peer", "remote-peer-id" = hex(id));
-        let peer = Rc::new(Peer::new(id, urls.to_vec(), true));
+        let peer = Rc::new(Peer::new(id, urls.to_vec(), true, self.member.metrics.peers.of(id)));
         for kind in [Kind::Appends, Kind::Messages] {
             let task = runtime::spawn_with_handle(reading::read(self.clone(), peer.clone(), kind));
             peer.tasks.borrow_mut().push(task);
         }
+        let task = runtime::spawn_with_handle(probe::probe(self.clone(), peer.clone()));
+        peer.tasks.borrow_mut().push(task);
         self.table.borrow_mut().insert(id, peer);
         self.publish();
         log!(
@@ -183,7 +186,7 @@ impl Peers {
             "remote-peer-id" = hex(id),
             "remote-peer-urls" = shown(format!("{urls:?}"))
         );
-        table.insert(id, Rc::new(Peer::new(id, urls, false)));
+        table.insert(id, Rc::new(Peer::new(id, urls, false, self.member.metrics.peers.of(id))));
     }
 
     fn attach(&self, id: u64, kind: Kind, inlet: Inlet) {
@@ -227,7 +230,7 @@ impl Peers {
         for peer in self.table.borrow().values() {
             let bytes = peer.flush();
             if bytes > 0 {
-                self.sent(peer, bytes);
+                peer.metrics.sent_bytes.add(bytes as u64);
             }
         }
     }
@@ -265,12 +268,9 @@ impl Peers {
     }
 
     fn lost(&self, peer: &Peer) {
+        peer.metrics.sent_failures.increment();
         self.raft().unreachable(peer.id);
     }
-
-    fn sent(&self, _peer: &Peer, _bytes: usize) {}
-
-    fn received(&self, _peer: &Peer, _bytes: usize) {}
 }
 
 async fn say_alive(peers: Weak<Peers>) {

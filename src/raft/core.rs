@@ -219,6 +219,8 @@ struct Queued {
     data: Bytes,
     /// The tick in which it came.
     came: u64,
+    /// The term in which alone it may be logged, by this member.
+    only_in: Option<u64>,
 }
 
 pub struct Core {
@@ -517,7 +519,7 @@ impl Core {
                 self.fail(caller(proposal.token), error::TOO_MANY_REQUESTS);
                 continue;
             }
-            self.enqueue(caller(proposal.token), proposal.id, proposal.data);
+            self.enqueue(caller(proposal.token), proposal);
         }
         let came = self.ticks;
         self.reads_new.extend(mail.reads.into_iter().map(|token| (caller(token), came)));
@@ -526,6 +528,7 @@ impl Core {
                 Control::CompactionDone { token, revision } => self.compaction_waits.push((caller(token), revision)),
                 Control::Defragment { token } => self.defragment_waits.push(caller(token)),
                 Control::Configure { token, id, data, promotes } => self.configure(caller(token), id, data, promotes),
+                Control::TransferLeader { to } => self.transfer_leader(to),
             }
         }
     }

@@ -23,6 +23,8 @@ pub struct Proposal {
     pub token: Token,
     pub id: u64,
     pub data: Bytes,
+    /// To be logged by this member as the leader of that term, or not at all.
+    pub only_in: Option<u64>,
 }
 
 /// What a shard asks of the raft core besides proposals and reads.
@@ -35,6 +37,8 @@ pub enum Control {
     /// A change of the members, answered as a proposal is. `data`: a raftpb.ConfChange whose id is `id`. `promotes`: the
     /// learner that is to vote, whose log must have caught up.
     Configure { token: Token, id: u64, data: Bytes, promotes: Option<u64> },
+    /// Leadership is to go to that voter. Not answered: whether it went is seen by who leads.
+    TransferLeader { to: u64 },
 }
 
 /// A turn's worth of requests of one shard.

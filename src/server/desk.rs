@@ -1,11 +1,24 @@
 //! Where a shard meets its connections, its neighbours and its clock: one on each executor that serves clients. It says
 //! what is served on a connection and knows nothing of how.
 
-use std::{cell::Cell, future::poll_fn, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{House, Letter, doors::Door, source::ShardSource, ways::ToPeers};
+use super::{
+    House, Letter,
+    doors::{self, Door}, source::ShardSource,
+    ways::ToPeers,
+};
 use crate::{
     api::service::Services,
     grpc::{self, Drain, Origin, Settings, local::Local},
@@ -21,6 +34,7 @@ use crate::{
         tls::Guard,
     },
     observe::{self, log::shown, trace::Tracer},
+    peers::{Peers, client::Client},
     runtime::{
         self,
         mesh::Port,
@@ -43,12 +57,31 @@ pub(super) struct Desk {
     ticks: Cell<u32>,
 }
 
+/// One of so many, as long as it is there.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn of(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Relaxed);
+        Counted(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
 /// The executor's own statistics are taken over once in so many ticks: they are no part of anybody's answer.
 const TICKS_PER_LOOK: u32 = 1000 / limits::SHARD_TICK_MS as u32;
 
 impl Desk {
     pub fn new(house: Arc<House>, port: Rc<Port<Letter>>, shard: Rc<Shard>, way: ToPeers) -> Self {
-        let services = Services::new(shard.clone());
+        let config = &house.member.config;
+        let tls_files = doors::peer_files(config).expect("what is needed of them was made at the start");
+        let client = Client::new(config.tls.clone(), tls_files, Peers::dial_patience_of(&house.member));
+        let services = Services::new(shard.clone(), client);
         let settings = Settings::of(&house.member.config, shard.metrics.clone());
         let tracer = house
             .exporter
@@ -188,9 +221,9 @@ impl Desk {
     {
         match protocol {
             Protocol::Http1 if surface == Surface::Peer => {
-                let mut waiter = self.drain.waiter();
-                let drained = poll_fn(move |context| waiter.poll(context));
-                Box::pin(http::serve_peer(io, self.source.clone(), drained)).await;
+                // To the end of the process: what is acknowledged until then goes by it.
+                let _counted = Counted::of(&self.house.peer_connections);
+                Box::pin(http::serve_peer(io, self.source.clone(), std::future::pending())).await;
             }
             // Members speak HTTP/1.1 to each other, in plain and within TLS.
             _ if surface == Surface::Peer => {}

@@ -1,10 +1,13 @@
 //! The listeners: when each is opened, to which shard a connection goes, and how all of it ends with the process.
 
 use std::{
+    pin::pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
+
+use futures_util::future::{Either, select};
 
 use super::{Letter, departure::unless_departed, desk::Desk, take};
 use crate::{
@@ -16,7 +19,7 @@ use crate::{
         listener::Arrival,
         tls::{self, Caller, Guard},
     },
-    observe::log::shown,
+    observe::log::{hex, shown},
     runtime,
 };
 
@@ -160,46 +163,48 @@ pub(super) async fn open_and_wait(desk: Rc<Desk>) {
         log!(Info, "serving metrics", "address" = format!("{scheme}://{}", listener.local()));
         doors.push(open(&desk, listener, door));
     }
-    // Nor before the cluster's version is decided and, where it leads, the leases' deadlines run: who is let in finds a
-    // member as it will be. (etcd: EtcdServer.ReadyNotify.)
-    let mut pause = Duration::from_millis(1);
-    let member = &desk.house.member;
-    let ready = async {
-        while !member.introduced.load(Relaxed) || desk.house.published.load().state.cluster_version.is_none() {
-            runtime::sleep(pause).await;
-            pause = (2 * pause).min(Duration::from_millis(16));
+    let signal = {
+        let mut signal = pin!(unless_departed(&desk.house.member, signals.wait()));
+        match select(signal.as_mut(), pin!(ready(&desk))).await {
+            Either::Left((None, _)) => {
+                log!(Fatal, "listener failed", "error" = "server is stopping");
+                std::process::exit(1);
+            }
+            // It may end before it has found the others.
+            Either::Left((signal, _)) => signal,
+            Either::Right(_) => {
+                desk.shard.tick(runtime::now_ms());
+                for (listener, door) in clients {
+                    let (address, traffic) = (listener.local().to_string(), door.surface.traffic());
+                    if door.plain {
+                        let message = "serving client traffic insecurely; this is strongly discouraged!";
+                        log!(Info, message, "traffic" = traffic, "address" = address.clone());
+                    }
+                    if door.guard.is_some() {
+                        log!(Info, "serving client traffic securely", "traffic" = traffic, "address" = address);
+                    }
+                    doors.push(open(&desk, listener, door));
+                }
+                log!(Info, "ready to serve client requests");
+                runtime::tell_service_manager();
+                signal.await
+            }
         }
     };
-    if unless_departed(member, ready).await.is_none() {
-        log!(Fatal, "listener failed", "error" = "server is stopping");
-        std::process::exit(1);
-    }
-    desk.shard.tick(runtime::now_ms());
-    for (listener, door) in clients {
-        let (address, traffic) = (listener.local().to_string(), door.surface.traffic());
-        if door.plain {
-            let message = "serving client traffic insecurely; this is strongly discouraged!";
-            log!(Info, message, "traffic" = traffic, "address" = address.clone());
-        }
-        if door.guard.is_some() {
-            log!(Info, "serving client traffic securely", "traffic" = traffic, "address" = address);
-        }
-        doors.push(open(&desk, listener, door));
-    }
-    log!(Info, "ready to serve client requests");
-    runtime::tell_service_manager();
-    match unless_departed(member, signals.wait()).await {
+    match signal {
+        // It was removed from the cluster, which has been told.
         None => {}
         Some(Ok(signal)) => log!(Info, "received signal; shutting down", "signal" = signal.name()),
         Some(Err(cause)) => log!(Error, "cannot wait for signals; shutting down", "error" = shown(&cause)),
     }
+    hand_over(&desk).await;
     drop(doors);
     for shard in 1..desk.house.member.config.shards {
         desk.port.send(shard, Letter::Drain);
     }
     desk.drain();
     let patience = Instant::now() + desk.drain_grace() + Duration::from_secs(1);
-    while desk.house.seats.taken() > 0 && Instant::now() < patience {
+    while desk.house.seats.taken() > desk.house.peer_connections.load(Relaxed) && Instant::now() < patience {
         runtime::sleep(Duration::from_millis(10)).await;
     }
     if let Some(exporter) = &desk.house.exporter {
@@ -211,6 +216,55 @@ pub(super) async fn open_and_wait(desk: Rc<Desk>) {
     }
     log!(Info, "the member has stopped");
     std::process::exit(0);
+}
+
+/// Until the cluster knows this member, its version is decided and, where it leads, the leases' deadlines run: who is let in
+/// finds a member as it will be. (etcd: EtcdServer.ReadyNotify.)
+async fn ready(desk: &Desk) {
+    let mut pause = Duration::from_millis(1);
+    while !desk.house.member.introduced.load(Relaxed) || desk.house.published.load().state.cluster_version.is_none() {
+        runtime::sleep(pause).await;
+        pause = (2 * pause).min(Duration::from_millis(16));
+    }
+}
+
+/// A leader that goes hands its leadership to the voter that has been heard of for the longest, so that nobody has to find out
+/// that it has gone. (etcd: server.go, TryTransferLeadershipOnShutdown.)
+async fn hand_over(desk: &Desk) {
+    let member = &desk.house.member;
+    if !member.is_leader() {
+        log!(
+            Info,
+            "skipped leadership transfer; local server is not leader",
+            "local-member-id" = hex(member.id),
+            "current-leader-member-id" = hex(member.standing.leader.load(Relaxed))
+        );
+        return;
+    }
+    let view = desk.house.published.load();
+    let others: Vec<u64> =
+        view.state.membership.voters().map(|voter| voter.id).filter(|voter| *voter != member.id).collect();
+    if others.is_empty() {
+        log!(
+            Info,
+            "skipped leadership transfer for single voting member cluster",
+            "local-member-id" = hex(member.id),
+            "current-leader-member-id" = hex(member.id)
+        );
+        return;
+    }
+    let heard_of = others.into_iter().filter_map(|voter| Some((member.reached.since(voter)?, voter)));
+    let failed = match heard_of.min() {
+        None => Some("etcdserver: unhealthy cluster"),
+        Some((_, voter)) => {
+            let patience = Duration::from_millis(member.config.election_ms);
+            let done = desk.shard.hand_over(voter, patience).await;
+            (!done).then_some("etcdserver: request timed out, leader transfer took too long")
+        }
+    };
+    if let Some(error) = failed {
+        log!(Warn, "leadership transfer failed", "local-member-id" = hex(member.id), "error" = error);
+    }
 }
 
 /// Accepts on a listener until the task is dropped; a connection goes to the shard of its seat.

@@ -16,7 +16,7 @@ use std::{
     fmt::Display,
     path::Path,
     rc::{Rc, Weak},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicUsize},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -141,6 +141,7 @@ pub fn run(config: Config) -> Result<Infallible, String> {
         mesh: Mesh::new(placement.cores().len()),
         core_peer: if own_core { member.config.shards } else { 0 },
         seats,
+        peer_connections: AtomicUsize::new(0),
         published: Published::new(view),
         member,
         exporter,
@@ -164,6 +165,8 @@ struct House {
     /// The executor that the raft core runs on; a shard's own if it shares one.
     core_peer: usize,
     seats: Arc<Seats>,
+    /// Of the seats taken, those that other members have.
+    peer_connections: AtomicUsize,
     member: Arc<Member>,
     published: Published,
     /// Takes what is traced.

@@ -17,6 +17,7 @@ use std::{
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -32,10 +33,11 @@ use self::{
 use crate::{
     auth::Who,
     error::{self, Status},
-    limits,
-    observe::metrics::ShardMetrics,
+    limits, log,
+    observe::{log::hex, metrics::ShardMetrics},
     proto::etcdserverpb::{InternalRaftRequest, LeaseRevokeRequest, RequestHeader},
     raft::{driver::Beside, mail::ToCore},
+    runtime,
     store::apply::{Answer, LeaseChange},
 };
 
@@ -119,7 +121,7 @@ impl Shard {
         }
         self.check_running()?;
         let waiting = self.pending.wait(self.now_ms.get());
-        self.outbox.propose(Proposal { token: waiting.token(), id, data });
+        self.outbox.propose(Proposal { token: waiting.token(), id, data, only_in: None });
         match waiting.await {
             (Outcome::Applied(result), view) => Ok((*result, view)),
             (Outcome::Failed(status), _) => {
@@ -177,6 +179,35 @@ impl Shard {
             (Outcome::Failed(status), _) => Err(status),
             (Outcome::Done, _) => unreachable!("a change is answered with its result"),
         }
+    }
+
+    /// Hands leadership to a voter, and waits until it leads. False: it does not, within `patience`. (etcd: server.go,
+    /// MoveLeader.)
+    pub async fn hand_over(&self, to: u64, patience: Duration) -> bool {
+        let (began, old) = (runtime::now(), self.member.standing.leader.load(Relaxed));
+        log!(
+            Info,
+            "leadership transfer starting",
+            "local-member-id" = hex(self.member.id),
+            "current-leader-member-id" = hex(old),
+            "transferee-member-id" = hex(to)
+        );
+        self.outbox.control(Control::TransferLeader { to });
+        while self.member.standing.leader.load(Relaxed) != to {
+            runtime::sleep(Duration::from_millis(limits::TRANSFER_LOOK_MS)).await;
+            if runtime::recent() - began > patience {
+                return false;
+            }
+        }
+        log!(
+            Info,
+            "leadership transfer finished",
+            "local-member-id" = hex(self.member.id),
+            "old-leader-member-id" = hex(old),
+            "new-leader-member-id" = hex(to),
+            "took" = runtime::recent() - began
+        );
+        true
     }
 
     async fn control(&self, control: impl FnOnce(pending::Token) -> Control) -> Result<(), Status> {
@@ -282,14 +313,26 @@ impl Shard {
 
     fn take_or_give_up_leases(&self, view: &View) {
         let mut leases = self.leases.borrow_mut();
-        match (self.member.is_leader(), leases.is_primary()) {
-            (true, false) => {
-                let owned = view.state.leases.iter().filter(|lease| self.owns(lease.id));
-                leases.promote(owned, self.member.config.election_ms, self.now_ms.get());
-            }
-            (false, true) => leases.demote(),
-            _ => {}
+        let leads_in = self.member.leads_in();
+        if leads_in == leases.term() {
+            return;
         }
+        match leads_in {
+            Some(term) => {
+                let owned = view.state.leases.iter().filter(|lease| self.owns(lease.id));
+                leases.promote(term, owned, self.member.config.election_ms, self.now_ms.get());
+            }
+            None => leases.demote(),
+        }
+    }
+
+    /// Whether this member leads, surely: one that stood still for a while asks the others before it says so.
+    /// (etcd: EtcdServer.ensureLeadership.)
+    pub async fn surely_leads(&self) -> bool {
+        if !self.member.is_active(self.now_ms.get()) && self.linearizable().await.is_err() {
+            return false;
+        }
+        self.member.is_leader()
     }
 
     /// Asks the shard that owns a lease. One that does not answer in time counts as not primary.
@@ -322,9 +365,7 @@ impl Shard {
     fn answer_lease(&self, call: LeaseCall) -> LeaseAnswer {
         let now_ms = self.now_ms.get();
         // Leadership may be younger than the last tick.
-        if self.member.is_leader() != self.leases.borrow().is_primary() {
-            self.take_or_give_up_leases(&self.view());
-        }
+        self.take_or_give_up_leases(&self.view());
         let mut leases = self.leases.borrow_mut();
         if !leases.is_primary() {
             return LeaseAnswer::NotPrimary;
@@ -375,7 +416,7 @@ impl Shard {
             applied.is_none()
         });
         let room = limits::LEASE_REVOKES_IN_FLIGHT.saturating_sub(revokes.len());
-        if room == 0 || !self.member.is_leader() {
+        if room == 0 || self.leases.borrow().term().is_none() || self.member.leads_in() != self.leases.borrow().term() {
             return;
         }
         let due = self.leases.borrow_mut().due(now_ms, room);
@@ -385,7 +426,8 @@ impl Shard {
         }
     }
 
-    /// Proposes to revoke a lease whose time has passed.
+    /// Proposes to revoke a lease whose time has passed, as the leader of the term in which this shard has counted its time: one that does
+    /// not lead any more knows of no renewals.
     fn revoke(&self, lease: i64) -> Waiting<Told> {
         let waiting = self.pending.wait(self.now_ms.get());
         let id = self.member.next_id();
@@ -397,7 +439,8 @@ impl Shard {
             lease_revoke: Some(LeaseRevokeRequest { id: lease }),
             ..Default::default()
         };
-        self.outbox.propose(Proposal { token: waiting.token(), id, data: request.encode_to_vec().into() });
+        let only_in = self.leases.borrow().term();
+        self.outbox.propose(Proposal { token: waiting.token(), id, data: request.encode_to_vec().into(), only_in });
         waiting
     }
 
