@@ -50,6 +50,14 @@ pub const APPLY_BACKLOG_ENTRIES: u64 = 5000;
 /// (--snapshot-catchup-entries).
 pub const RAFT_CATCH_UP_ENTRIES: u64 = 5000;
 
+/// Bytes of entries that are kept so at most: 5000 of full size would be 7 GiB. Sixteen segments, two seconds of a disk that
+/// writes 128 MiB/s.
+pub const RAFT_CATCH_UP_BYTES: u64 = 256 * 1024 * 1024;
+
+/// The same of those that follow a snapshot which is on its way: what is written while 2 GiB go over a line of a gigabit and
+/// are taken in, at 30 MiB/s. Beyond it the member is sent another snapshot.
+pub const RAFT_SENDING_BYTES: u64 = 1024 * 1024 * 1024;
+
 /// After how long an unanswered read index is asked for again (etcd: readIndexRetryTime).
 pub const READ_INDEX_RETRY_MS: u64 = 500;
 
@@ -484,6 +492,9 @@ pub const PEER_BODY_SECONDS_MAX: u64 = 5;
 /// Most bytes of a message between members. etcd batches entries up to 512 KiB, or one of any size, and at the default an
 /// entry has 1.5 MiB at most.
 pub const PEER_MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes of a database from another member that are written at once; as much again may have come meanwhile.
+pub const SPOOL_PIECE_BYTES: usize = 1024 * 1024;
 
 /// Most bytes of what one member asks another about leases or hashes (etcd: leasehttp.maxLeaseHTTPRequestSize).
 pub const PEER_REQUEST_BYTES_MAX: usize = 64 * 1024;

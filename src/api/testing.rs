@@ -224,7 +224,13 @@ impl Bench {
         self.published.publish(view.clone());
         let AppliedBatch { events, leases, tokens, .. } = batch;
         self.shard().member.tokens.change(&tokens, 0);
-        self.shard().deliver(FromCore { view, outcomes, events: Arc::new(events), leases: Arc::new(leases) });
+        self.shard().deliver(FromCore {
+            view,
+            outcomes,
+            events: Arc::new(events),
+            leases: Arc::new(leases),
+            jumped: false,
+        });
     }
 
     fn room(&self) -> Option<u64> {

@@ -25,6 +25,9 @@ use crate::{
 const SEGMENT_BYTES: u32 = 48 * 1024;
 const RECENT_BYTES: u64 = 64 * 1024;
 
+/// Few, so that members that lag are sent snapshots.
+const CATCH_UP_ENTRIES: u64 = 20;
+
 pub const ELECTION_TICKS: usize = 10;
 /// Ticks after which a member gives up what it was asked.
 pub const REQUEST_TICKS: u64 = 70;
@@ -97,6 +100,7 @@ impl Member {
             retry_ticks: 5,
             life: self.id << 48 | self.life << 24,
             quota_bytes: None,
+            catch_up_entries: CATCH_UP_ENTRIES,
             logger: slog::Logger::root(slog::Discard, slog::o!()),
         };
         let Resumed { parts, covered, .. } = start::resume(&self.dir, &options, manner).expect("the log is sound");

@@ -124,6 +124,10 @@ impl State {
         self.lease_ttl_min = seconds;
     }
 
+    pub fn lease_ttl_min(&self) -> i64 {
+        self.lease_ttl_min
+    }
+
     pub fn set_learners_max(&mut self, learners: usize) {
         self.learners_max = learners;
     }
