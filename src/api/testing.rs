@@ -209,6 +209,7 @@ impl Bench {
         for control in mail.controls {
             self.controls.push(format!("{control:?}"));
             outcomes.push(match control {
+                Control::Install { .. } => unreachable!("no client sends a snapshot"),
                 Control::CompactionDone { token, .. } | Control::Defragment { token } => (token, Outcome::Done),
                 Control::Configure { token, data, .. } => {
                     self.index += 1;

@@ -21,7 +21,7 @@ use crate::{
         types::{Place, Revision},
     },
     wal::{
-        record::{MOVED_ITEM_BYTES, MovedValue, RECORDS_FROM},
+        record::{MOVED_ITEM_BYTES, MovedValue, NOWHERE, RECORDS_FROM},
         spool::Spooled,
     },
 };
@@ -227,7 +227,7 @@ impl Numbering {
         let moved = |(revision, value): (Revision, Bytes)| {
             self.0 = self.0.wrapping_add(1);
             let len = u32::try_from(value.len()).map_err(io::Error::other)?;
-            Ok(MovedValue { revision, from: Place { segment: 0, offset: self.0, len }, value })
+            Ok(MovedValue { revision, from: Place { segment: NOWHERE, offset: self.0, len }, value })
         };
         values.into_iter().map(moved).collect()
     }

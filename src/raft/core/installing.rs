@@ -181,7 +181,7 @@ impl Core {
         let state = self.install.begun.as_mut().expect("a snapshot comes with a state");
         let (index, term) = (metadata.index, metadata.term);
         assert_eq!(state.applied().0, index, "the state is that of the snapshot");
-        state.apply_empty(index, term);
+        state.set_applied_term(term);
         state.set_conf_state(translate::conf_state(metadata.get_conf_state()));
         state.set_lease_ttl_min(self.state.lease_ttl_min());
         state.set_learners_max(self.state.learners_max());
