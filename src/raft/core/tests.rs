@@ -96,6 +96,7 @@ fn resume(dir: &Dir) -> (Core, Covered) {
         retry_ticks: 5,
         life: 0,
         quota_bytes: None,
+        catch_up_entries: 5000,
         logger: slog::Logger::root(slog::Discard, slog::o!()),
     };
     let Resumed { parts, covered, .. } = start::resume(dir, &OPTIONS, manner).unwrap();
