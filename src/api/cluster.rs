@@ -194,11 +194,7 @@ async fn promoted_here(services: &Services, caller: &Caller, id: u64) -> Result<
     services.authorize(caller, &view, Ask::Admin)?;
     let known = &view.state.membership;
     let is_learner = known.get(id).is_some_and(|member| member.is_learner);
-    if shard.member.is_leader()
-        && shard.member.config.strict_reconfig_check
-        && is_learner
-        && !known.may_promote()
-    {
+    if shard.member.is_leader() && shard.member.config.strict_reconfig_check && is_learner && !known.may_promote() {
         return Err(error::MEMBER_NOT_ENOUGH_STARTED);
     }
     let change = Change {

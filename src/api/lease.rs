@@ -21,12 +21,12 @@ use crate::{
         stream::{Replies, Requests},
     },
     limits,
+    peers::{client::Client, remote},
     proto::etcdserverpb::{
         LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest,
         LeaseLeasesResponse, LeaseRevokeRequest, LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
         ResponseHeader,
     },
-    peers::{client::Client, remote},
     runtime,
     shard::{
         Shard,
@@ -184,9 +184,8 @@ async fn remaining(services: &Services, id: i64, keys: bool) -> Result<LeaseTime
             LeaseAnswer::NotPrimary => {}
             _ => return Ok(told(-1, 0)),
         }
-        let question = async |client: &Client, url: &str, patience| {
-            remote::time_to_live(client, url, id, keys, patience).await
-        };
+        let question =
+            async |client: &Client, url: &str, patience| remote::time_to_live(client, url, id, keys, patience).await;
         match leader::ask(services, until_ms, question).await {
             Ok(Some(told)) => return Ok(told),
             Err(status) if status == error::LEASE_NOT_FOUND => {

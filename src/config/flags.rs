@@ -199,7 +199,7 @@ pub const FLAGS: &[Flag] = &[
     row(Clustering, "strict-reconfig-check", Bool, "true", Works, "Refuse changes of members that would lose the quorum."),
     row(Clustering, "pre-vote", Bool, "true", Works, "Ask whether an election could be won before standing in it."),
     row(Clustering, "max-learners", Int, "1", Works, "Most learners in the cluster."),
-    row(Clustering, "snapshot-catchup-entries", Uint, "5000", NoEffect(ONE_MEMBER), "Entries kept in the log for a member that lags."),
+    row(Clustering, "snapshot-catchup-entries", Uint, "5000", Works, "Entries kept in the log for a member that lags."),
     row(Clustering, "auto-compaction-mode", Text, "periodic", Works, "What --auto-compaction-retention counts: `periodic` time, `revision` revisions."),
     row(Clustering, "auto-compaction-retention", Text, "0", Works, "How much history compaction keeps: hours, or a duration such as `5m`, or revisions. 0: no compaction of its own."),
     row(Clustering, "v2-deprecation", Choices(&["write-only", "write-only-skip-check", "write-only-drop-data", "gone"]), "write-only", NoEffect("urd has no v2 store"), "Stage of the v2 store's removal."),

@@ -49,6 +49,8 @@ pub struct Config {
     /// Changes of the members that would lose the quorum are refused.
     pub strict_reconfig_check: bool,
     pub max_learners: usize,
+    /// `--snapshot-catchup-entries`.
+    pub catch_up_entries: u64,
     pub max_request_bytes: usize,
     pub max_txn_ops: usize,
     pub max_concurrent_streams: u32,
@@ -201,6 +203,7 @@ impl Default for Config {
             force_new_cluster: false,
             strict_reconfig_check: true,
             max_learners: limits::LEARNERS_DEFAULT,
+            catch_up_entries: limits::RAFT_CATCH_UP_ENTRIES,
             max_request_bytes: limits::REQUEST_BYTES_DEFAULT,
             max_txn_ops: limits::TXN_OPS_DEFAULT,
             max_concurrent_streams: u32::MAX,

@@ -13,14 +13,15 @@ use std::{
 use bytes::Bytes;
 use hashbrown::DefaultHashBuilder;
 use raft::{
-    Config, RawNode, StateRole, Storage,
+    Config, RawNode, Ready, StateRole, Storage,
     eraftpb::{ConfState, Entry, EntryType, HardState, Message, MessageType},
 };
 use smallvec::SmallVec;
 
 use super::{
     log::RaftLog,
-    mail::{Control, FromCore, Outcome, ToCore, Token},
+    mail::{Control, FromCore, Outcome, ReceivedSnapshot, ToCore, Token},
+    sending::SnapshotToSend,
     translate::{self, Change},
     view::View,
 };
@@ -47,11 +48,13 @@ use crate::{
 };
 
 mod elections;
+mod installing;
 mod proposals;
 mod reads;
 mod space;
 
 use elections::Elections;
+pub use installing::{Incoming, Installing};
 
 /// What the core is made from.
 pub struct Parts {
@@ -74,6 +77,8 @@ pub struct Parts {
     pub life: u64,
     /// None: no quota.
     pub quota_bytes: Option<u64>,
+    /// Entries that are kept behind a checkpoint.
+    pub catch_up_entries: u64,
     pub logger: slog::Logger,
 }
 
@@ -108,8 +113,8 @@ impl Planted {
 }
 
 /// A caller that waits for a proposal to be applied.
-#[derive(Clone, Copy)]
-struct Caller {
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
     shard: u16,
     token: Token,
 }
@@ -148,6 +153,12 @@ pub struct Standing {
 pub struct Effects {
     /// Messages to other members that need not wait for the disk.
     pub messages: Vec<Message>,
+    /// To members that lag too far behind for entries. Their messages are not among the others.
+    pub snapshots: Vec<SnapshotToSend>,
+    /// What has come from another member and is to be taken over; `snapshot_taken` then says how that went.
+    pub received: Vec<(Caller, Box<ReceivedSnapshot>)>,
+    /// What `install` has led to.
+    pub installing: Option<Installing>,
     /// The next write of the log, to be made durable; the driver then calls `written`.
     pub write: Option<PendingWrite>,
     /// To be published before any answer goes out.
@@ -210,6 +221,8 @@ struct InFlight {
     /// The last ready that it makes durable; none where it only moves values.
     number: Option<u64>,
     moves: Vec<Move>,
+    /// Whether it has values of a state that comes from another member.
+    imports: bool,
 }
 
 /// A proposal that has not been handed to the crate yet.
@@ -229,6 +242,7 @@ pub struct Core {
     writer: Writer,
     shards: usize,
     quota_bytes: Option<u64>,
+    catch_up_entries: u64,
     request_ticks: u64,
     retry_ticks: u64,
     life: u64,
@@ -253,6 +267,7 @@ pub struct Core {
     moves_gathering: Vec<Move>,
     moves_recovered: VecDeque<(u64, Vec<Move>)>,
     commit_unlogged: bool,
+    install: installing::Install,
     waiting_messages: Vec<(u64, Message)>,
     /// The ready whose term or vote is not on disk yet.
     unsynced_vote: Option<u64>,
@@ -325,6 +340,7 @@ impl Core {
             writer: parts.writer,
             shards: parts.shards,
             quota_bytes: parts.quota_bytes,
+            catch_up_entries: parts.catch_up_entries,
             request_ticks: parts.request_ticks,
             retry_ticks: parts.retry_ticks,
             life: parts.life,
@@ -341,6 +357,7 @@ impl Core {
             moves_gathering: Vec::new(),
             moves_recovered: parts.moves.into(),
             commit_unlogged: false,
+            install: installing::Install::default(),
             waiting_messages: Vec::new(),
             unsynced_vote: None,
             persisted: 0,
@@ -506,6 +523,7 @@ impl Core {
             || proposals
             || self.may_change()
             || self.may_write()
+            || !self.effects.received.is_empty()
             || self.outcomes.iter().any(|outcomes| !outcomes.is_empty())
     }
 
@@ -529,6 +547,7 @@ impl Core {
                 Control::Defragment { token } => self.defragment_waits.push(caller(token)),
                 Control::Configure { token, id, data, promotes } => self.configure(caller(token), id, data, promotes),
                 Control::TransferLeader { to } => self.transfer_leader(to),
+                Control::Install { token, snapshot } => self.effects.received.push((caller(token), snapshot)),
             }
         }
     }
@@ -551,6 +570,7 @@ impl Core {
     /// As `turn`.
     pub fn settle(&mut self) -> io::Result<u64> {
         let mut effects = std::mem::take(&mut self.effects);
+        self.begin_installing(&mut effects);
         let handled = self.handle_readies(&mut effects);
         self.effects = effects;
         handled.map(|()| self.batch.tally.total())
@@ -600,7 +620,8 @@ impl Core {
                 self.writer.append_hard_state(hard_state.term, hard_state.vote, hard_state.commit);
             }
             let moves = std::mem::take(&mut self.moves_gathering);
-            self.in_flight = Some(InFlight { number: self.gathering.take(), moves });
+            let imports = self.install.take_gathering();
+            self.in_flight = Some(InFlight { number: self.gathering.take(), moves, imports });
             effects.write = self.writer.take_write();
             self.mark();
             effects.write_entries = std::mem::take(&mut self.entries_gathering);
@@ -653,7 +674,10 @@ impl Core {
     }
 
     fn may_write(&self) -> bool {
-        let waits = self.gathering.is_some() || !self.moves_gathering.is_empty() || self.commit_due;
+        let waits = self.gathering.is_some()
+            || !self.moves_gathering.is_empty()
+            || self.install.is_gathering()
+            || self.commit_due;
         self.in_flight.is_none() && waits
     }
 
@@ -675,6 +699,10 @@ impl Core {
                 self.led_by = soft.leader_id;
                 self.leader_changed();
             }
+        }
+        if !ready.snapshot().is_empty() {
+            self.restore(ready, effects);
+            return Ok(());
         }
         let entries = ready.take_entries();
         self.entries_gathering += entries.len() as u64;
@@ -699,18 +727,7 @@ impl Core {
             let hard_state: HardState = hard_state.clone();
             self.node.mut_store().set_hard_state(hard_state);
         }
-        assert!(ready.snapshot().is_empty(), "a snapshot came to a cluster of one");
-        effects.messages.extend(ready.take_messages());
-        for message in ready.take_persisted_messages() {
-            let waits = translate::waits_for_persistence(message.get_msg_type(), self.unsynced_vote.is_some());
-            #[cfg(any(test, feature = "sim"))]
-            let waits = waits && !self.has(Planted::AnswersUnsynced);
-            if waits {
-                self.waiting_messages.push((number, message));
-            } else {
-                effects.messages.push(message);
-            }
-        }
+        self.take_messages(&mut ready, effects);
         self.take_read_states(ready.take_read_states());
         let committed = ready.take_committed_entries();
         let must_sync = ready.must_sync();
@@ -726,6 +743,26 @@ impl Core {
             self.node.on_persist_ready(number);
         }
         self.apply(committed)
+    }
+
+    /// Messages go out at once, but for those that promise what is not durable yet.
+    fn take_messages(&mut self, ready: &mut Ready, effects: &mut Effects) {
+        for message in ready.take_messages() {
+            match message.get_msg_type() {
+                MessageType::MsgSnapshot => effects.snapshots.push(self.snapshot_to_send(message)),
+                _ => effects.messages.push(message),
+            }
+        }
+        for message in ready.take_persisted_messages() {
+            let waits = translate::waits_for_persistence(message.get_msg_type(), self.unsynced_vote.is_some());
+            #[cfg(any(test, feature = "sim"))]
+            let waits = waits && !self.has(Planted::AnswersUnsynced);
+            if waits {
+                self.waiting_messages.push((ready.number(), message));
+            } else {
+                effects.messages.push(message);
+            }
+        }
     }
 
     fn apply(&mut self, committed: Vec<Entry>) -> io::Result<()> {
@@ -761,6 +798,7 @@ impl Core {
         if self.is_leader() && self.state.applied().1 == self.node.raft.term {
             self.committed_in_term = true;
         }
+        self.node.mut_store().set_applied(self.state.applied());
         self.node.advance_apply_to(last);
         self.node.mut_store().forget(last);
         Ok(())
@@ -832,7 +870,8 @@ impl Core {
     fn post(&mut self, effects: &mut Effects) {
         let news = !self.batch.events.is_empty() || !self.batch.leases.is_empty();
         let answers = self.outcomes.iter().any(|outcomes| !outcomes.is_empty());
-        if !self.dirty && !answers && !news {
+        let jumped = self.install.take_jumped();
+        if !self.dirty && !answers && !news && !jumped {
             return;
         }
         if std::mem::take(&mut self.dirty) || self.last_view.is_none() {
@@ -855,12 +894,10 @@ impl Core {
         self.compactions.drain(..surplus);
         let (events, leases) = (Arc::new(batch.events), Arc::new(batch.leases));
         for shard in 0..self.shards {
-            if news || !self.outcomes[shard].is_empty() {
+            if news || jumped || !self.outcomes[shard].is_empty() {
                 let outcomes = std::mem::take(&mut self.outcomes[shard]);
-                effects.mail.push((
-                    shard,
-                    FromCore { view: view.clone(), outcomes, events: events.clone(), leases: leases.clone() },
-                ));
+                let (view, events, leases) = (view.clone(), events.clone(), leases.clone());
+                effects.mail.push((shard, FromCore { view, outcomes, events, leases, jumped }));
             }
         }
     }

@@ -17,10 +17,12 @@ use raft::eraftpb::Message;
 
 use super::{
     bootstrap,
-    core::{Capture, Core, Effects, Roll},
+    core::{Capture, Core, Effects, Installing, Roll},
+    install::{Installs, Waiting},
     mail::{FromCore, ToCore},
     member::{Member, Role},
     segments::SegmentFiles,
+    sending::SnapshotToSend,
     view::Published,
 };
 use crate::{
@@ -45,6 +47,9 @@ pub trait PostRoom {
 /// The ways to the other members.
 pub trait Ways {
     fn send(&self, messages: Vec<Message>);
+
+    /// Sends a snapshot, and tells the core how that went.
+    fn send_snapshot(&self, snapshot: SnapshotToSend);
 
     /// Who belongs to the cluster now, and who has done so.
     fn update(&self, membership: &Membership);
@@ -81,6 +86,11 @@ pub struct Driver {
     /// Handed from a turn to the checkpoint that asked for it.
     capture: RefCell<Option<Box<Capture>>>,
     capture_waker: RefCell<Option<Waker>>,
+    installs: Installs,
+    /// A state from another member that the task which writes checkpoints is to make this member's.
+    waiting_install: RefCell<Option<Waiting>>,
+    /// What the core has made of it.
+    installing: RefCell<Option<Installing>>,
     pub(super) checkpoint_bytes: Cell<u64>,
     /// Bytes that were written to the log since the checkpoint that this process began with.
     logged_bytes: Cell<u64>,
@@ -144,7 +154,7 @@ fn role(role: raft::StateRole) -> Role {
 }
 
 /// How a member ends when it cannot go on.
-fn stop_for(cause: &io::Error, what: &str, cure: &str) -> ! {
+pub(super) fn stop_for(cause: &io::Error, what: &str, cure: &str) -> ! {
     log!(Fatal, what, "error" = shown(cause), "cure" = cure);
     std::process::exit(1);
 }
@@ -184,6 +194,9 @@ impl Driver {
             waker: RefCell::new(None),
             capture: RefCell::new(None),
             capture_waker: RefCell::new(None),
+            installs: Installs::default(),
+            waiting_install: RefCell::new(None),
+            installing: RefCell::new(None),
             checkpoint_bytes: Cell::new(checkpoint_bytes),
             logged_bytes: Cell::new(tail_bytes),
             write_waits: RefCell::new(Vec::new()),
@@ -472,6 +485,9 @@ impl Driver {
         if !effects.messages.is_empty() {
             self.ways.send(effects.messages);
         }
+        for snapshot in effects.snapshots {
+            self.ways.send_snapshot(snapshot);
+        }
         if let Some(write) = effects.write {
             let metrics = &self.member.metrics.core;
             metrics.batch_size.observe_value(effects.write_entries);
@@ -498,11 +514,20 @@ impl Driver {
                 _ => self.post.send(shard, mail),
             }
         }
-        if let Some(capture) = effects.capture {
-            *self.capture.borrow_mut() = Some(capture);
-            if let Some(waker) = self.capture_waker.borrow_mut().take() {
-                waker.wake();
-            }
+        for (caller, received) in effects.received {
+            self.take_snapshot(caller, *received);
+        }
+        let (captures, installs) = (effects.capture.is_some(), effects.installing.is_some());
+        if captures {
+            *self.capture.borrow_mut() = effects.capture;
+        }
+        if installs {
+            *self.installing.borrow_mut() = effects.installing;
+        }
+        if (captures || installs)
+            && let Some(waker) = self.capture_waker.borrow_mut().take()
+        {
+            waker.wake();
         }
     }
 
@@ -650,6 +675,36 @@ impl Driver {
         self.with_core(|core| core.want_capture(roll));
         poll_fn(|context| match self.capture.borrow_mut().take() {
             Some(capture) => Poll::Ready(capture),
+            None => {
+                *self.capture_waker.borrow_mut() = Some(context.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    pub(super) fn installs(&self) -> &Installs {
+        &self.installs
+    }
+
+    /// Has a state from another member made this member's as soon as no checkpoint is being written and nothing is moved.
+    pub(super) fn hand_over(&self, waiting: Waiting) {
+        *self.waiting_install.borrow_mut() = Some(waiting);
+        self.kick_space();
+    }
+
+    pub(super) fn has_waiting_install(&self) -> bool {
+        self.waiting_install.borrow().is_some()
+    }
+
+    pub(super) fn take_waiting_install(&self) -> Option<Waiting> {
+        self.waiting_install.borrow_mut().take()
+    }
+
+    /// What becomes of a state that the core was given.
+    pub(super) async fn next_installing(&self) -> Installing {
+        poll_fn(|context| match self.installing.borrow_mut().take() {
+            Some(installing) => Poll::Ready(installing),
             None => {
                 *self.capture_waker.borrow_mut() = Some(context.waker().clone());
                 Poll::Pending

@@ -151,6 +151,7 @@ pub fn start(
         life,
         force_new_cluster: config.force_new_cluster,
         quota_bytes: config.quota_bytes,
+        catch_up_entries: config.catch_up_entries,
         logger,
     };
     let Resumed { mut parts, cluster_id, covered, tail_bytes, tail, cut } = resume(&dir, &options, manner)?;
@@ -184,6 +185,7 @@ pub(crate) struct Manner<F> {
     pub retry_ticks: u64,
     pub life: u64,
     pub quota_bytes: Option<u64>,
+    pub catch_up_entries: u64,
     pub logger: slog::Logger,
 }
 
@@ -262,6 +264,7 @@ pub(crate) fn resume(
         retry_ticks: manner.retry_ticks,
         life: manner.life,
         quota_bytes: manner.quota_bytes,
+        catch_up_entries: manner.catch_up_entries,
         logger: manner.logger,
     };
     Ok(Resumed { parts, cluster_id: recovered.cluster_id, covered, tail_bytes, tail, cut: recovered.cut })

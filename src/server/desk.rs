@@ -16,7 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     House, Letter,
-    doors::{self, Door}, source::ShardSource,
+    doors::{self, Door},
+    source::ShardSource,
     ways::ToPeers,
 };
 use crate::{

@@ -104,6 +104,11 @@ impl State {
         (self.applied_index, self.applied_term)
     }
 
+    /// What came from another member says of which entry it is; the term of that is its sender's word.
+    pub fn set_applied_term(&mut self, term: u64) {
+        self.applied_term = term;
+    }
+
     /// Makes the state that of a cluster which these members found, whatever it was before: their entries, one each, are
     /// all that the cluster's log holds. (etcd: etcdutl/snapshot, saveWALAndSnap.)
     pub fn found(&mut self, founders: Vec<Member>) {
@@ -115,6 +120,10 @@ impl State {
 
     pub fn set_lease_ttl_min(&mut self, seconds: i64) {
         self.lease_ttl_min = seconds;
+    }
+
+    pub fn lease_ttl_min(&self) -> i64 {
+        self.lease_ttl_min
     }
 
     pub fn set_learners_max(&mut self, learners: usize) {

@@ -97,6 +97,7 @@ fn resume(dir: &Dir) -> (Core, Covered) {
         retry_ticks: 5,
         life: 0,
         quota_bytes: None,
+        catch_up_entries: 5000,
         logger: slog::Logger::root(slog::Discard, slog::o!()),
     };
     let Resumed { parts, covered, .. } = start::resume(dir, &OPTIONS, manner).unwrap();
@@ -471,7 +472,9 @@ fn a_compaction_is_waited_for_no_longer_than_it_takes() {
         let data = Bytes::from(InternalRaftRequest { id, compaction, ..Default::default() }.encode_to_vec());
         world.requests.push(data.clone());
         let token = world.pending.wait(0).token();
-        world.core.receive(0, ToCore { proposals: vec![Proposal { token, id, data, only_in: None }], ..ToCore::default() });
+        world
+            .core
+            .receive(0, ToCore { proposals: vec![Proposal { token, id, data, only_in: None }], ..ToCore::default() });
         world.turn();
         world.finish_write();
     };
