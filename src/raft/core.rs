@@ -674,11 +674,8 @@ impl Core {
     }
 
     fn may_write(&self) -> bool {
-        let waits = self.gathering.is_some()
-            || !self.moves_gathering.is_empty()
-            || self.install.is_gathering()
-            || self.commit_due;
-        self.in_flight.is_none() && waits
+        let values = !self.moves_gathering.is_empty() || self.install.is_gathering();
+        self.in_flight.is_none() && (values || self.gathering.is_some() || self.commit_due)
     }
 
     fn handle_readies(&mut self, effects: &mut Effects) -> io::Result<()> {
