@@ -278,6 +278,8 @@ pub struct Core {
     changes: VecDeque<Queued>,
     /// Of both.
     queued_bytes: usize,
+    /// The request by which this member makes itself known, until it is applied.
+    introduction: Option<u64>,
     compaction_waits: Vec<(Caller, i64)>,
     defragment_waits: Vec<Caller>,
     /// Those of them for whom space is being given back now. Who comes later may have freed more.
@@ -354,6 +356,7 @@ impl Core {
             queue: VecDeque::new(),
             changes: VecDeque::new(),
             queued_bytes: 0,
+            introduction: None,
             compaction_waits: Vec::new(),
             defragment_waits: Vec::new(),
             defragmenting: Vec::new(),
@@ -444,7 +447,16 @@ impl Core {
 
     /// Whether nobody else belongs to the cluster.
     pub fn is_alone(&self) -> bool {
-        self.node.raft.prs().iter().all(|(id, _)| *id == self.node.raft.id)
+        let (members, own) = (self.node.raft.prs(), self.node.raft.id);
+        members.get(own).is_some() && members.iter().all(|(id, _)| *id == own)
+    }
+
+    /// Counts ticks of the election timeout as if they had passed. (etcd: raftNode.advanceTicks.)
+    pub fn advance_election(&mut self, ticks: usize) {
+        for _ in 0..ticks {
+            self.node.tick();
+        }
+        self.draw_timeout();
     }
 
     /// Stands for election at once: a cluster of one has nobody to wait for.
@@ -463,6 +475,11 @@ impl Core {
         // What the crate says of a message is that it dropped it.
         let _ = self.node.step(message);
         self.draw_timeout();
+    }
+
+    /// A message to that member has been lost: what it has is to be asked again.
+    pub fn report_unreachable(&mut self, id: u64) {
+        self.node.report_unreachable(id);
     }
 
     /// Hands leadership to a voter.
@@ -501,6 +518,7 @@ impl Core {
                 Control::Defragment { token } => self.defragment_waits.push(caller(token)),
                 Control::Configure { token, id, data, promotes } => self.configure(caller(token), id, data, promotes),
                 Control::Install { token, snapshot } => self.effects.received.push((caller(token), snapshot)),
+                Control::TransferLeader { to } => self.transfer_leader(to),
             }
         }
     }
@@ -767,6 +785,9 @@ impl Core {
         let applied = self.state.apply(&entry, self.writer.table(), &mut self.batch)?;
         if entry.index <= self.recovered {
             self.batch.tokens.clear();
+        }
+        if self.introduction == Some(applied.id) {
+            self.introduction = None;
         }
         if let Some((caller, _)) = self.callers.remove(&applied.id) {
             self.outcomes[caller.shard as usize].push((caller.token, Outcome::Applied(Box::new(applied.result))));

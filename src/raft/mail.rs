@@ -46,6 +46,8 @@ pub enum Control {
     Configure { token: Token, id: u64, data: Bytes, promotes: Option<u64> },
     /// Answered when the snapshot has been taken over and raft has its message, or it is of no use.
     Install { token: Token, snapshot: Box<ReceivedSnapshot> },
+    /// Leadership is to go to that voter. Not answered: whether it went is seen by who leads.
+    TransferLeader { to: u64 },
 }
 
 /// A turn's worth of requests of one shard.

@@ -17,6 +17,7 @@ use std::{
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -32,8 +33,8 @@ use self::{
 use crate::{
     auth::Who,
     error::{self, Status},
-    limits,
-    observe::metrics::ShardMetrics,
+    limits, log,
+    observe::{log::hex, metrics::ShardMetrics},
     proto::{
         etcdserverpb::{InternalRaftRequest, LeaseRevokeRequest, RequestHeader},
         raftpb,
@@ -42,6 +43,7 @@ use crate::{
         driver::Beside,
         mail::{ReceivedSnapshot, ToCore},
     },
+    runtime,
     store::apply::{Answer, LeaseChange},
     wal::spool::Spooled,
 };
@@ -193,6 +195,35 @@ impl Shard {
     pub async fn install(&self, message: raftpb::Message, database: Spooled) -> Result<(), Status> {
         let snapshot = Box::new(ReceivedSnapshot { message, database });
         self.control(|token| Control::Install { token, snapshot }).await
+    }
+
+    /// Hands leadership to a voter, and waits until it leads. False: it does not, within `patience`. (etcd: server.go,
+    /// MoveLeader.)
+    pub async fn hand_over(&self, to: u64, patience: Duration) -> bool {
+        let (began, old) = (runtime::now(), self.member.standing.leader.load(Relaxed));
+        log!(
+            Info,
+            "leadership transfer starting",
+            "local-member-id" = hex(self.member.id),
+            "current-leader-member-id" = hex(old),
+            "transferee-member-id" = hex(to)
+        );
+        self.outbox.control(Control::TransferLeader { to });
+        while self.member.standing.leader.load(Relaxed) != to {
+            runtime::sleep(Duration::from_millis(limits::TRANSFER_LOOK_MS)).await;
+            if runtime::recent() - began > patience {
+                return false;
+            }
+        }
+        log!(
+            Info,
+            "leadership transfer finished",
+            "local-member-id" = hex(self.member.id),
+            "old-leader-member-id" = hex(old),
+            "new-leader-member-id" = hex(to),
+            "took" = runtime::recent() - began
+        );
+        true
     }
 
     async fn control(&self, control: impl FnOnce(pending::Token) -> Control) -> Result<(), Status> {

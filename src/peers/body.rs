@@ -10,7 +10,7 @@ use crate::{limits, runtime};
 
 /// Why a body cannot be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub enum Fault {
     TooLarge,
     /// It ended before anything came.
     Ended,
@@ -31,7 +31,7 @@ impl Fault {
     }
 }
 
-pub(super) struct Reader {
+pub struct Reader {
     body: Incoming,
     /// What has come and is not taken.
     ahead: BytesMut,
