@@ -498,9 +498,6 @@ pub const PEER_BODY_SECONDS_MAX: u64 = 5;
 /// entry has 1.5 MiB at most.
 pub const PEER_MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Bytes of a database from another member that are written at once; as much again may have come meanwhile.
-pub const SPOOL_PIECE_BYTES: usize = 1024 * 1024;
-
 /// Most bytes of an answer of another member that is read whole: the members of a cluster take some hundred bytes each.
 pub const PEER_ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
@@ -530,8 +527,14 @@ pub const TRANSFER_LOOK_MS: u64 = 1;
 /// How often a member is asked how far away it is, in milliseconds (etcd: rafthttp.proberInterval).
 pub const PEER_PROBE_MS: u64 = 4_000;
 
+/// How long a snapshot on its way to a member may stand still, in seconds, and how long the member may take to make it its own.
+pub const PEER_SNAPSHOT_STILL_SECONDS: u64 = 60;
+pub const PEER_SNAPSHOT_TAKEN_SECONDS: u64 = 1_800;
+
 /// Senders that say where they are and that no applied entry has named yet: members that joined after what this one knows.
 pub const PEERS_UNKNOWN_MAX: usize = 16;
+/// Bytes of a database from another member that are written at once; as much again may have come meanwhile.
+pub const SPOOL_PIECE_BYTES: usize = 1024 * 1024;
 
 /// Most bytes of what one member asks another about leases or hashes (etcd: leasehttp.maxLeaseHTTPRequestSize).
 pub const PEER_REQUEST_BYTES_MAX: usize = 64 * 1024;

@@ -9,6 +9,7 @@ mod peer;
 mod pipeline;
 mod probe;
 mod reading;
+mod snapshot;
 mod stream;
 mod urls;
 
@@ -32,7 +33,7 @@ use crate::{
     limits, log,
     observe::log::{hex, shown},
     proto::raftpb::Message,
-    raft::{member::Member, translate::messages},
+    raft::{member::Member, sending::SnapshotToSend, translate::messages},
     runtime, version,
     wire::peer::Kind,
 };
@@ -42,6 +43,8 @@ pub trait Raft {
     fn step(&self, message: eraftpb::Message);
     /// A message to that member has been lost.
     fn unreachable(&self, id: u64);
+    /// A snapshot for that member has arrived there, or not.
+    fn snapshot_sent(&self, id: u64, arrived: bool);
     /// Another member says that this one has been removed from the cluster.
     fn removed(&self);
 }
@@ -116,7 +119,7 @@ impl Peers {
         for id in removed {
             let gone = self.table.borrow_mut().remove(&id);
             if let Some(peer) = gone {
-                peer.tasks.borrow_mut().clear();
+                peer.rest();
                 self.publish();
                 log!(
                     Info,
@@ -229,11 +232,24 @@ impl Peers {
         }
     }
 
+    /// Sends a snapshot, aside from everything else.
+    pub fn send_snapshot(self: &Rc<Self>, snapshot: SnapshotToSend) {
+        let peer = self.table.borrow().get(&snapshot.to()).cloned();
+        match peer {
+            Some(peer) => {
+                let task = runtime::spawn_with_handle(snapshot::send(self.clone(), peer.clone(), snapshot));
+                // Raft sends no second one before it has heard of the first.
+                *peer.sending.borrow_mut() = Some(task);
+            }
+            None => self.raft().snapshot_sent(snapshot.to(), false),
+        }
+    }
+
     /// Ends all streams, so that who listens learns of it at once.
     pub fn stop(&self) {
         let table = std::mem::take(&mut *self.table.borrow_mut());
         for peer in table.values() {
-            peer.tasks.borrow_mut().clear();
+            peer.rest();
         }
         self.publish();
     }

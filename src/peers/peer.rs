@@ -34,6 +34,8 @@ pub(super) struct Peer {
     pub active_since: Cell<Option<u64>>,
     pub metrics: Arc<PeerMetrics>,
     pub tasks: RefCell<Vec<runtime::Task<()>>>,
+    /// The snapshot that is on its way.
+    pub sending: RefCell<Option<runtime::Task<()>>>,
 }
 
 /// By which way a message has gone.
@@ -67,7 +69,17 @@ impl Peer {
             active_since: Cell::new(None),
             metrics,
             tasks: RefCell::default(),
+            sending: RefCell::default(),
         }
+    }
+
+    /// Nothing is said to it or heard of it any more.
+    pub fn rest(&self) {
+        self.tasks.borrow_mut().clear();
+        self.sending.borrow_mut().take();
+        self.appends.borrow_mut().take();
+        self.messages.borrow_mut().take();
+        self.pipeline.borrow_mut().clear();
     }
 
     fn stream(&self, kind: Kind) -> &RefCell<Option<Stream>> {

@@ -517,8 +517,8 @@ impl Core {
                 Control::CompactionDone { token, revision } => self.compaction_waits.push((caller(token), revision)),
                 Control::Defragment { token } => self.defragment_waits.push(caller(token)),
                 Control::Configure { token, id, data, promotes } => self.configure(caller(token), id, data, promotes),
-                Control::Install { token, snapshot } => self.effects.received.push((caller(token), snapshot)),
                 Control::TransferLeader { to } => self.transfer_leader(to),
+                Control::Install { token, snapshot } => self.effects.received.push((caller(token), snapshot)),
             }
         }
     }

@@ -22,6 +22,7 @@ use super::{
     mail::{FromCore, ToCore},
     member::{Member, Role},
     segments::SegmentFiles,
+    sending::SnapshotToSend,
     view::Published,
 };
 use crate::{
@@ -46,6 +47,9 @@ pub trait PostRoom {
 /// The ways to the other members.
 pub trait Ways {
     fn send(&self, messages: Vec<Message>);
+
+    /// Sends a snapshot, and tells the core how that went.
+    fn send_snapshot(&self, snapshot: SnapshotToSend);
 
     /// Who belongs to the cluster now, and who has done so.
     fn update(&self, membership: &Membership);
@@ -480,9 +484,8 @@ impl Driver {
         if !effects.messages.is_empty() {
             self.ways.send(effects.messages);
         }
-        // No way for them leads to other members yet.
         for snapshot in effects.snapshots {
-            self.with_core(|core| core.report_snapshot(snapshot.to(), false));
+            self.ways.send_snapshot(snapshot);
         }
         if let Some(write) = effects.write {
             let metrics = &self.member.metrics.core;

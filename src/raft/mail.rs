@@ -44,10 +44,10 @@ pub enum Control {
     /// A change of the members, answered as a proposal is. `data`: a raftpb.ConfChange whose id is `id`. `promotes`: the
     /// learner that is to vote, whose log must have caught up.
     Configure { token: Token, id: u64, data: Bytes, promotes: Option<u64> },
-    /// Answered when the snapshot has been taken over and raft has its message, or it is of no use.
-    Install { token: Token, snapshot: Box<ReceivedSnapshot> },
     /// Leadership is to go to that voter. Not answered: whether it went is seen by who leads.
     TransferLeader { to: u64 },
+    /// Answered when the snapshot has been taken over and raft has its message, or it is of no use.
+    Install { token: Token, snapshot: Box<ReceivedSnapshot> },
 }
 
 /// A turn's worth of requests of one shard.

@@ -8,7 +8,10 @@ use super::Letter;
 use crate::{
     log,
     peers::{Brought, Peers, Raft},
-    raft::driver::{Driver, Ways},
+    raft::{
+        driver::{Driver, Ways},
+        sending::SnapshotToSend,
+    },
     runtime::mesh::Port,
     store::membership::Membership,
 };
@@ -16,6 +19,10 @@ use crate::{
 impl Ways for Rc<Peers> {
     fn send(&self, messages: Vec<Message>) {
         Peers::send(self, messages);
+    }
+
+    fn send_snapshot(&self, snapshot: SnapshotToSend) {
+        Peers::send_snapshot(self, snapshot);
     }
 
     fn update(&self, membership: &Membership) {
@@ -31,6 +38,10 @@ impl Raft for Driver {
 
     fn unreachable(&self, id: u64) {
         self.with_core(|core| core.report_unreachable(id));
+    }
+
+    fn snapshot_sent(&self, id: u64, arrived: bool) {
+        self.with_core(|core| core.report_snapshot(id, arrived));
     }
 
     fn removed(&self) {

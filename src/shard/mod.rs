@@ -188,15 +188,6 @@ impl Shard {
         }
     }
 
-    /// Takes over a snapshot that another member has sent.
-    ///
-    /// # Errors
-    /// Where it could not be taken over.
-    pub async fn install(&self, message: raftpb::Message, database: Spooled) -> Result<(), Status> {
-        let snapshot = Box::new(ReceivedSnapshot { message, database });
-        self.control(|token| Control::Install { token, snapshot }).await
-    }
-
     /// Hands leadership to a voter, and waits until it leads. False: it does not, within `patience`. (etcd: server.go,
     /// MoveLeader.)
     pub async fn hand_over(&self, to: u64, patience: Duration) -> bool {
@@ -224,6 +215,15 @@ impl Shard {
             "took" = runtime::recent() - began
         );
         true
+    }
+
+    /// Takes over a snapshot that another member has sent.
+    ///
+    /// # Errors
+    /// Where it could not be taken over.
+    pub async fn install(&self, message: raftpb::Message, database: Spooled) -> Result<(), Status> {
+        let snapshot = Box::new(ReceivedSnapshot { message, database });
+        self.control(|token| Control::Install { token, snapshot }).await
     }
 
     async fn control(&self, control: impl FnOnce(pending::Token) -> Control) -> Result<(), Status> {
