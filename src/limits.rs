@@ -17,6 +17,14 @@ pub const LEARNERS_DEFAULT: usize = 1;
 /// readyPercentThreshold).
 pub const LEARNER_READY_PERCENT: u64 = 90;
 
+/// How long a URL of another member may take to say who the members are: where a cluster is to be founded, which goes on
+/// without an answer, and where one is to be joined (etcd: BootstrapTimeoutEffective, GetClusterFromRemotePeers).
+pub const BOOTSTRAP_PATIENCE_MS: u64 = 1_000;
+pub const JOIN_PATIENCE_MS: u64 = 10_000;
+
+/// How long a member that was removed goes on, so that it is heard (etcd: stopWithDelay).
+pub const DEPARTURE_MS: u64 = 1_000;
+
 /// Between two looks of a starting member at whom it reaches, and how long it looks before it waits out its whole election
 /// timeout (etcd: EtcdServer.adjustTicks).
 pub const REACHED_LOOK_MS: u64 = 50;

@@ -143,6 +143,8 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
         heartbeat_ms,
         election_ms,
         pre_vote: settings.flag("pre-vote"),
+        downgrade_check_ms: milliseconds(settings.duration("downgrade-check-time")),
+        force_new_cluster: settings.flag("force-new-cluster"),
         strict_reconfig_check: settings.flag("strict-reconfig-check"),
         // A cluster without a learner has too many of them already.
         max_learners: usize::try_from(settings.int("max-learners"))

@@ -178,7 +178,7 @@ pub const FLAGS: &[Flag] = &[
     row(Clustering, "initial-advertise-peer-urls", Urls, "http://localhost:2380", Works, "Where other members reach this one; part of its id."),
     row(Clustering, "advertise-client-urls", Urls, "http://localhost:2379", Works, "Where clients are told to reach this member."),
     row(Clustering, "initial-cluster", Text, "default=http://localhost:2380", Works, "The founding members: `name=peerURL,…`."),
-    row(Clustering, "initial-cluster-state", Choice(&["new", "existing"]), "new", Works, "`new` to found a cluster. `existing` is refused on an empty data directory: this version cannot join."),
+    row(Clustering, "initial-cluster-state", Choice(&["new", "existing"]), "new", Works, "`new` to found a cluster, `existing` to join one that has been told of this member."),
     row(Clustering, "initial-cluster-token", Text, "etcd-cluster", Works, "Sets clusters of the same shape apart; part of the ids."),
     row(Clustering, "discovery-token", Text, "", Refused(NO_DISCOVERY), "Token at the discovery cluster."),
     row(Clustering, "discovery-endpoints", Text, "", Refused(NO_DISCOVERY), "Endpoints of the discovery cluster."),
@@ -265,9 +265,9 @@ pub const FLAGS: &[Flag] = &[
     row(Features, "compaction-sleep-interval", Duration, "10ms", Works, "Pause between two such batches. 0: 10 ms."),
     row(Features, "watch-progress-notify-interval", Duration, "10m0s", Works, "Time between two progress reports to a silent watch; at least 100 ms."),
     row(Features, "bootstrap-defrag-threshold-megabytes", Uint, "0", NoEffect("urd has no database file to defragment at the start"), "Defragment at the start if that frees as much."),
-    row(Features, "downgrade-check-time", Duration, "5s", NoEffect(ONE_MEMBER), "Time between two looks at a downgrade's progress."),
+    row(Features, "downgrade-check-time", Duration, "5s", Works, "Time between two looks at a downgrade's progress."),
 
-    row(Unsafe, "force-new-cluster", Bool, "false", Refused("it is not available in this version; a data directory of a cluster of one needs no forcing"), "Make this member a cluster of one."),
+    row(Unsafe, "force-new-cluster", Bool, "false", Works, "Make this member a cluster of one: what it holds as committed is kept, every other member is taken out."),
     row(Unsafe, "unsafe-no-fsync", Bool, "false", NoEffect("urd always makes writes durable before it acknowledges them"), "Acknowledge writes that are not durable."),
 
     row(Process, "config-file", Text, "", Works, "Read the settings from a file in YAML or JSON; then no other flag and no variable counts."),

@@ -9,6 +9,7 @@ mod peer;
 mod pipeline;
 mod probe;
 mod reading;
+pub mod remote;
 mod snapshot;
 mod stream;
 mod urls;
@@ -94,6 +95,11 @@ impl Peers {
     /// How long it may take until a connection to a member stands (etcd: PeerDialTimeout).
     pub fn dial_patience_of(member: &Member) -> Duration {
         Duration::from_millis(1000 + member.config.election_ms)
+    }
+
+    /// For what is asked of other members besides raft's messages.
+    pub fn client(&self) -> &Client {
+        &self.client
     }
 
     fn dial_patience(&self) -> Duration {

@@ -29,6 +29,7 @@ use crate::{
     auth::TokenChange,
     error::{self, Status},
     limits,
+    proto::raftpb::ConfChangeType,
     store::{
         apply::{Answer, AppliedBatch, ApplyEntry, Tally},
         checkpoint::{self, SegmentExtent},
@@ -280,6 +281,11 @@ pub struct Core {
     queued_bytes: usize,
     /// The request by which this member makes itself known, until it is applied.
     introduction: Option<u64>,
+    /// This member does not belong to the cluster any more.
+    has_left: bool,
+    /// The commit index was ahead of the disk at the last tick; it still is, and gets a write of its own.
+    commit_waits: bool,
+    commit_due: bool,
     compaction_waits: Vec<(Caller, i64)>,
     defragment_waits: Vec<Caller>,
     /// Those of them for whom space is being given back now. Who comes later may have freed more.
@@ -356,6 +362,9 @@ impl Core {
             queue: VecDeque::new(),
             changes: VecDeque::new(),
             queued_bytes: 0,
+            has_left: false,
+            commit_waits: false,
+            commit_due: false,
             introduction: None,
             compaction_waits: Vec::new(),
             defragment_waits: Vec::new(),
@@ -437,6 +446,15 @@ impl Core {
     /// One heartbeat interval has passed.
     pub fn tick(&mut self) {
         self.ticks += 1;
+        // Soon after the last entry the disk knows that it is committed: who must go on alone from there
+        // (`--force-new-cluster`) keeps what was acknowledged. etcd's database is as late.
+        self.commit_due = self.commit_unlogged && self.commit_waits;
+        #[cfg(any(test, feature = "sim"))]
+        if self.has(Planted::ForgetsVotes) {
+            // It would tell the disk of the vote after all.
+            self.commit_due = false;
+        }
+        self.commit_waits = self.commit_unlogged;
         self.node.tick();
         self.draw_timeout();
         self.look_after_reads();
@@ -475,6 +493,15 @@ impl Core {
         // What the crate says of a message is that it dropped it.
         let _ = self.node.step(message);
         self.draw_timeout();
+    }
+
+    /// Others say that this member does not belong to the cluster.
+    pub fn leave(&mut self) {
+        self.has_left = true;
+    }
+
+    pub fn has_left(&self) -> bool {
+        self.has_left
     }
 
     /// A message to that member has been lost: what it has is to be asked again.
@@ -585,6 +612,7 @@ impl Core {
         self.start_read_round();
         self.handle_readies(&mut effects)?;
         if self.may_write() {
+            (self.commit_waits, self.commit_due) = (false, false);
             if std::mem::take(&mut self.commit_unlogged) {
                 let hard_state = self.node.store().hard_state().clone();
                 self.writer.append_hard_state(hard_state.term, hard_state.vote, hard_state.commit);
@@ -652,8 +680,8 @@ impl Core {
     }
 
     fn may_write(&self) -> bool {
-        let gathered = self.gathering.is_some() || !self.moves_gathering.is_empty() || self.install.is_gathering();
-        self.in_flight.is_none() && gathered
+        let values = !self.moves_gathering.is_empty() || self.install.is_gathering();
+        self.in_flight.is_none() && (values || self.gathering.is_some() || self.commit_due)
     }
 
     fn handle_readies(&mut self, effects: &mut Effects) -> io::Result<()> {
@@ -799,6 +827,8 @@ impl Core {
         let (id, result) = match translate::conf_change(&entry.data) {
             Ok((change, for_crate)) => {
                 let result = self.state.apply_conf_change(entry.index, entry.term, &change);
+                let removes = change.r#type() == ConfChangeType::ConfChangeRemoveNode;
+                self.has_left |= removes && result.is_ok() && change.node_id() == self.node.raft.id;
                 if let (Ok(()), Change::Voters(v2)) = (&result, for_crate) {
                     let conf_state = self.node.apply_conf_change(&*v2);
                     self.set_conf_state(conf_state);

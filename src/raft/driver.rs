@@ -100,8 +100,9 @@ pub struct Driver {
     space_waker: RefCell<Option<Waker>>,
     was_serving: Cell<bool>,
     introduced_waker: RefCell<Option<Waker>>,
-    /// That the cluster states the version it is being downgraded to has been logged.
-    ready_told: Cell<bool>,
+    lead_begun: Cell<bool>,
+    lead_waker: RefCell<Option<Waker>>,
+    departing: Cell<bool>,
     /// When the first of the proposals arrived that wait for the next write, and of those in the write in flight.
     gathering_since: Cell<Option<Instant>>,
     writing_since: Cell<Option<Instant>>,
@@ -203,7 +204,9 @@ impl Driver {
             space_waker: RefCell::new(None),
             was_serving: Cell::new(false),
             introduced_waker: RefCell::new(None),
-            ready_told: Cell::new(false),
+            lead_begun: Cell::new(false),
+            lead_waker: RefCell::new(None),
+            departing: Cell::new(false),
             gathering_since: Cell::new(None),
             writing_since: Cell::new(None),
         })
@@ -323,9 +326,6 @@ impl Driver {
             self.member.tokens.sweep((self.clock)());
             if ticks % limits::SPACE_LOOK_TICKS == 0 {
                 self.kick_space();
-            }
-            if ticks % (limits::VERSION_LOOK_MS / self.member.config.heartbeat_ms).max(1) == 0 {
-                self.state_version();
             }
         }
     }
@@ -557,7 +557,7 @@ impl Driver {
         metrics.auth_revision.set(core.state().auth.revision() as i64);
     }
 
-    fn tell_standing(&self) {
+    fn tell_standing(self: &Rc<Self>) {
         let core = self.core.borrow();
         let standing = core.standing();
         let shared = &self.member.standing;
@@ -581,47 +581,55 @@ impl Driver {
         metrics.applied.set(standing.applied as i64);
         metrics.proposals_pending.set(core.pending() as i64);
         let serves = core.serves() && core.is_leader();
+        let has_left = core.has_left();
         drop(core);
+        if has_left {
+            self.depart();
+        }
         if self.core.borrow().is_introduced()
             && let Some(waker) = self.introduced_waker.borrow_mut().take()
         {
             waker.wake();
         }
-        let served = self.was_serving.replace(serves);
-        if serves && !served {
-            self.state_version();
+        if self.was_serving.replace(serves) != serves && serves {
+            self.lead_begun.set(true);
+            if let Some(waker) = self.lead_waker.borrow_mut().take() {
+                waker.wake();
+            }
         }
     }
 
-    /// A leader states the version that the cluster is to have, once it is another.
-    fn state_version(&self) {
-        let core = &mut *self.core.borrow_mut();
-        if core.serves() && core.is_leader() && Driver::propose_version(core, &self.member) {
-            self.kick();
-        }
-        let state = core.state();
-        let ready = state.downgrade.as_ref().filter(|it| state.cluster_version.as_deref() == Some(&*it.target));
-        if let (Some(downgrade), false) = (ready, self.ready_told.replace(ready.is_some())) {
-            log!(
-                Info,
-                "The server is ready to downgrade",
-                "target-version" = downgrade.target,
-                "server-version" = crate::version::ETCD
-            );
-        }
+    /// Whether this member leads and may serve.
+    pub fn leads(&self) -> bool {
+        self.was_serving.get()
     }
 
-    fn propose_version(core: &mut Core, member: &Member) -> bool {
-        let (due, stated) = (core.state().cluster_version_due(), core.state().cluster_version.as_deref());
-        if stated == Some(due) {
-            return false;
+    /// Waits until this member begins to lead, no longer than that.
+    pub async fn lead_begins(&self, patience: Duration) {
+        let begins = poll_fn(|context| {
+            if self.lead_begun.take() {
+                return Poll::Ready(());
+            }
+            *self.lead_waker.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        });
+        runtime::timeout(patience, begins).await;
+    }
+
+    /// The member does not belong to the cluster any more: it ends. Its answers go out first, to members and to clients.
+    /// (etcd: EtcdServer.stopWithDelay.)
+    fn depart(self: &Rc<Self>) {
+        if self.departing.replace(true) {
+            return;
         }
-        if stated.is_some() {
-            log!(Info, "updating cluster version using v3 API", "from" = stated.unwrap_or_default(), "to" = due);
-        }
-        let request = bootstrap::cluster_version_request(member.next_id(), due);
-        core.propose_own(request);
-        true
+        let driver = self.clone();
+        runtime::spawn(async move {
+            runtime::sleep(Duration::from_millis(limits::DEPARTURE_MS)).await;
+            let error = "the member has been permanently removed from the cluster";
+            log!(Warn, "server error", "error" = error);
+            log!(Warn, "data-dir used by this member must be removed");
+            driver.member.departed.store(true, Relaxed);
+        });
     }
 
     async fn write(self: Rc<Self>, write: PendingWrite) {

@@ -37,6 +37,8 @@ pub struct Member {
     pub tokens: Tokens,
     /// Told by the raft core at each compaction.
     pub compaction_hashes: CompactionHashes,
+    /// The member does not belong to the cluster any more, and ends.
+    pub departed: AtomicBool,
     /// The low part of request ids, shared by all shards (etcd: pkg/idutil).
     next_id: AtomicU64,
 }
@@ -132,6 +134,7 @@ impl Member {
             introduced: AtomicBool::new(false),
             reached: Reached::default(),
             compaction_hashes: CompactionHashes::default(),
+            departed: AtomicBool::new(false),
             next_id: AtomicU64::new(identity::first_id(id, now_ms)),
         }
     }

@@ -6,9 +6,9 @@ use raft::eraftpb::Message;
 
 use super::Letter;
 use crate::{
-    log,
     peers::{Brought, Peers, Raft},
     raft::{
+        core::Core,
         driver::{Driver, Ways},
         sending::SnapshotToSend,
     },
@@ -45,9 +45,7 @@ impl Raft for Driver {
     }
 
     fn removed(&self) {
-        let error = "the member has been permanently removed from the cluster";
-        log!(Fatal, "server error", "error" = error);
-        std::process::exit(1);
+        self.with_core(Core::leave);
     }
 }
 

@@ -110,6 +110,7 @@ impl Member {
             Options { segment_bytes: SEGMENT_BYTES, recent_bytes: RECENT_BYTES, cluster_id: 0xc1, member_id: self.id };
         let manner = Manner {
             founders: |_| self.founders.clone(),
+            force_new_cluster: false,
             lease_ttl_min: 1,
             shards: 1,
             election_ticks: ELECTION_TICKS,

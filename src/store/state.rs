@@ -12,7 +12,6 @@ use crate::{
     auth::Auth,
     limits,
     proto::{etcdserverpb::AlarmType, raftpb},
-    version,
 };
 
 /// Alarms that are raised, in order of kind and member.
@@ -93,12 +92,6 @@ impl State {
             lease_ttl_min,
             learners_max: limits::LEARNERS_DEFAULT,
         }
-    }
-
-    /// The version that the cluster is to state: this release's, or the one to which it is being downgraded.
-    /// (etcd: version/monitor.go, decideClusterVersion.)
-    pub fn cluster_version_due(&self) -> &str {
-        self.downgrade.as_ref().map_or(version::CLUSTER, |downgrade| &downgrade.target)
     }
 
     /// The version of the storage's schema in etcd's terms, which follows the cluster's. None before that is decided.

@@ -88,6 +88,7 @@ struct World {
 fn resume(dir: &Dir) -> (Core, Covered) {
     let manner = Manner {
         founders: |id| vec![Founder { id, name: "n".into(), peer_urls: vec!["http://localhost:2380".into()] }],
+        force_new_cluster: false,
         lease_ttl_min: 1,
         shards: 1,
         election_ticks: 10,
