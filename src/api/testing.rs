@@ -210,6 +210,7 @@ impl Bench {
             self.controls.push(format!("{control:?}"));
             outcomes.push(match control {
                 Control::Install { .. } => unreachable!("no client sends a snapshot"),
+                Control::TransferLeader { .. } => unreachable!("nobody is there to lead instead"),
                 Control::CompactionDone { token, .. } | Control::Defragment { token } => (token, Outcome::Done),
                 Control::Configure { token, data, .. } => {
                     self.index += 1;

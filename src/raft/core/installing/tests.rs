@@ -65,6 +65,7 @@ fn resume(dir: &Dir, at: usize) -> (Core, Covered) {
         life: at as u64,
         quota_bytes: None,
         catch_up_entries: CATCH_UP_ENTRIES,
+        force_new_cluster: false,
         logger: slog::Logger::root(slog::Discard, slog::o!()),
     };
     let Resumed { parts, covered, .. } = start::resume(dir, &options, manner).unwrap();
