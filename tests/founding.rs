@@ -85,6 +85,38 @@ async fn every_member_answers_for_leases() {
     }
 }
 
+/// Longer than the lease lives. It is kept alive through a follower, which turns to the next leader; the one that stood still believes, when
+/// it goes on, that it leads and that the lease has ended. (etcd's follower waits for the one that stands still.)
+#[tokio::test]
+async fn a_lease_outlives_a_leader_that_stands_still() {
+    if is_reference() {
+        return;
+    }
+    let members = founded(3).await;
+    let mut leader = None;
+    for (at, member) in members.iter().enumerate() {
+        let status = member.client().await.status().await.unwrap();
+        leader = leader.or((status.leader == status.header.unwrap().member_id).then_some(at));
+    }
+    let leader = leader.expect("somebody leads");
+    let client = members[(leader + 1) % 3].client().await;
+    let id = grant(&client, 10).await;
+    client.call(&PutRequest { key: "k".into(), lease: id, ..Default::default() }).await.unwrap();
+    let (mut sender, mut stream) = client.stream::<LeaseKeepAliveRequest>().await.unwrap();
+    server::signal(members[leader].pid(), "STOP");
+    for _ in 0..13 {
+        sender.send(&LeaseKeepAliveRequest { id }).unwrap();
+        assert_eq!(stream.expect().await.unwrap().ttl, 10);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    server::signal(members[leader].pid(), "CONT");
+    for asked in [&client, &members[leader].client().await] {
+        let read = asked.call(&RangeRequest { key: "k".into(), ..Default::default() }).await.unwrap();
+        assert_eq!(read.count, 1);
+        assert!(asked.call(&LeaseTimeToLiveRequest { id, keys: false }).await.unwrap().ttl > 0);
+    }
+}
+
 #[tokio::test]
 async fn members_join_vote_and_go() {
     let mut members = founded(3).await;
