@@ -98,17 +98,23 @@ pub enum Planted {
     ReadsBeforeApply,
     /// A checkpoint says that replay begins behind entries that it does not hold.
     CheckpointsAhead,
+    /// A leader is answered for its snapshot before that has been made this member's.
+    AnswersBeforeInstalled,
+    /// A state that comes from another member takes the vote away with it.
+    InstallsNoVote,
 }
 
 #[cfg(any(test, feature = "sim"))]
 impl Planted {
-    pub const ALL: [Planted; 6] = [
+    pub const ALL: [Planted; 8] = [
         Planted::CountsUnsynced,
         Planted::AnswersUnsynced,
         Planted::ForgetsVotes,
         Planted::ReadsWithoutQuorum,
         Planted::ReadsBeforeApply,
         Planted::CheckpointsAhead,
+        Planted::AnswersBeforeInstalled,
+        Planted::InstallsNoVote,
     ];
 }
 
