@@ -21,7 +21,7 @@ use crate::{
     proto::{etcdserverpb::InternalRaftRequest, raftpb::ConfChange},
     shard::{
         Member, Shard,
-        mail::{Control, FromCore, Outcome, ToCore},
+        mail::{Control, FromCore, Outcome, Proposal, ToCore},
         view::{Published, View},
     },
     store::{
@@ -181,7 +181,14 @@ impl Bench {
         self.state.apply(&entry, &table, &mut AppliedBatch::default()).expect("values lie in memory").result
     }
 
-    fn turn(&mut self, mail: ToCore) {
+    fn turn(&mut self, mut mail: ToCore) {
+        // A member alone leads in every term.
+        for control in std::mem::take(&mut mail.controls) {
+            match control {
+                Control::Expire { token, id, data, .. } => mail.proposals.push(Proposal { token, id, data }),
+                other => mail.controls.push(other),
+            }
+        }
         let mut batch = AppliedBatch::default();
         let mut outcomes = Vec::new();
         for proposal in mail.proposals {
@@ -209,6 +216,7 @@ impl Bench {
         for control in mail.controls {
             self.controls.push(format!("{control:?}"));
             outcomes.push(match control {
+                Control::Expire { .. } => unreachable!("it was taken for a proposal"),
                 Control::CompactionDone { token, .. } | Control::Defragment { token } => (token, Outcome::Done),
                 Control::Configure { token, data, .. } => {
                     self.index += 1;

@@ -46,11 +46,15 @@ use crate::{
 };
 
 mod elections;
+#[cfg(any(test, feature = "sim"))]
+mod planted;
 mod proposals;
 mod reads;
 mod space;
 
 use elections::Elections;
+#[cfg(any(test, feature = "sim"))]
+pub use planted::Planted;
 
 /// What the core is made from.
 pub struct Parts {
@@ -74,36 +78,6 @@ pub struct Parts {
     /// None: no quota.
     pub quota_bytes: Option<u64>,
     pub logger: slog::Logger,
-}
-
-/// A bug that is put in on purpose, to see that the simulator finds it.
-#[cfg(any(test, feature = "sim"))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Planted {
-    /// A leader takes its own entries for durable before they are.
-    CountsUnsynced,
-    /// A follower answers for entries, and for its vote, before they are durable.
-    AnswersUnsynced,
-    /// A vote is not logged.
-    ForgetsVotes,
-    /// Reads are answered without asking whether the leader still leads.
-    ReadsWithoutQuorum,
-    /// Reads are answered before what they have to see is applied.
-    ReadsBeforeApply,
-    /// A checkpoint says that replay begins behind entries that it does not hold.
-    CheckpointsAhead,
-}
-
-#[cfg(any(test, feature = "sim"))]
-impl Planted {
-    pub const ALL: [Planted; 6] = [
-        Planted::CountsUnsynced,
-        Planted::AnswersUnsynced,
-        Planted::ForgetsVotes,
-        Planted::ReadsWithoutQuorum,
-        Planted::ReadsBeforeApply,
-        Planted::CheckpointsAhead,
-    ];
 }
 
 /// A caller that waits for a proposal to be applied.
@@ -218,6 +192,8 @@ struct Queued {
     data: Bytes,
     /// The tick in which it came.
     came: u64,
+    /// The term in which this member must lead for it to be logged; 0: any, led by anybody.
+    term: u64,
 }
 
 pub struct Core {
@@ -289,6 +265,8 @@ pub struct Core {
     compactions: Vec<Compaction>,
     #[cfg(any(test, feature = "sim"))]
     planted: Option<Planted>,
+    #[cfg(any(test, feature = "sim"))]
+    told_early: i64,
 }
 
 impl Core {
@@ -354,19 +332,11 @@ impl Core {
             compactions: Vec::new(),
             #[cfg(any(test, feature = "sim"))]
             planted: None,
+            #[cfg(any(test, feature = "sim"))]
+            told_early: 0,
         };
         core.draw_timeout();
         Ok(core)
-    }
-
-    #[cfg(any(test, feature = "sim"))]
-    pub fn plant(&mut self, bug: Option<Planted>) {
-        self.planted = bug;
-    }
-
-    #[cfg(any(test, feature = "sim"))]
-    fn has(&self, bug: Planted) -> bool {
-        self.planted == Some(bug)
     }
 
     pub fn state(&self) -> &State {
@@ -443,6 +413,8 @@ impl Core {
         if message.get_msg_type() == MessageType::MsgPropose {
             return self.forwarded(message.take_entries().into());
         }
+        #[cfg(any(test, feature = "sim"))]
+        self.misread(&mut message);
         // What the crate says of a message is that it dropped it.
         let _ = self.node.step(message);
         self.draw_timeout();
@@ -482,6 +454,7 @@ impl Core {
                 Control::CompactionDone { token, revision } => self.compaction_waits.push((caller(token), revision)),
                 Control::Defragment { token } => self.defragment_waits.push(caller(token)),
                 Control::Configure { token, id, data, promotes } => self.configure(caller(token), id, data, promotes),
+                Control::Expire { token, id, data, term } => self.expire(caller(token), id, data, term),
             }
         }
     }
@@ -535,8 +508,11 @@ impl Core {
             let hard_state = self.node.store().hard_state();
             // Entries beyond may be committed, and not be on this member's disk yet.
             let commit = self.state.applied().0;
+            let state = self.state.clone();
+            #[cfg(any(test, feature = "sim"))]
+            let state = self.without_leases(state);
             effects.capture = Some(Box::new(Capture {
-                state: self.state.clone(),
+                state,
                 hard_state: checkpoint::HardState { term: hard_state.term, vote: hard_state.vote, commit },
                 position,
                 extents: self.writer.extents(),
@@ -629,6 +605,8 @@ impl Core {
         }
         let entries = ready.take_entries();
         self.entries_gathering += entries.len() as u64;
+        #[cfg(any(test, feature = "sim"))]
+        let appended = entries.clone();
         for entry in entries {
             let place = self.writer.append_entry(entry.index, entry.term, entry.entry_type as u8, &entry.data);
             self.node.mut_store().append(entry.index, entry.term, entry.entry_type, entry.data, place);
@@ -676,6 +654,8 @@ impl Core {
         if self.has(Planted::CountsUnsynced) && self.is_leader() {
             self.node.on_persist_ready(number);
         }
+        #[cfg(any(test, feature = "sim"))]
+        self.tell_early(&appended);
         self.apply(committed)
     }
 
@@ -692,6 +672,8 @@ impl Core {
             unapplied = unapplied.saturating_sub(bytes);
             match entry.entry_type {
                 EntryType::EntryNormal if entry.data.is_empty() => self.state.apply_empty(index, term),
+                #[cfg(any(test, feature = "sim"))]
+                EntryType::EntryNormal if self.passes_over(index) => self.state.apply_empty(index, term),
                 EntryType::EntryNormal => self.apply_request(entry, room)?,
                 EntryType::EntryConfChange => self.apply_conf_change(&entry),
                 EntryType::EntryConfChangeV2 => {
@@ -720,7 +702,11 @@ impl Core {
     fn apply_request(&mut self, entry: Entry, quota_room: Option<u64>) -> io::Result<()> {
         let base = self.node.store().place(entry.index).expect("a committed entry has a place in the log");
         let entry = ApplyEntry { index: entry.index, term: entry.term, base, data: entry.data, quota_room };
+        #[cfg(any(test, feature = "sim"))]
+        let told = self.batch.events.len();
         let applied = self.state.apply(&entry, self.writer.table(), &mut self.batch)?;
+        #[cfg(any(test, feature = "sim"))]
+        self.tell_once(told);
         if entry.index <= self.recovered {
             self.batch.tokens.clear();
         }

@@ -35,6 +35,9 @@ pub enum Control {
     /// A change of the members, answered as a proposal is. `data`: a raftpb.ConfChange whose id is `id`. `promotes`: the
     /// learner that is to vote, whose log must have caught up.
     Configure { token: Token, id: u64, data: Bytes, promotes: Option<u64> },
+    /// The revocation of a lease whose time has passed by the clock of the leader of `term`, answered as a proposal is. Only
+    /// that leader logs it: another one may have renewed the lease since. `data`: a request whose id is `id`.
+    Expire { token: Token, id: u64, data: Bytes, term: u64 },
 }
 
 /// A turn's worth of requests of one shard.

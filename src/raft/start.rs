@@ -153,9 +153,12 @@ pub(crate) fn resume(
     // A first start that was cut short before its first write has left an empty log, and promised nothing.
     if recovered.checkpoint.is_none() && recovered.entries.is_empty() {
         let founders = (manner.founders)(recovered.member_id);
-        recovered.hard_state = begin_log(&founders, &mut recovered.writer, &mut recovered.entries);
-        let write = recovered.writer.take_write().expect("a new log has something to write");
-        dir.write(&write)?;
+        // Who joins a cluster learns who is in it from its log; what it has voted since it must not forget.
+        if !founders.is_empty() {
+            recovered.hard_state = begin_log(&founders, &mut recovered.writer, &mut recovered.entries);
+            let write = recovered.writer.take_write().expect("a new log has something to write");
+            dir.write(&write)?;
+        }
     }
 
     let position = recovered.checkpoint.as_ref().map(|checkpoint| checkpoint.head.position).unwrap_or_default();

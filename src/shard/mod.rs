@@ -280,16 +280,14 @@ impl Shard {
         lease::owner(id, self.neighbours.len()) == self.id
     }
 
+    /// The term in which this member leads, if it does.
+    fn leads(&self) -> Option<u64> {
+        self.member.is_leader().then(|| self.member.term())
+    }
+
     fn take_or_give_up_leases(&self, view: &View) {
-        let mut leases = self.leases.borrow_mut();
-        match (self.member.is_leader(), leases.is_primary()) {
-            (true, false) => {
-                let owned = view.state.leases.iter().filter(|lease| self.owns(lease.id));
-                leases.promote(owned, self.member.config.election_ms, self.now_ms.get());
-            }
-            (false, true) => leases.demote(),
-            _ => {}
-        }
+        let owned = view.state.leases.iter().filter(|lease| self.owns(lease.id));
+        self.leases.borrow_mut().follow(self.leads(), owned, self.member.config.election_ms, self.now_ms.get());
     }
 
     /// Asks the shard that owns a lease. One that does not answer in time counts as not primary.
@@ -322,7 +320,7 @@ impl Shard {
     fn answer_lease(&self, call: LeaseCall) -> LeaseAnswer {
         let now_ms = self.now_ms.get();
         // Leadership may be younger than the last tick.
-        if self.member.is_leader() != self.leases.borrow().is_primary() {
+        if self.leads().unwrap_or(0) != self.leases.borrow().term() {
             self.take_or_give_up_leases(&self.view());
         }
         let mut leases = self.leases.borrow_mut();
@@ -385,7 +383,7 @@ impl Shard {
         }
     }
 
-    /// Proposes to revoke a lease whose time has passed.
+    /// Proposes to revoke a lease whose time has passed, by the clock of the leader of this term.
     fn revoke(&self, lease: i64) -> Waiting<Told> {
         let waiting = self.pending.wait(self.now_ms.get());
         let id = self.member.next_id();
@@ -397,7 +395,8 @@ impl Shard {
             lease_revoke: Some(LeaseRevokeRequest { id: lease }),
             ..Default::default()
         };
-        self.outbox.propose(Proposal { token: waiting.token(), id, data: request.encode_to_vec().into() });
+        let (data, term) = (request.encode_to_vec().into(), self.leases.borrow().term());
+        self.outbox.control(Control::Expire { token: waiting.token(), id, data, term });
         waiting
     }
 

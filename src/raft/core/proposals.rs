@@ -22,7 +22,7 @@ impl Core {
             if self.queued_bytes + entry.data.len() > limits::PROPOSAL_BYTES_QUEUED {
                 return;
             }
-            let queued = Queued { caller: None, id: 0, data: entry.data, came: self.ticks };
+            let queued = Queued { caller: None, id: 0, data: entry.data, came: self.ticks, term: 0 };
             self.queued_bytes += queued.data.len();
             match entry.entry_type {
                 EntryType::EntryNormal => self.queue.push_back(queued),
@@ -36,12 +36,25 @@ impl Core {
     /// Proposes a request of the member's own, with nobody waiting: its attributes, the cluster's version.
     pub fn propose_own(&mut self, data: Bytes) {
         self.queued_bytes += data.len();
-        self.queue.push_back(Queued { caller: None, id: 0, data, came: FOREVER });
+        self.queue.push_back(Queued { caller: None, id: 0, data, came: FOREVER, term: 0 });
     }
 
     pub(super) fn enqueue(&mut self, caller: Caller, id: u64, data: Bytes) {
         self.queued_bytes += data.len();
-        self.queue.push_back(Queued { caller: Some(caller), id, data, came: self.ticks });
+        self.queue.push_back(Queued { caller: Some(caller), id, data, came: self.ticks, term: 0 });
+    }
+
+    /// An expired lease is to be revoked, by the leader of that term or not at all.
+    pub(super) fn expire(&mut self, caller: Caller, id: u64, data: Bytes, term: u64) {
+        #[cfg(any(test, feature = "sim"))]
+        let term = if self.has(super::Planted::RevokesAsDeposed) { 0 } else { term };
+        self.queued_bytes += data.len();
+        self.queue.push_back(Queued { caller: Some(caller), id, data, came: self.ticks, term });
+    }
+
+    /// Whether something queued may still be logged.
+    fn is_timely(&self, queued: &Queued) -> bool {
+        queued.term == 0 || self.is_leader() && self.node.raft.term == queued.term
     }
 
     pub(super) fn configure(&mut self, caller: Caller, id: u64, data: Bytes, promotes: Option<u64>) {
@@ -52,7 +65,7 @@ impl Core {
             return self.fail(caller, error::TOO_MANY_REQUESTS);
         }
         self.queued_bytes += data.len();
-        self.changes.push_back(Queued { caller: Some(caller), id, data, came: self.ticks });
+        self.changes.push_back(Queued { caller: Some(caller), id, data, came: self.ticks, term: 0 });
     }
 
     /// A learner may vote once its log is close behind the leader's. (etcd: server.go, isLearnerReady.)
@@ -101,7 +114,7 @@ impl Core {
         if !self.may_change() {
             return;
         }
-        let Queued { caller, id, data, came } = self.changes.pop_front().expect("there is one");
+        let Queued { caller, id, data, came, .. } = self.changes.pop_front().expect("there is one");
         self.queued_bytes -= data.len();
         let entry = Entry { entry_type: EntryType::EntryConfChange, data, ..Entry::default() };
         let proposed = match self.is_leader() {
@@ -120,12 +133,16 @@ impl Core {
     fn append_change(&mut self, entry: Entry) -> Result<(), Status> {
         let (change, _) = translate::conf_change(&entry.data).map_err(|cause| Status::internal(cause.to_string()))?;
         self.state.membership.check(&change, self.state.learners_max())?;
+        #[cfg(any(test, feature = "sim"))]
+        let data = entry.data.clone();
         let raft = &mut self.node.raft;
         if !raft.append_entry(&mut [entry]) {
             return Err(error::TOO_MANY_REQUESTS);
         }
         raft.pending_conf_index = raft.raft_log.last_index();
         raft.bcast_append();
+        #[cfg(any(test, feature = "sim"))]
+        self.change_early(&data);
         Ok(())
     }
 
@@ -137,6 +154,10 @@ impl Core {
         while bytes < limits::WRITE_BATCH_BYTES {
             let Some(queued) = self.queue.pop_front() else { break };
             bytes += queued.data.len();
+            if !self.is_timely(&queued) {
+                queued.caller.into_iter().for_each(|caller| self.fail(caller, error::NO_LEADER));
+                continue;
+            }
             if let Some(caller) = queued.caller {
                 self.callers.insert(queued.id, (caller, queued.came));
                 ids.push(queued.id);
@@ -144,6 +165,9 @@ impl Core {
             entries.push(Entry { data: queued.data, ..Entry::default() });
         }
         self.queued_bytes -= bytes;
+        if entries.is_empty() {
+            return;
+        }
         if let Err(status) = self.propose(entries) {
             for id in ids {
                 if let Some((caller, _)) = self.callers.remove(&id) {
