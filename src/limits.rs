@@ -17,6 +17,11 @@ pub const LEARNERS_DEFAULT: usize = 1;
 /// readyPercentThreshold).
 pub const LEARNER_READY_PERCENT: u64 = 90;
 
+/// Between two looks of a starting member at whom it reaches, and how long it looks before it waits out its whole election
+/// timeout (etcd: EtcdServer.adjustTicks).
+pub const REACHED_LOOK_MS: u64 = 50;
+pub const REACHED_WAIT_MS: u64 = 5_000;
+
 /// Between two looks of a leader at the version that the cluster states (etcd: server.go, monitorVersionInterval).
 pub const VERSION_LOOK_MS: u64 = 4_000;
 
@@ -507,6 +512,9 @@ pub const PEER_DIAL_AGAIN_MS: u64 = 100;
 /// (etcd: rafthttp.ConnReadTimeout, and a third of it).
 pub const PEER_SILENCE_MS_MAX: u64 = 5_000;
 pub const PEER_ALIVE_MS: u64 = PEER_SILENCE_MS_MAX / 3;
+
+/// How often it is looked whether leadership has gone where it was to go, in milliseconds.
+pub const TRANSFER_LOOK_MS: u64 = 1;
 
 /// Senders that say where they are and that no applied entry has named yet: members that joined after what this one knows.
 pub const PEERS_UNKNOWN_MAX: usize = 16;

@@ -13,7 +13,7 @@ impl Config {
     /// ask DNS.
     ///
     /// # Errors
-    /// What etcd would refuse, and what this version cannot do: joining, and founding with others.
+    /// What etcd would refuse, and joining, which this version cannot do.
     pub fn verify_bootstrap(&self) -> Result<(), ConfigError> {
         let Some((_, urls)) = self.initial_cluster.iter().find(|(name, _)| *name == self.name) else {
             return Err(ConfigError::invalid(format!(
@@ -32,13 +32,6 @@ impl Config {
         if !self.initial_cluster_state_new {
             return Err(ConfigError::invalid("--initial-cluster-state=existing: this version cannot join a cluster")
                 .hint("joining comes with clusters of several members; to found a cluster of one use --initial-cluster-state=new"));
-        }
-        if self.initial_cluster.len() > 1 {
-            return Err(ConfigError::invalid(format!(
-                "--initial-cluster has {} members: this version founds clusters of one member only",
-                self.initial_cluster.len()
-            ))
-            .hint("clusters of several members come in a later version; name this member alone"));
         }
         Ok(())
     }

@@ -139,6 +139,7 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
         initial_cluster,
         initial_cluster_token: settings.text("initial-cluster-token").to_owned(),
         initial_cluster_state_new: settings.text("initial-cluster-state") == "new",
+        initial_election_tick_advance: settings.flag("initial-election-tick-advance"),
         heartbeat_ms,
         election_ms,
         pre_vote: settings.flag("pre-vote"),

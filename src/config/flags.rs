@@ -157,7 +157,7 @@ pub const FLAGS: &[Flag] = &[
     row(Member, "snapshot-count", Uint, "10000", NoEffect("urd writes a checkpoint when the log has grown by enough bytes, whatever the number of entries"), "Applied entries after which the log's head is covered by a checkpoint."),
     row(Member, "heartbeat-interval", Uint, "100", Works, "Milliseconds between two heartbeats of a leader."),
     row(Member, "election-timeout", Uint, "1000", Works, "Milliseconds without a leader after which a member stands for election."),
-    row(Member, "initial-election-tick-advance", Bool, "true", NoEffect("a member alone stands for election at once"), "Shorten the first election timeout after a start."),
+    row(Member, "initial-election-tick-advance", Bool, "true", Works, "Shorten the first election timeout after a start, once other members are reached."),
     row(Member, "listen-peer-urls", Urls, "http://localhost:2380", Works, "Where to accept other members."),
     row(Member, "listen-client-urls", Urls, "http://localhost:2379", Works, "Where to accept clients: gRPC and HTTP on one port, or on one unix socket."),
     row(Member, "listen-client-http-urls", Urls, "", Works, "Where to accept HTTP alone; --listen-client-urls then takes gRPC alone."),
@@ -177,7 +177,7 @@ pub const FLAGS: &[Flag] = &[
 
     row(Clustering, "initial-advertise-peer-urls", Urls, "http://localhost:2380", Works, "Where other members reach this one; part of its id."),
     row(Clustering, "advertise-client-urls", Urls, "http://localhost:2379", Works, "Where clients are told to reach this member."),
-    row(Clustering, "initial-cluster", Text, "default=http://localhost:2380", Works, "The founding members: `name=peerURL,…`. This version founds clusters of one."),
+    row(Clustering, "initial-cluster", Text, "default=http://localhost:2380", Works, "The founding members: `name=peerURL,…`."),
     row(Clustering, "initial-cluster-state", Choice(&["new", "existing"]), "new", Works, "`new` to found a cluster. `existing` is refused on an empty data directory: this version cannot join."),
     row(Clustering, "initial-cluster-token", Text, "etcd-cluster", Works, "Sets clusters of the same shape apart; part of the ids."),
     row(Clustering, "discovery-token", Text, "", Refused(NO_DISCOVERY), "Token at the discovery cluster."),

@@ -37,6 +37,8 @@ pub struct Config {
     pub initial_cluster: Vec<(String, Vec<String>)>,
     pub initial_cluster_token: String,
     pub initial_cluster_state_new: bool,
+    /// A member among others, once it reaches them, does not wait a whole election timeout for the first sign of a leader.
+    pub initial_election_tick_advance: bool,
     pub heartbeat_ms: u64,
     pub election_ms: u64,
     pub pre_vote: bool,
@@ -187,6 +189,7 @@ impl Default for Config {
             initial_cluster: vec![("default".into(), local(2380))],
             initial_cluster_token: "etcd-cluster".into(),
             initial_cluster_state_new: true,
+            initial_election_tick_advance: true,
             heartbeat_ms: 100,
             election_ms: 1000,
             pre_vote: true,
@@ -256,6 +259,11 @@ impl Config {
         Ok(Parsed::Run(Box::new(Config { config_file: file, ..config })))
     }
 
+    /// Ticks of a heartbeat interval after which a member that hears of no leader may stand for election.
+    pub fn election_ticks(&self) -> usize {
+        (self.election_ms / self.heartbeat_ms) as usize
+    }
+
     /// How long a request may wait: 5 s and two election timeouts (etcd: config.ServerConfig.ReqTimeout).
     pub fn request_timeout_ms(&self) -> u64 {
         5_000 + 2 * self.election_ms
@@ -263,7 +271,7 @@ impl Config {
 
     /// Shortest lease, in seconds: one and a half election timeouts, rounded up (etcd: server.go, minTTL).
     pub fn lease_ttl_min(&self) -> i64 {
-        let ticks = self.election_ms / self.heartbeat_ms;
+        let ticks = self.election_ticks() as u64;
         ((3 * ticks).div_ceil(2) * self.heartbeat_ms).div_ceil(1000) as i64
     }
 }

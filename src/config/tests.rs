@@ -437,8 +437,10 @@ fn the_founding_cluster_is_checked_before_it_is_founded() {
             "initial cluster n1=http://localhost:2380,n2=http://localhost:2380 has duplicate url",
         ),
         (
-            &["--name=n1", "--initial-cluster=n1=http://localhost:2380,n2=http://localhost:2381"],
-            "--initial-cluster has 2 members: this version founds clusters of one member only",
+            &["--name=n2", "--initial-cluster=n1=http://localhost:2380,n2=http://localhost:2381"],
+            "--initial-cluster has n2=http://localhost:2381 but missing from \
+             --initial-advertise-peer-urls=http://localhost:2380 (resolved urls: \"http://localhost:2380\" != \
+             \"http://localhost:2381\")",
         ),
         (&["--initial-cluster-state=existing"], "--initial-cluster-state=existing: this version cannot join a cluster"),
     ] {

@@ -2,7 +2,7 @@
 //! the next request to the same place. (etcd: rafthttp/util.go; client/pkg/transport.)
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
     error::Error,
     net::{IpAddr, SocketAddr},
@@ -22,7 +22,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::{Fault, Reader};
 use crate::{
-    config::url::{self, Url},
+    config::{
+        tls::{Files, Tls},
+        url::{self, Url},
+    },
     limits,
     net::{ForHyper, tls::Caller},
     runtime::{
@@ -54,8 +57,9 @@ pub struct Answer {
 
 /// Connections of one executor to other members.
 pub struct Client {
-    /// None: encrypted URLs cannot be called.
-    caller: Option<Caller>,
+    tls: (Tls, Files),
+    /// Made when the first encrypted URL is called.
+    caller: OnceCell<Result<Caller, String>>,
     /// How long it may take until a connection stands.
     patience: Duration,
     traffic: Rc<Traffic>,
@@ -67,8 +71,15 @@ trait Stream: AsyncRead + AsyncWrite + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 
 impl Client {
-    pub fn new(caller: Option<Caller>, patience: Duration) -> Self {
-        Client { caller, patience, traffic: Rc::default(), idle: RefCell::default() }
+    /// `patience`: how long it may take until a connection stands.
+    pub fn new(tls: Tls, files: Files, patience: Duration) -> Self {
+        Client {
+            tls: (tls, files),
+            caller: OnceCell::new(),
+            patience,
+            traffic: Rc::default(),
+            idle: RefCell::default(),
+        }
     }
 
     /// Sends a request to a path of a member's URL, and gives the answer's head; its body is read by the caller, who has this
@@ -170,9 +181,8 @@ impl Client {
         if !url.is_tls() {
             return Ok(Box::new(socket));
         }
-        let Some(caller) = &self.caller else {
-            return Err(format!("{url}: the members' TLS cannot be set up"));
-        };
+        let (tls, files) = &self.tls;
+        let caller = self.caller.get_or_init(|| Caller::new(tls, files)).as_ref().map_err(Clone::clone)?;
         let host = if url.is_socket_file() { "localhost" } else { url.host_and_port().0 };
         Ok(Box::new(caller.secure(socket, host).await?))
     }

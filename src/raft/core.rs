@@ -239,6 +239,8 @@ pub struct Core {
     changes: VecDeque<Queued>,
     /// Of both.
     queued_bytes: usize,
+    /// The request by which this member makes itself known, until it is applied.
+    introduction: Option<u64>,
     compaction_waits: Vec<(Caller, i64)>,
     defragment_waits: Vec<Caller>,
     /// Those of them for whom space is being given back now. Who comes later may have freed more.
@@ -315,6 +317,7 @@ impl Core {
             queue: VecDeque::new(),
             changes: VecDeque::new(),
             queued_bytes: 0,
+            introduction: None,
             compaction_waits: Vec::new(),
             defragment_waits: Vec::new(),
             defragmenting: Vec::new(),
@@ -397,7 +400,16 @@ impl Core {
 
     /// Whether nobody else belongs to the cluster.
     pub fn is_alone(&self) -> bool {
-        self.node.raft.prs().iter().all(|(id, _)| *id == self.node.raft.id)
+        let (members, own) = (self.node.raft.prs(), self.node.raft.id);
+        members.get(own).is_some() && members.iter().all(|(id, _)| *id == own)
+    }
+
+    /// Counts ticks of the election timeout as if they had passed. (etcd: raftNode.advanceTicks.)
+    pub fn advance_election(&mut self, ticks: usize) {
+        for _ in 0..ticks {
+            self.node.tick();
+        }
+        self.draw_timeout();
     }
 
     /// Stands for election at once: a cluster of one has nobody to wait for.
@@ -418,6 +430,11 @@ impl Core {
         // What the crate says of a message is that it dropped it.
         let _ = self.node.step(message);
         self.draw_timeout();
+    }
+
+    /// A message to that member has been lost: what it has is to be asked again.
+    pub fn report_unreachable(&mut self, id: u64) {
+        self.node.report_unreachable(id);
     }
 
     /// Hands leadership to a voter.
@@ -455,6 +472,7 @@ impl Core {
                 Control::Defragment { token } => self.defragment_waits.push(caller(token)),
                 Control::Configure { token, id, data, promotes } => self.configure(caller(token), id, data, promotes),
                 Control::Expire { token, id, data, term } => self.expire(caller(token), id, data, term),
+                Control::TransferLeader { to } => self.transfer_leader(to),
             }
         }
     }
@@ -710,6 +728,9 @@ impl Core {
         if entry.index <= self.recovered {
             self.batch.tokens.clear();
         }
+        if self.introduction == Some(applied.id) {
+            self.introduction = None;
+        }
         if let Some((caller, _)) = self.callers.remove(&applied.id) {
             self.outcomes[caller.shard as usize].push((caller.token, Outcome::Applied(Box::new(applied.result))));
         }
@@ -743,6 +764,17 @@ impl Core {
         let conf_state = conf_state.expect("a committed configuration change fits the configuration before it");
         self.state.set_conf_state(translate::conf_state(&conf_state));
         self.node.mut_store().set_conf_state(conf_state);
+        self.stop_leading_if_removed();
+    }
+
+    /// A leader that does not vote any more tells the others what is committed and leads no more. The crate would let it lead
+    /// on, and fails at the next commit, which it wants to note of a leader that is none of its members.
+    fn stop_leading_if_removed(&mut self) {
+        let raft = &mut self.node.raft;
+        if raft.state == StateRole::Leader && !self.state.conf_state().voters.contains(&raft.id) {
+            raft.bcast_append();
+            raft.become_follower(raft.term, 0);
+        }
     }
 
     fn finish_compactions(&mut self) {

@@ -13,6 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use raft::eraftpb::Message;
 
 use super::{
     bootstrap,
@@ -25,17 +26,28 @@ use super::{
 use crate::{
     limits, log,
     observe::{
-        log::shown,
+        log::{hex, shown},
         metrics::{Operation, ShardMetrics, Stage},
     },
     runtime,
-    store::apply::{self, LeaseChange},
+    store::{
+        apply::{self, LeaseChange},
+        membership::Membership,
+    },
     wal::{record::RECORDS_FROM, writer::PendingWrite},
 };
 
 /// Where a shard's mail goes: straight to one on the same executor, by post to the others.
 pub trait PostRoom {
     fn send(&self, shard: usize, mail: FromCore);
+}
+
+/// The ways to the other members.
+pub trait Ways {
+    fn send(&self, messages: Vec<Message>);
+
+    /// Who belongs to the cluster now, and who has done so.
+    fn update(&self, membership: &Membership);
 }
 
 /// The shard on the driver's own executor.
@@ -59,6 +71,9 @@ pub struct Driver {
     /// The shard on this executor, if there is one; its outbox is emptied without a hop.
     local: Option<Rc<dyn Beside>>,
     post: Box<dyn PostRoom>,
+    ways: Box<dyn Ways>,
+    /// As the ways know it.
+    membership: RefCell<Membership>,
     /// Milliseconds since the member started.
     clock: fn() -> u64,
     kicked: Cell<bool>,
@@ -74,6 +89,7 @@ pub struct Driver {
     space_kicked: Cell<bool>,
     space_waker: RefCell<Option<Waker>>,
     was_serving: Cell<bool>,
+    introduced_waker: RefCell<Option<Waker>>,
     /// That the cluster states the version it is being downgraded to has been logged.
     ready_told: Cell<bool>,
     /// When the first of the proposals arrived that wait for the next write, and of those in the write in flight.
@@ -141,6 +157,7 @@ pub struct Parts {
     /// The shard on the same executor, if there is one.
     pub local: Option<Rc<dyn Beside>>,
     pub post: Box<dyn PostRoom>,
+    pub ways: Box<dyn Ways>,
     /// Milliseconds, never going back: what shards count deadlines by.
     pub clock: fn() -> u64,
     /// Of the checkpoint that recovery has read; 0 if there was none.
@@ -151,7 +168,7 @@ pub struct Parts {
 
 impl Driver {
     pub fn new(parts: Parts) -> Rc<Self> {
-        let Parts { core, files, member, published, local, post, clock, checkpoint_bytes, tail_bytes } = parts;
+        let Parts { core, files, member, published, local, post, ways, clock, checkpoint_bytes, tail_bytes } = parts;
         Rc::new(Driver {
             core: RefCell::new(core),
             files,
@@ -159,6 +176,8 @@ impl Driver {
             published,
             local,
             post,
+            ways,
+            membership: RefCell::default(),
             clock,
             kicked: Cell::new(true),
             waker: RefCell::new(None),
@@ -170,6 +189,7 @@ impl Driver {
             space_kicked: Cell::new(true),
             space_waker: RefCell::new(None),
             was_serving: Cell::new(false),
+            introduced_waker: RefCell::new(None),
             ready_told: Cell::new(false),
             gathering_since: Cell::new(None),
             writing_since: Cell::new(None),
@@ -180,10 +200,17 @@ impl Driver {
     pub async fn run(self: Rc<Self>) {
         // First what recovery left committed (a new cluster's own members), so that the campaign finds who may vote.
         self.turn();
-        if let Err(cause) = self.core.borrow_mut().campaign() {
-            stop_for(&io::Error::other(cause), "cannot stand for election", "report this with the log");
+        let membership = self.core.borrow().state().membership.clone();
+        self.tell_members(&membership);
+        if self.core.borrow().is_alone() {
+            if let Err(cause) = self.core.borrow_mut().campaign() {
+                stop_for(&io::Error::other(cause), "cannot stand for election", "report this with the log");
+            }
+            self.turn();
+        } else {
+            runtime::spawn(self.clone().hurry_first_election());
         }
-        self.turn();
+        runtime::spawn(self.clone().introduce());
         runtime::spawn(self.clone().ticks());
         loop {
             poll_fn(|context| {
@@ -204,6 +231,75 @@ impl Driver {
             })
             .await;
             self.turn();
+        }
+    }
+
+    /// A member that reaches others and hears of no leader need not wait for all of its election timeout: there would be
+    /// one by now. (etcd: EtcdServer.adjustTicks.)
+    async fn hurry_first_election(self: Rc<Self>) {
+        let config = &self.member.config;
+        let election_ticks = config.election_ticks();
+        let told = election_ticks as u64;
+        if !config.initial_election_tick_advance {
+            log!(Info, "skipping initial election tick advance", "election-ticks" = told);
+            return;
+        }
+        log!(Info, "starting initial election tick advance", "election-ticks" = told);
+        let pause = Duration::from_millis(limits::REACHED_LOOK_MS);
+        for _ in 0..limits::REACHED_WAIT_MS / limits::REACHED_LOOK_MS {
+            runtime::sleep(pause).await;
+            let reached = self.member.reached.count();
+            if reached > 1 {
+                let ticks = election_ticks - 2;
+                let duration = |ticks: usize| Duration::from_millis(ticks as u64 * config.heartbeat_ms);
+                log!(
+                    Info,
+                    "initialized peer connections; fast-forwarding election ticks",
+                    "local-member-id" = hex(self.member.id),
+                    "forward-ticks" = ticks as u64,
+                    "forward-duration" = duration(ticks),
+                    "election-ticks" = told,
+                    "election-timeout" = duration(election_ticks),
+                    "active-remote-members" = reached as u64
+                );
+                return self.with_core(|core| core.advance_election(ticks));
+            }
+        }
+    }
+
+    /// Makes this member's name and client URLs known, by whoever leads, as often as it takes. (etcd: publishV3.)
+    async fn introduce(self: Rc<Self>) {
+        let (member, config) = (&self.member, &self.member.config);
+        let patience = Duration::from_millis(config.request_timeout_ms());
+        loop {
+            let id = member.next_id();
+            let request = bootstrap::attributes_request(id, member.id, &config.name, &config.advertise_client_urls);
+            self.with_core(|core| core.introduce(id, request));
+            let introduced = poll_fn(|context| match self.core().is_introduced() {
+                true => Poll::Ready(()),
+                false => {
+                    *self.introduced_waker.borrow_mut() = Some(context.waker().clone());
+                    Poll::Pending
+                }
+            });
+            if runtime::timeout(patience, introduced).await.is_some() {
+                log!(
+                    Info,
+                    "published local member to cluster through raft",
+                    "local-member-id" = hex(member.id),
+                    "cluster-id" = hex(member.cluster_id),
+                    "publish-timeout" = patience
+                );
+                member.introduced.store(true, Relaxed);
+                return;
+            }
+            log!(
+                Warn,
+                "failed to publish local member to cluster through raft",
+                "local-member-id" = hex(member.id),
+                "publish-timeout" = patience,
+                "error" = "etcdserver: request timed out"
+            );
         }
     }
 
@@ -271,6 +367,12 @@ impl Driver {
         let result = work(&mut self.core.borrow_mut());
         self.kick();
         result
+    }
+
+    /// Takes a message of another member.
+    pub fn step(&self, message: Message) {
+        runtime::now();
+        self.with_core(|core| core.step(message));
     }
 
     /// Looks at the core without disturbing it.
@@ -366,8 +468,9 @@ impl Driver {
     }
 
     fn carry_out(self: &Rc<Self>, effects: Effects) {
-        // To learners: there is no way to other members in this version, and raft takes a message for one that is lost.
-        drop(effects.messages);
+        if !effects.messages.is_empty() {
+            self.ways.send(effects.messages);
+        }
         if let Some(write) = effects.write {
             let metrics = &self.member.metrics.core;
             metrics.batch_size.observe_value(effects.write_entries);
@@ -384,6 +487,7 @@ impl Driver {
         }
         if let Some(view) = effects.view {
             self.tell_sizes();
+            self.tell_members(&view.state.membership);
             self.published.publish(view);
         }
         self.tell_standing();
@@ -398,6 +502,13 @@ impl Driver {
             if let Some(waker) = self.capture_waker.borrow_mut().take() {
                 waker.wake();
             }
+        }
+    }
+
+    fn tell_members(&self, membership: &Membership) {
+        if !self.membership.borrow().is_same(membership) {
+            *self.membership.borrow_mut() = membership.clone();
+            self.ways.update(membership);
         }
     }
 
@@ -434,7 +545,7 @@ impl Driver {
         shared.matched.store(matched, Relaxed);
         shared.next.store(next, Relaxed);
         // Not before it can serve: a leader that has committed nothing yet is none to a client.
-        let leader = if core.serves() { standing.leader } else { 0 };
+        let leader = if core.is_leader() && !core.serves() { 0 } else { standing.leader };
         let metrics = &self.member.metrics.core;
         if shared.leader.swap(leader, Relaxed) != leader && leader != 0 {
             metrics.leader_changes.increment();
@@ -446,20 +557,15 @@ impl Driver {
         metrics.proposals_pending.set(core.pending() as i64);
         let serves = core.serves() && core.is_leader();
         drop(core);
-        if serves && !self.was_serving.replace(true) {
-            self.introduce();
+        if self.core.borrow().is_introduced()
+            && let Some(waker) = self.introduced_waker.borrow_mut().take()
+        {
+            waker.wake();
         }
-    }
-
-    /// A new leader states the cluster's version and its own name and URLs, as etcd's does.
-    fn introduce(&self) {
-        let member = &self.member;
-        let config = &member.config;
-        let core = &mut *self.core.borrow_mut();
-        let urls = &config.advertise_client_urls;
-        core.propose_own(bootstrap::attributes_request(member.next_id(), member.id, &config.name, urls));
-        Driver::propose_version(core, member);
-        self.kick();
+        let served = self.was_serving.replace(serves);
+        if serves && !served {
+            self.state_version();
+        }
     }
 
     /// A leader states the version that the cluster is to have, once it is another.

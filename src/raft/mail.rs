@@ -38,6 +38,8 @@ pub enum Control {
     /// The revocation of a lease whose time has passed by the clock of the leader of `term`, answered as a proposal is. Only
     /// that leader logs it: another one may have renewed the lease since. `data`: a request whose id is `id`.
     Expire { token: Token, id: u64, data: Bytes, term: u64 },
+    /// Leadership is to go to that voter. Not answered: whether it went is seen by who leads.
+    TransferLeader { to: u64 },
 }
 
 /// A turn's worth of requests of one shard.

@@ -79,22 +79,16 @@ pub fn start(
         config.verify_bootstrap().map_err(StartError::Bootstrap)?;
     }
     let checkpoint_bytes = listing.checkpoint.unwrap_or(0);
-    let members: Vec<u64> = config
-        .initial_cluster
-        .iter()
-        .map(|(_, urls)| identity::member_id(urls, &config.initial_cluster_token))
-        .collect();
-    let own = identity::member_id(&config.initial_advertise_peer_urls, &config.initial_cluster_token);
+    let founders = founders(config);
+    let ids: Vec<u64> = founders.iter().map(|founder| founder.id).collect();
+    let own = founders.iter().find(|founder| founder.name == config.name).map_or(0, |founder| founder.id);
     // An old log keeps the ids it has: what the flags say counts for a new one only, as in etcd.
-    let options = Options::for_requests(config.max_request_bytes, identity::cluster_id(&members), own);
+    let options = Options::for_requests(config.max_request_bytes, identity::cluster_id(&ids), own);
     let manner = Manner {
-        founders: |id| {
-            let peer_urls = config.initial_advertise_peer_urls.clone();
-            vec![Founder { id, name: config.name.clone(), peer_urls }]
-        },
+        founders: |_| founders,
         lease_ttl_min: config.lease_ttl_min(),
         shards: config.shards,
-        election_ticks: (config.election_ms / config.heartbeat_ms) as usize,
+        election_ticks: config.election_ticks(),
         pre_vote: config.pre_vote,
         request_ticks: config.request_timeout_ms().div_ceil(config.heartbeat_ms),
         retry_ticks: (limits::READ_INDEX_RETRY_MS / config.heartbeat_ms).max(1),
@@ -116,6 +110,16 @@ pub fn start(
         tail,
         cut,
     })
+}
+
+/// All members of `--initial-cluster`, with the ids that etcd would give them.
+fn founders(config: &Config) -> Vec<Founder> {
+    let founder = |(name, urls): &(String, Vec<String>)| Founder {
+        id: identity::member_id(urls, &config.initial_cluster_token),
+        name: name.clone(),
+        peer_urls: urls.clone(),
+    };
+    config.initial_cluster.iter().map(founder).collect()
 }
 
 /// How a core is to run, and who found the cluster if there is none.

@@ -9,6 +9,7 @@ use crate::{
     error::{self, Status},
     grpc::{LocalBoxFuture, Metadata},
     http::peer,
+    peers::Brought,
     proto::etcdserverpb::{LeaseTimeToLiveResponse, ResponseHeader},
     runtime,
     shard::{
@@ -65,6 +66,14 @@ impl peer::Source for ShardSource {
 
     fn members(&self) -> Vec<Member> {
         members(&self.services.shard.view())
+    }
+
+    fn knows(&self, id: u64) -> bool {
+        self.services.shard.member.reached.knows(id)
+    }
+
+    fn bring(&self, brought: Brought) {
+        self.way.bring(brought);
     }
 
     fn is_removed(&self, id: u64) -> bool {

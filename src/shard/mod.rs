@@ -17,6 +17,7 @@ use std::{
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -32,10 +33,11 @@ use self::{
 use crate::{
     auth::Who,
     error::{self, Status},
-    limits,
-    observe::metrics::ShardMetrics,
+    limits, log,
+    observe::{log::hex, metrics::ShardMetrics},
     proto::etcdserverpb::{InternalRaftRequest, LeaseRevokeRequest, RequestHeader},
     raft::{driver::Beside, mail::ToCore},
+    runtime,
     store::apply::{Answer, LeaseChange},
 };
 
@@ -177,6 +179,35 @@ impl Shard {
             (Outcome::Failed(status), _) => Err(status),
             (Outcome::Done, _) => unreachable!("a change is answered with its result"),
         }
+    }
+
+    /// Hands leadership to a voter, and waits until it leads. False: it does not, within `patience`. (etcd: server.go,
+    /// MoveLeader.)
+    pub async fn hand_over(&self, to: u64, patience: Duration) -> bool {
+        let (began, old) = (runtime::now(), self.member.standing.leader.load(Relaxed));
+        log!(
+            Info,
+            "leadership transfer starting",
+            "local-member-id" = hex(self.member.id),
+            "current-leader-member-id" = hex(old),
+            "transferee-member-id" = hex(to)
+        );
+        self.outbox.control(Control::TransferLeader { to });
+        while self.member.standing.leader.load(Relaxed) != to {
+            runtime::sleep(Duration::from_millis(limits::TRANSFER_LOOK_MS)).await;
+            if runtime::recent() - began > patience {
+                return false;
+            }
+        }
+        log!(
+            Info,
+            "leadership transfer finished",
+            "local-member-id" = hex(self.member.id),
+            "old-leader-member-id" = hex(old),
+            "new-leader-member-id" = hex(to),
+            "took" = runtime::recent() - began
+        );
+        true
     }
 
     async fn control(&self, control: impl FnOnce(pending::Token) -> Control) -> Result<(), Status> {

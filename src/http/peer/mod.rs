@@ -25,6 +25,7 @@ use crate::{
     error::Status,
     grpc::LocalBoxFuture,
     limits,
+    peers::Brought,
     proto::etcdserverpb::LeaseTimeToLiveResponse,
     store::{hash::KvHash, membership::Member},
 };
@@ -38,6 +39,10 @@ pub trait Source: super::Source {
     /// In order of id.
     fn members(&self) -> Vec<Member>;
     fn is_removed(&self, id: u64) -> bool;
+    /// Whether this member speaks to that one.
+    fn knows(&self, id: u64) -> bool;
+    /// Hands on what a request has brought.
+    fn bring(&self, brought: Brought);
     /// Lets a learner vote, and gives the members that there are then. `token`: of the user who wants it.
     fn promote(&self, id: u64, token: Option<&[u8]>) -> LocalBoxFuture<Result<Vec<Member>, Status>>;
     /// The seconds that a lease has again.

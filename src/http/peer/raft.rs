@@ -1,7 +1,6 @@
 //! The ways that raft's messages take between members: one by one, in streams, with a snapshot; and the probes that tell how
 //! long a way is. Each request says of which cluster and version its sender is, and goes no further where that does not fit.
-//! A member that is alone in its cluster has nobody to hear: a message that is addressed to it all the same is lost, as messages
-//! between members may be. (etcd: rafthttp/http.go and util.go; probing.)
+//! (etcd: rafthttp/http.go and util.go; probing.)
 
 use std::task::{Context, Poll};
 
@@ -19,9 +18,13 @@ use crate::{
     },
     limits, log,
     observe::log::hex as shown_hex,
-    peers::body::{Fault, Reader},
+    peers::{
+        self, Brought, Outlet,
+        body::{Fault, Reader},
+    },
     proto::raftpb::{Message, MessageType},
     runtime, version,
+    wire::peer::Kind,
 };
 
 const SERVER_VERSION: HeaderName = HeaderName::from_static("x-server-version");
@@ -34,7 +37,10 @@ pub(super) async fn message(source: &dyn Source, request: Request<Incoming>) -> 
         return allow("POST");
     }
     let answer = match check(source, &request) {
-        Ok(()) => one(source, request.into_body()).await,
+        Ok(()) => {
+            meet(source, &request);
+            one(source, request.into_body()).await
+        }
         Err(why) => refusal(StatusCode::PRECONDITION_FAILED, why),
     };
     of_cluster(source, answer)
@@ -59,7 +65,10 @@ async fn one(source: &dyn Source, body: Incoming) -> Answer {
         }
     };
     match hear(source, &message) {
-        Ok(()) => taken(),
+        Ok(()) => {
+            source.bring(Brought::Message(Box::new(message)));
+            taken()
+        }
         Err(why) => {
             log!(Warn, "failed to process Raft message", "local-member-id" = shown_hex(local), "error" = why);
             let body = Body::made(Cut::after("error processing raft message\n"));
@@ -157,13 +166,36 @@ fn taken() -> Answer {
     answer
 }
 
-/// A stream of messages that another member asks for, which nobody does whom this one knows.
+/// Whoever says where it is can be answered, also if nothing that is applied here names it yet.
+fn meet<B>(source: &dyn Source, request: &Request<B>) {
+    let (from, urls) = (value_of(request, "x-server-from"), value_of(request, "x-peerurls"));
+    if let Some(id) = id_of(from).filter(|id| !urls.is_empty() && !source.knows(*id)) {
+        source.bring(Brought::Stranger(id, urls.split(',').map(str::to_owned).collect()));
+    }
+}
+
+/// An id as members write it.
+fn id_of(text: &str) -> Option<u64> {
+    let is_hex = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    u64::from_str_radix(text, 16).ok().filter(|_| is_hex)
+}
+
+/// A stream of messages that another member asks for.
 pub(super) fn stream<B>(source: &dyn Source, request: &Request<B>, path: &str) -> Answer {
     if request.method() != Method::GET {
         return allow("GET");
     }
     let (status, why) = match check(source, request) {
-        Ok(()) => refuse_stream(source, path),
+        Ok(()) => match asked(source, request, path) {
+            Ok((from, kind)) => {
+                let (inlet, outlet) = peers::stream();
+                source.bring(Brought::Stream(from, kind, inlet));
+                let mut answer = of_cluster(source, Answer::new(Body::made(Streamed(outlet))));
+                answer.headers_mut().insert(SERVER_VERSION, HeaderValue::from_static(version::ETCD));
+                return answer;
+            }
+            Err(refused) => refused,
+        },
         Err(why) => (StatusCode::PRECONDITION_FAILED, why),
     };
     let mut answer = of_cluster(source, refusal(status, why));
@@ -171,7 +203,8 @@ pub(super) fn stream<B>(source: &dyn Source, request: &Request<B>, path: &str) -
     answer
 }
 
-fn refuse_stream(source: &dyn Source, path: &str) -> (StatusCode, &'static str) {
+/// Who asks for which stream.
+fn asked<B>(source: &dyn Source, request: &Request<B>, path: &str) -> Result<(u64, Kind), (StatusCode, &'static str)> {
     let local = source.member_id();
     let (way, from) = path.rsplit_once('/').expect("the path begins with one");
     // Where there is nothing behind the last slash the part before it is meant (Go: path.Base).
@@ -179,13 +212,14 @@ fn refuse_stream(source: &dyn Source, path: &str) -> (StatusCode, &'static str) 
         "" => way.rsplit_once('/').map_or(way, |(_, part)| part),
         from => from,
     };
-    if !matches!(way, "/raft/stream/message" | "/raft/stream/msgapp") {
-        return (StatusCode::NOT_FOUND, "invalid path");
-    }
-    let is_hex = !from.is_empty() && from.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let Some(id) = u64::from_str_radix(from, 16).ok().filter(|_| is_hex) else {
+    let kind = match way {
+        "/raft/stream/message" => Kind::Messages,
+        "/raft/stream/msgapp" => Kind::Appends,
+        _ => return Err((StatusCode::NOT_FOUND, "invalid path")),
+    };
+    let Some(id) = id_of(from) else {
         log!(Warn, "failed to parse path into ID", "local-member-id" = shown_hex(local), "path" = from);
-        return (StatusCode::NOT_FOUND, "invalid from");
+        return Err((StatusCode::NOT_FOUND, "invalid from"));
     };
     if source.is_removed(id) {
         log!(
@@ -194,16 +228,41 @@ fn refuse_stream(source: &dyn Source, path: &str) -> (StatusCode, &'static str) 
             "local-member-id" = shown_hex(local),
             "remote-peer-id-from" = shown_hex(id)
         );
-        return (StatusCode::GONE, "removed member");
+        return Err((StatusCode::GONE, "removed member"));
     }
-    log!(
-        Warn,
-        "failed to find remote peer in cluster",
-        "local-member-id" = shown_hex(local),
-        "remote-peer-id-from" = shown_hex(id),
-        "cluster-id" = shown_hex(source.cluster_id())
-    );
-    (StatusCode::NOT_FOUND, "error sender not found")
+    if !source.knows(id) {
+        meet(source, request);
+        log!(
+            Warn,
+            "failed to find remote peer in cluster",
+            "local-member-id" = shown_hex(local),
+            "remote-peer-id-from" = shown_hex(id),
+            "cluster-id" = shown_hex(source.cluster_id())
+        );
+        return Err((StatusCode::NOT_FOUND, "error sender not found"));
+    }
+    let to = value_of(request, "x-raft-to");
+    if to != hex(local) {
+        log!(
+            Warn,
+            "ignored streaming request; ID mismatch",
+            "local-member-id" = shown_hex(local),
+            "remote-peer-id-header" = to,
+            "remote-peer-id-from" = shown_hex(id),
+            "cluster-id" = shown_hex(source.cluster_id())
+        );
+        return Err((StatusCode::PRECONDITION_FAILED, "to field mismatch"));
+    }
+    Ok((id, kind))
+}
+
+/// The body of a stream, which ends when the raft core's side does.
+struct Streamed(Outlet);
+
+impl Made for Streamed {
+    fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+        self.0.poll_piece(context).map(|piece| piece.map(Ok))
+    }
 }
 
 /// Whether the sender is of this cluster, and of a version that goes with this member's.

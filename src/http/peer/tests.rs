@@ -91,6 +91,10 @@ impl Source for FakePeer {
     fn is_removed(&self, id: u64) -> bool {
         id == REMOVED
     }
+    fn knows(&self, _: u64) -> bool {
+        false
+    }
+    fn bring(&self, _: Brought) {}
     fn promote(&self, _: u64, _: Option<&[u8]>) -> LocalBoxFuture<Result<Vec<Member>, Status>> {
         let promoted = self.promotion.clone().map(|()| self.members.clone());
         Box::pin(std::future::ready(promoted))
