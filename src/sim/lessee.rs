@@ -92,7 +92,7 @@ struct Entry {
     promised_at: u64,
     /// Its client wants it to end.
     revoking: bool,
-    ended: bool,
+    ended_at: Option<u64>,
 }
 
 /// All leases that were ever asked for.
@@ -117,7 +117,7 @@ impl Ledger {
 
     pub fn asks_for(&mut self, id: i64, ttl: i64, now: u64) {
         let ttl_us = ttl as u64 * 1_000_000;
-        let before = self.leases.insert(id, Entry { ttl_us, promised_at: now, revoking: false, ended: false });
+        let before = self.leases.insert(id, Entry { ttl_us, promised_at: now, revoking: false, ended_at: None });
         assert!(before.is_none(), "a lease is asked for twice");
     }
 
@@ -125,8 +125,11 @@ impl Ledger {
     pub fn promised(&mut self, id: i64, ttl: i64, asked_at: u64) {
         let entry = self.leases.get_mut(&id).expect("a lease that was asked for");
         assert_eq!(entry.ttl_us, ttl as u64 * 1_000_000, "lease {id:x} is given another time than was asked for");
-        assert!(!entry.ended, "lease {id:x} has ended, and its client is told that it has not");
         entry.promised_at = entry.promised_at.max(asked_at);
+        // The answer may come late, but what it says of the time when it was asked for must be true.
+        if let Some(ended_at) = entry.ended_at {
+            self.may_have_ended(id, ended_at);
+        }
     }
 
     pub fn revokes(&mut self, id: i64) {
@@ -135,18 +138,20 @@ impl Ledger {
 
     /// A member tells that it is revoked.
     pub fn ended(&mut self, id: i64, now: u64) {
-        self.may_have_ended(id, now);
         let entry = self.leases.get_mut(&id).expect("a lease that was asked for");
-        self.expired += u64::from(!entry.revoking && !entry.ended);
-        entry.ended = true;
+        if entry.ended_at.is_none() {
+            self.expired += u64::from(!entry.revoking);
+            entry.ended_at = Some(now);
+            self.may_have_ended(id, now);
+        }
     }
 
     /// Somebody says that it has ended or is about to.
     pub fn may_have_ended(&self, id: i64, now: u64) {
-        let Entry { ttl_us, promised_at, revoking, ended } = self.leases[&id];
+        let Entry { ttl_us, promised_at, revoking, .. } = self.leases[&id];
         let least = promised_at + ttl_us * self.fastest_tick_us / TICK_US;
         assert!(
-            revoking || ended || now + ROUNDING_US >= least,
+            revoking || now + ROUNDING_US >= least,
             "lease {id:x} ends at {now}, and was promised at {promised_at} for {ttl_us} more: not before {least}"
         );
     }

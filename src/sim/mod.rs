@@ -651,7 +651,8 @@ impl World {
     fn somebody(&mut self) -> Option<usize> {
         let (running, cluster) = (self.running(), self.cluster());
         let known: Vec<usize> = running.iter().copied().filter(|member| cluster.contains(member)).collect();
-        let from = if known.is_empty() || self.random.permille(20) { running } else { known };
+        let anybody = known.is_empty() || !self.resting && self.random.permille(20);
+        let from = if anybody { running } else { known };
         (!from.is_empty()).then(|| *self.random.pick(&from))
     }
 
@@ -819,7 +820,8 @@ impl World {
         if there && seat.is_some_and(|seat| !self.runs(seat.member)) {
             return;
         }
-        let moves = !there || !self.resting && self.random.permille(10);
+        let left = self.resting && seat.is_some_and(|seat| !self.cluster().contains(&seat.member));
+        let moves = !there || left || !self.resting && self.random.permille(10);
         if moves {
             if there && let Some(seat) = seat {
                 self.watchers[watcher].leave(&self.members[seat.member].watches);
@@ -959,7 +961,8 @@ impl World {
         self.lessees.iter_mut().for_each(Lessee::rest);
         self.live(REST_US);
         for watcher in 0..self.watchers.len() {
-            self.read_watch(watcher);
+            // It may have to begin anew, twice where what it is owed was compacted away.
+            (0..3).for_each(|_| self.watch(watcher));
         }
     }
 

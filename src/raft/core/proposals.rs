@@ -43,7 +43,7 @@ impl Core {
     pub fn introduce(&mut self, id: u64, data: Bytes) {
         self.introduction = Some(id);
         self.queued_bytes += data.len();
-        self.queue.push_back(Queued { caller: None, id, data, came: self.ticks });
+        self.queue.push_back(Queued { caller: None, id, data, came: self.ticks, term: 0 });
     }
 
     /// Whether what this member has said of itself last is known.
