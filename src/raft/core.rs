@@ -831,4 +831,6 @@ impl Core {
 }
 
 #[cfg(test)]
+mod scenarios;
+#[cfg(test)]
 mod tests;
