@@ -17,6 +17,14 @@ pub const LEARNERS_DEFAULT: usize = 1;
 /// readyPercentThreshold).
 pub const LEARNER_READY_PERCENT: u64 = 90;
 
+/// How long a URL of another member may take to say who the members are: where a cluster is to be founded, which goes on
+/// without an answer, and where one is to be joined (etcd: BootstrapTimeoutEffective, GetClusterFromRemotePeers).
+pub const BOOTSTRAP_PATIENCE_MS: u64 = 1_000;
+pub const JOIN_PATIENCE_MS: u64 = 10_000;
+
+/// How long a member that was removed goes on, so that it is heard (etcd: stopWithDelay).
+pub const DEPARTURE_MS: u64 = 1_000;
+
 /// Between two looks of a starting member at whom it reaches, and how long it looks before it waits out its whole election
 /// timeout (etcd: EtcdServer.adjustTicks).
 pub const REACHED_LOOK_MS: u64 = 50;
@@ -54,6 +62,14 @@ pub const APPLY_BACKLOG_ENTRIES: u64 = 5000;
 /// Entries that a member keeps in its log behind a checkpoint, for others that are a little behind; as etcd's default
 /// (--snapshot-catchup-entries).
 pub const RAFT_CATCH_UP_ENTRIES: u64 = 5000;
+
+/// Bytes of entries that are kept so at most: 5000 of full size would be 7 GiB. Sixteen segments, two seconds of a disk that
+/// writes 128 MiB/s.
+pub const RAFT_CATCH_UP_BYTES: u64 = 256 * 1024 * 1024;
+
+/// The same of those that follow a snapshot which is on its way: what is written while 2 GiB go over a line of a gigabit and
+/// are taken in, at 30 MiB/s. Beyond it the member is sent another snapshot.
+pub const RAFT_SENDING_BYTES: u64 = 1024 * 1024 * 1024;
 
 /// After how long an unanswered read index is asked for again (etcd: readIndexRetryTime).
 pub const READ_INDEX_RETRY_MS: u64 = 500;
@@ -516,8 +532,17 @@ pub const PEER_ALIVE_MS: u64 = PEER_SILENCE_MS_MAX / 3;
 /// How often it is looked whether leadership has gone where it was to go, in milliseconds.
 pub const TRANSFER_LOOK_MS: u64 = 1;
 
+/// How often a member is asked how far away it is, in milliseconds (etcd: rafthttp.proberInterval).
+pub const PEER_PROBE_MS: u64 = 4_000;
+
+/// How long a snapshot on its way to a member may stand still, in seconds, and how long the member may take to make it its own.
+pub const PEER_SNAPSHOT_STILL_SECONDS: u64 = 60;
+pub const PEER_SNAPSHOT_TAKEN_SECONDS: u64 = 1_800;
+
 /// Senders that say where they are and that no applied entry has named yet: members that joined after what this one knows.
 pub const PEERS_UNKNOWN_MAX: usize = 16;
+/// Bytes of a database from another member that are written at once; as much again may have come meanwhile.
+pub const SPOOL_PIECE_BYTES: usize = 1024 * 1024;
 
 /// Most bytes of what one member asks another about leases or hashes (etcd: leasehttp.maxLeaseHTTPRequestSize).
 pub const PEER_REQUEST_BYTES_MAX: usize = 64 * 1024;

@@ -3,7 +3,7 @@
 //! matters only where there is no data yet; `file` reads a configuration file in place of words and variables. Nothing
 //! else here opens anything, and nothing binds or writes.
 
-mod bootstrap;
+pub mod bootstrap;
 mod build;
 mod file;
 pub mod flags;
@@ -42,9 +42,15 @@ pub struct Config {
     pub heartbeat_ms: u64,
     pub election_ms: u64,
     pub pre_vote: bool,
+    /// Between two looks of a leader at whether a downgrade is done; 0: none.
+    pub downgrade_check_ms: u64,
+    /// Nobody but this member belongs to the cluster any more.
+    pub force_new_cluster: bool,
     /// Changes of the members that would lose the quorum are refused.
     pub strict_reconfig_check: bool,
     pub max_learners: usize,
+    /// `--snapshot-catchup-entries`.
+    pub catch_up_entries: u64,
     pub max_request_bytes: usize,
     pub max_txn_ops: usize,
     pub max_concurrent_streams: u32,
@@ -193,8 +199,11 @@ impl Default for Config {
             heartbeat_ms: 100,
             election_ms: 1000,
             pre_vote: true,
+            downgrade_check_ms: 5_000,
+            force_new_cluster: false,
             strict_reconfig_check: true,
             max_learners: limits::LEARNERS_DEFAULT,
+            catch_up_entries: limits::RAFT_CATCH_UP_ENTRIES,
             max_request_bytes: limits::REQUEST_BYTES_DEFAULT,
             max_txn_ops: limits::TXN_OPS_DEFAULT,
             max_concurrent_streams: u32::MAX,
@@ -262,6 +271,11 @@ impl Config {
     /// Ticks of a heartbeat interval after which a member that hears of no leader may stand for election.
     pub fn election_ticks(&self) -> usize {
         (self.election_ms / self.heartbeat_ms) as usize
+    }
+
+    /// How long it may take until a connection to another member stands (etcd: config.ServerConfig.PeerDialTimeout).
+    pub fn peer_dial_timeout_ms(&self) -> u64 {
+        1_000 + self.election_ms
     }
 
     /// How long a request may wait: 5 s and two election timeouts (etcd: config.ServerConfig.ReqTimeout).

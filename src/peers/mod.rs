@@ -7,7 +7,10 @@ pub mod body;
 pub mod client;
 mod peer;
 mod pipeline;
+mod probe;
 mod reading;
+pub mod remote;
+mod snapshot;
 mod stream;
 mod urls;
 
@@ -31,7 +34,7 @@ use crate::{
     limits, log,
     observe::log::{hex, shown},
     proto::raftpb::Message,
-    raft::{member::Member, translate::messages},
+    raft::{member::Member, sending::SnapshotToSend, translate::messages},
     runtime, version,
     wire::peer::Kind,
 };
@@ -41,6 +44,8 @@ pub trait Raft {
     fn step(&self, message: eraftpb::Message);
     /// A message to that member has been lost.
     fn unreachable(&self, id: u64);
+    /// A snapshot for that member has arrived there, or not.
+    fn snapshot_sent(&self, id: u64, arrived: bool);
     /// Another member says that this one has been removed from the cluster.
     fn removed(&self);
 }
@@ -92,6 +97,11 @@ impl Peers {
         Duration::from_millis(1000 + member.config.election_ms)
     }
 
+    /// For what is asked of other members besides raft's messages.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
     fn dial_patience(&self) -> Duration {
         Peers::dial_patience_of(&self.member)
     }
@@ -115,7 +125,7 @@ impl Peers {
         for id in removed {
             let gone = self.table.borrow_mut().remove(&id);
             if let Some(peer) = gone {
-                peer.tasks.borrow_mut().clear();
+                peer.rest();
                 self.publish();
                 log!(
                     Info,
@@ -147,11 +157,13 @@ impl Peers {
             return;
         }
         log!(Info, "starting remote peer", "remote-peer-id" = hex(id));
-        let peer = Rc::new(Peer::new(id, urls.to_vec(), true));
+        let peer = Rc::new(Peer::new(id, urls.to_vec(), true, self.member.metrics.peers.of(id)));
         for kind in [Kind::Appends, Kind::Messages] {
             let task = runtime::spawn_with_handle(reading::read(self.clone(), peer.clone(), kind));
             peer.tasks.borrow_mut().push(task);
         }
+        let task = runtime::spawn_with_handle(probe::probe(self.clone(), peer.clone()));
+        peer.tasks.borrow_mut().push(task);
         self.table.borrow_mut().insert(id, peer);
         self.publish();
         log!(
@@ -177,7 +189,7 @@ impl Peers {
             "remote-peer-id" = hex(id),
             "remote-peer-urls" = shown(format!("{urls:?}"))
         );
-        table.insert(id, Rc::new(Peer::new(id, urls, false)));
+        table.insert(id, Rc::new(Peer::new(id, urls, false, self.member.metrics.peers.of(id))));
     }
 
     fn attach(&self, id: u64, kind: Kind, inlet: Inlet) {
@@ -221,8 +233,21 @@ impl Peers {
         for peer in self.table.borrow().values() {
             let bytes = peer.flush();
             if bytes > 0 {
-                self.sent(peer, bytes);
+                peer.metrics.sent_bytes.add(bytes as u64);
             }
+        }
+    }
+
+    /// Sends a snapshot, aside from everything else.
+    pub fn send_snapshot(self: &Rc<Self>, snapshot: SnapshotToSend) {
+        let peer = self.table.borrow().get(&snapshot.to()).cloned();
+        match peer {
+            Some(peer) => {
+                let task = runtime::spawn_with_handle(snapshot::send(self.clone(), peer.clone(), snapshot));
+                // Raft sends no second one before it has heard of the first.
+                *peer.sending.borrow_mut() = Some(task);
+            }
+            None => self.raft().snapshot_sent(snapshot.to(), false),
         }
     }
 
@@ -230,7 +255,7 @@ impl Peers {
     pub fn stop(&self) {
         let table = std::mem::take(&mut *self.table.borrow_mut());
         for peer in table.values() {
-            peer.tasks.borrow_mut().clear();
+            peer.rest();
         }
         self.publish();
     }
@@ -259,12 +284,9 @@ impl Peers {
     }
 
     fn lost(&self, peer: &Peer) {
+        peer.metrics.sent_failures.increment();
         self.raft().unreachable(peer.id);
     }
-
-    fn sent(&self, _peer: &Peer, _bytes: usize) {}
-
-    fn received(&self, _peer: &Peer, _bytes: usize) {}
 }
 
 async fn say_alive(peers: Weak<Peers>) {

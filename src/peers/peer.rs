@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
+    sync::Arc,
 };
 
 use super::{
@@ -11,7 +12,7 @@ use super::{
 };
 use crate::{
     log,
-    observe::log::hex,
+    observe::{log::hex, metrics::PeerMetrics},
     proto::raftpb::{Message, MessageType},
     runtime,
     wire::peer::Kind,
@@ -31,7 +32,10 @@ pub(super) struct Peer {
     pub on_their_way: Cell<usize>,
     /// Since when it is heard of, by `runtime::now_ms`.
     pub active_since: Cell<Option<u64>>,
+    pub metrics: Arc<PeerMetrics>,
     pub tasks: RefCell<Vec<runtime::Task<()>>>,
+    /// The snapshot that is on its way.
+    pub sending: RefCell<Option<runtime::Task<()>>>,
 }
 
 /// By which way a message has gone.
@@ -52,7 +56,7 @@ pub(super) fn name_of(kind: Kind) -> &'static str {
 }
 
 impl Peer {
-    pub fn new(id: u64, urls: Vec<String>, is_known: bool) -> Self {
+    pub fn new(id: u64, urls: Vec<String>, is_known: bool, metrics: Arc<PeerMetrics>) -> Self {
         Peer {
             id,
             urls: RefCell::new(Urls::new(urls)),
@@ -63,8 +67,19 @@ impl Peer {
             pipeline: RefCell::default(),
             on_their_way: Cell::new(0),
             active_since: Cell::new(None),
+            metrics,
             tasks: RefCell::default(),
+            sending: RefCell::default(),
         }
+    }
+
+    /// Nothing is said to it or heard of it any more.
+    pub fn rest(&self) {
+        self.tasks.borrow_mut().clear();
+        self.sending.borrow_mut().take();
+        self.appends.borrow_mut().take();
+        self.messages.borrow_mut().take();
+        self.pipeline.borrow_mut().clear();
     }
 
     fn stream(&self, kind: Kind) -> &RefCell<Option<Stream>> {
@@ -154,6 +169,7 @@ impl Peer {
         }
         log!(Info, "peer became active", "peer-id" = hex(self.id));
         self.active_since.set(Some(runtime::now_ms()));
+        self.metrics.active.set(1);
         true
     }
 
@@ -164,6 +180,8 @@ impl Peer {
             log!(Debug, "peer deactivated again", "peer-id" = hex(self.id), "error" = error);
             return false;
         }
+        self.metrics.active.set(0);
+        self.metrics.disconnected.increment();
         let error = format!("failed to {action} {:x} on {source} ({why})", self.id);
         log!(Warn, "peer became inactive (message send to peer failed)", "peer-id" = hex(self.id), "error" = error);
         true

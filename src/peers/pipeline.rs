@@ -29,7 +29,7 @@ async fn work(peers: Rc<Peers>, peer: Rc<Peer>) {
         match post(&peers, &peer, &message).await {
             Ok(bytes) => {
                 peers.activate(&peer);
-                peers.sent(&peer, bytes);
+                peer.metrics.sent_bytes.add(bytes as u64);
             }
             Err(why) => {
                 peers.deactivate(&peer, "pipeline", "write", &why);

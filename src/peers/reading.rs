@@ -133,7 +133,7 @@ async fn hear(peers: &Peers, peer: &Peer, kind: Kind, mut body: Incoming) -> End
             Some(Some(Err(cause))) => return Ended::Broken(cause.to_string()),
             Some(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
         };
-        peers.received(peer, bytes.len());
+        peer.metrics.received_bytes.add(bytes.len() as u64);
         decoder.receive(&bytes);
         loop {
             match decoder.said() {

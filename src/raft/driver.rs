@@ -17,10 +17,12 @@ use raft::eraftpb::Message;
 
 use super::{
     bootstrap,
-    core::{Capture, Core, Effects, Roll},
+    core::{Capture, Core, Effects, Installing, Roll},
+    install::{Installs, Waiting},
     mail::{FromCore, ToCore},
     member::{Member, Role},
     segments::SegmentFiles,
+    sending::SnapshotToSend,
     view::Published,
 };
 use crate::{
@@ -45,6 +47,9 @@ pub trait PostRoom {
 /// The ways to the other members.
 pub trait Ways {
     fn send(&self, messages: Vec<Message>);
+
+    /// Sends a snapshot, and tells the core how that went.
+    fn send_snapshot(&self, snapshot: SnapshotToSend);
 
     /// Who belongs to the cluster now, and who has done so.
     fn update(&self, membership: &Membership);
@@ -81,6 +86,11 @@ pub struct Driver {
     /// Handed from a turn to the checkpoint that asked for it.
     capture: RefCell<Option<Box<Capture>>>,
     capture_waker: RefCell<Option<Waker>>,
+    installs: Installs,
+    /// A state from another member that the task which writes checkpoints is to make this member's.
+    waiting_install: RefCell<Option<Waiting>>,
+    /// What the core has made of it.
+    installing: RefCell<Option<Installing>>,
     pub(super) checkpoint_bytes: Cell<u64>,
     /// Bytes that were written to the log since the checkpoint that this process began with.
     logged_bytes: Cell<u64>,
@@ -90,8 +100,9 @@ pub struct Driver {
     space_waker: RefCell<Option<Waker>>,
     was_serving: Cell<bool>,
     introduced_waker: RefCell<Option<Waker>>,
-    /// That the cluster states the version it is being downgraded to has been logged.
-    ready_told: Cell<bool>,
+    lead_begun: Cell<bool>,
+    lead_waker: RefCell<Option<Waker>>,
+    departing: Cell<bool>,
     /// When the first of the proposals arrived that wait for the next write, and of those in the write in flight.
     gathering_since: Cell<Option<Instant>>,
     writing_since: Cell<Option<Instant>>,
@@ -143,7 +154,7 @@ fn role(role: raft::StateRole) -> Role {
 }
 
 /// How a member ends when it cannot go on.
-fn stop_for(cause: &io::Error, what: &str, cure: &str) -> ! {
+pub(super) fn stop_for(cause: &io::Error, what: &str, cure: &str) -> ! {
     log!(Fatal, what, "error" = shown(cause), "cure" = cure);
     std::process::exit(1);
 }
@@ -183,6 +194,9 @@ impl Driver {
             waker: RefCell::new(None),
             capture: RefCell::new(None),
             capture_waker: RefCell::new(None),
+            installs: Installs::default(),
+            waiting_install: RefCell::new(None),
+            installing: RefCell::new(None),
             checkpoint_bytes: Cell::new(checkpoint_bytes),
             logged_bytes: Cell::new(tail_bytes),
             write_waits: RefCell::new(Vec::new()),
@@ -190,7 +204,9 @@ impl Driver {
             space_waker: RefCell::new(None),
             was_serving: Cell::new(false),
             introduced_waker: RefCell::new(None),
-            ready_told: Cell::new(false),
+            lead_begun: Cell::new(false),
+            lead_waker: RefCell::new(None),
+            departing: Cell::new(false),
             gathering_since: Cell::new(None),
             writing_since: Cell::new(None),
         })
@@ -310,9 +326,6 @@ impl Driver {
             self.member.tokens.sweep((self.clock)());
             if ticks % limits::SPACE_LOOK_TICKS == 0 {
                 self.kick_space();
-            }
-            if ticks % (limits::VERSION_LOOK_MS / self.member.config.heartbeat_ms).max(1) == 0 {
-                self.state_version();
             }
         }
     }
@@ -471,6 +484,9 @@ impl Driver {
         if !effects.messages.is_empty() {
             self.ways.send(effects.messages);
         }
+        for snapshot in effects.snapshots {
+            self.ways.send_snapshot(snapshot);
+        }
         if let Some(write) = effects.write {
             let metrics = &self.member.metrics.core;
             metrics.batch_size.observe_value(effects.write_entries);
@@ -497,11 +513,20 @@ impl Driver {
                 _ => self.post.send(shard, mail),
             }
         }
-        if let Some(capture) = effects.capture {
-            *self.capture.borrow_mut() = Some(capture);
-            if let Some(waker) = self.capture_waker.borrow_mut().take() {
-                waker.wake();
-            }
+        for (caller, received) in effects.received {
+            self.take_snapshot(caller, *received);
+        }
+        let (captures, installs) = (effects.capture.is_some(), effects.installing.is_some());
+        if captures {
+            *self.capture.borrow_mut() = effects.capture;
+        }
+        if installs {
+            *self.installing.borrow_mut() = effects.installing;
+        }
+        if (captures || installs)
+            && let Some(waker) = self.capture_waker.borrow_mut().take()
+        {
+            waker.wake();
         }
     }
 
@@ -532,7 +557,7 @@ impl Driver {
         metrics.auth_revision.set(core.state().auth.revision() as i64);
     }
 
-    fn tell_standing(&self) {
+    fn tell_standing(self: &Rc<Self>) {
         let core = self.core.borrow();
         let standing = core.standing();
         let shared = &self.member.standing;
@@ -556,47 +581,55 @@ impl Driver {
         metrics.applied.set(standing.applied as i64);
         metrics.proposals_pending.set(core.pending() as i64);
         let serves = core.serves() && core.is_leader();
+        let has_left = core.has_left();
         drop(core);
+        if has_left {
+            self.depart();
+        }
         if self.core.borrow().is_introduced()
             && let Some(waker) = self.introduced_waker.borrow_mut().take()
         {
             waker.wake();
         }
-        let served = self.was_serving.replace(serves);
-        if serves && !served {
-            self.state_version();
+        if self.was_serving.replace(serves) != serves && serves {
+            self.lead_begun.set(true);
+            if let Some(waker) = self.lead_waker.borrow_mut().take() {
+                waker.wake();
+            }
         }
     }
 
-    /// A leader states the version that the cluster is to have, once it is another.
-    fn state_version(&self) {
-        let core = &mut *self.core.borrow_mut();
-        if core.serves() && core.is_leader() && Driver::propose_version(core, &self.member) {
-            self.kick();
-        }
-        let state = core.state();
-        let ready = state.downgrade.as_ref().filter(|it| state.cluster_version.as_deref() == Some(&*it.target));
-        if let (Some(downgrade), false) = (ready, self.ready_told.replace(ready.is_some())) {
-            log!(
-                Info,
-                "The server is ready to downgrade",
-                "target-version" = downgrade.target,
-                "server-version" = crate::version::ETCD
-            );
-        }
+    /// Whether this member leads and may serve.
+    pub fn leads(&self) -> bool {
+        self.was_serving.get()
     }
 
-    fn propose_version(core: &mut Core, member: &Member) -> bool {
-        let (due, stated) = (core.state().cluster_version_due(), core.state().cluster_version.as_deref());
-        if stated == Some(due) {
-            return false;
+    /// Waits until this member begins to lead, no longer than that.
+    pub async fn lead_begins(&self, patience: Duration) {
+        let begins = poll_fn(|context| {
+            if self.lead_begun.take() {
+                return Poll::Ready(());
+            }
+            *self.lead_waker.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        });
+        runtime::timeout(patience, begins).await;
+    }
+
+    /// The member does not belong to the cluster any more: it ends. Its answers go out first, to members and to clients.
+    /// (etcd: EtcdServer.stopWithDelay.)
+    fn depart(self: &Rc<Self>) {
+        if self.departing.replace(true) {
+            return;
         }
-        if stated.is_some() {
-            log!(Info, "updating cluster version using v3 API", "from" = stated.unwrap_or_default(), "to" = due);
-        }
-        let request = bootstrap::cluster_version_request(member.next_id(), due);
-        core.propose_own(request);
-        true
+        let driver = self.clone();
+        runtime::spawn(async move {
+            runtime::sleep(Duration::from_millis(limits::DEPARTURE_MS)).await;
+            let error = "the member has been permanently removed from the cluster";
+            log!(Warn, "server error", "error" = error);
+            log!(Warn, "data-dir used by this member must be removed");
+            driver.member.departed.store(true, Relaxed);
+        });
     }
 
     async fn write(self: Rc<Self>, write: PendingWrite) {
@@ -641,6 +674,36 @@ impl Driver {
         self.with_core(|core| core.want_capture(roll));
         poll_fn(|context| match self.capture.borrow_mut().take() {
             Some(capture) => Poll::Ready(capture),
+            None => {
+                *self.capture_waker.borrow_mut() = Some(context.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    pub(super) fn installs(&self) -> &Installs {
+        &self.installs
+    }
+
+    /// Has a state from another member made this member's as soon as no checkpoint is being written and nothing is moved.
+    pub(super) fn hand_over(&self, waiting: Waiting) {
+        *self.waiting_install.borrow_mut() = Some(waiting);
+        self.kick_space();
+    }
+
+    pub(super) fn has_waiting_install(&self) -> bool {
+        self.waiting_install.borrow().is_some()
+    }
+
+    pub(super) fn take_waiting_install(&self) -> Option<Waiting> {
+        self.waiting_install.borrow_mut().take()
+    }
+
+    /// What becomes of a state that the core was given.
+    pub(super) async fn next_installing(&self) -> Installing {
+        poll_fn(|context| match self.installing.borrow_mut().take() {
+            Some(installing) => Poll::Ready(installing),
             None => {
                 *self.capture_waker.borrow_mut() = Some(context.waker().clone());
                 Poll::Pending

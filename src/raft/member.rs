@@ -14,7 +14,7 @@ use super::identity;
 use crate::{
     auth::tokens::{SimpleTokens, Tokens},
     config::Config,
-    observe::metrics::{CoreMetrics, ShardMetrics, health::HealthMetrics},
+    observe::metrics::{CoreMetrics, PeersMetrics, ShardMetrics, health::HealthMetrics},
     store::hash::CompactionHashes,
     wire::head::Head,
 };
@@ -37,6 +37,8 @@ pub struct Member {
     pub tokens: Tokens,
     /// Told by the raft core at each compaction.
     pub compaction_hashes: CompactionHashes,
+    /// The member does not belong to the cluster any more, and ends.
+    pub departed: AtomicBool,
     /// The low part of request ids, shared by all shards (etcd: pkg/idutil).
     next_id: AtomicU64,
 }
@@ -47,6 +49,7 @@ pub struct Metrics {
     /// One a shard.
     pub shards: Vec<Arc<ShardMetrics>>,
     pub health: HealthMetrics,
+    pub peers: PeersMetrics,
 }
 
 /// The raft core's standing as any core may read it. Each field alone; no reader needs them to match.
@@ -117,7 +120,12 @@ impl Member {
             id,
             cluster_id,
             tokens: Tokens::Simple(SimpleTokens::new(config.auth_token_ttl_ms)),
-            metrics: Metrics { core: CoreMetrics::default(), shards, health: HealthMetrics::default() },
+            metrics: Metrics {
+                core: CoreMetrics::default(),
+                shards,
+                health: HealthMetrics::default(),
+                peers: PeersMetrics::default(),
+            },
             config,
             head: Head::new(cluster_id, id),
             standing: SharedStanding::default(),
@@ -126,6 +134,7 @@ impl Member {
             introduced: AtomicBool::new(false),
             reached: Reached::default(),
             compaction_hashes: CompactionHashes::default(),
+            departed: AtomicBool::new(false),
             next_id: AtomicU64::new(identity::first_id(id, now_ms)),
         }
     }

@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::future::{Either, select};
 
-use super::{Letter, desk::Desk, take};
+use super::{Letter, departure::unless_departed, desk::Desk, take};
 use crate::{
     config::{Config, tls::Files},
     http::Surface,
@@ -163,12 +163,17 @@ pub(super) async fn open_and_wait(desk: Rc<Desk>) {
         log!(Info, "serving metrics", "address" = format!("{scheme}://{}", listener.local()));
         doors.push(open(&desk, listener, door));
     }
+    let member = &desk.house.member;
     let signal = {
         let mut signal = pin!(signals.wait());
-        match select(signal.as_mut(), pin!(ready(&desk))).await {
+        match select(signal.as_mut(), pin!(unless_departed(member, ready(&desk)))).await {
             // It may end before it has found the others.
-            Either::Left((signal, _)) => signal,
-            Either::Right(_) => {
+            Either::Left((signal, _)) => Some(signal),
+            Either::Right((None, _)) => {
+                log!(Fatal, "listener failed", "error" = "server is stopping");
+                std::process::exit(1);
+            }
+            Either::Right((Some(()), _)) => {
                 desk.shard.tick(runtime::now_ms());
                 for (listener, door) in clients {
                     let (address, traffic) = (listener.local().to_string(), door.surface.traffic());
@@ -183,13 +188,14 @@ pub(super) async fn open_and_wait(desk: Rc<Desk>) {
                 }
                 log!(Info, "ready to serve client requests");
                 runtime::tell_service_manager();
-                signal.await
+                unless_departed(member, signal).await
             }
         }
     };
     match signal {
-        Ok(signal) => log!(Info, "received signal; shutting down", "signal" = signal.name()),
-        Err(cause) => log!(Error, "cannot wait for signals; shutting down", "error" = shown(&cause)),
+        None => {}
+        Some(Ok(signal)) => log!(Info, "received signal; shutting down", "signal" = signal.name()),
+        Some(Err(cause)) => log!(Error, "cannot wait for signals; shutting down", "error" = shown(&cause)),
     }
     hand_over(&desk).await;
     drop(doors);

@@ -1,16 +1,20 @@
 //! Puts the house together: what was found on disk, the listeners, one executor a core, and on each its shard; the raft
 //! core on one of its own or beside a shard. Nothing is decided here but who runs where.
 
+mod departure;
 mod desk;
 mod doors;
+mod founding;
 mod integrity;
 mod peers;
 mod source;
+mod versions;
 mod ways;
 
 use std::{
     convert::Infallible,
     fmt::Display,
+    path::Path,
     rc::{Rc, Weak},
     sync::{Arc, Mutex, atomic::AtomicUsize},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -102,11 +106,12 @@ pub fn run(config: Config) -> Result<Infallible, String> {
     };
 
     let now_ms = unix_ms();
-    let started = start::start(&config, now_ms, crate::observe::log::Drain::logger("raft"), |dir| {
+    let probe = |dir: &Path| {
         let dir = dir.to_owned();
         executors::run_one(move || file::probe(dir)).map_err(std::io::Error::other)?
-    })
-    .map_err(text)?;
+    };
+    let logger = crate::observe::log::Drain::logger("raft");
+    let started = start::start(&config, now_ms, logger, probe, founding::found).map_err(text)?;
     if let Some(cut) = &started.cut {
         log!(
             Warn,
@@ -216,7 +221,8 @@ async fn live(house: Arc<House>, number: usize) {
 }
 
 fn drive_core(house: &Arc<House>, port: &Rc<Port<Letter>>, local: Option<Rc<Shard>>) -> (Rc<Driver>, Rc<Peers>) {
-    let Started { dir, durability, parts, checkpoint_bytes, covered, tail_bytes, .. } = take(&house.started);
+    let Started { dir, durability, parts, checkpoint_bytes, covered, tail_bytes, first_members, .. } =
+        take(&house.started);
     let model = parts.writer.segment_header(0);
     let header = Box::new(move |life| crate::wal::record::SegmentHeader { life, ..model });
     let files = Rc::new(SegmentFiles::new(dir, durability, header));
@@ -240,7 +246,13 @@ fn drive_core(house: &Arc<House>, port: &Rc<Port<Letter>>, local: Option<Rc<Shar
         tail_bytes,
     });
     peers.serve(Rc::downgrade(&driver) as Weak<dyn Raft>);
+    // Until the log tells of members, those that the flags name are spoken to.
+    if driver.core().state().membership.members().next().is_none() {
+        first_members.iter().for_each(|member| peers.add(member.id, &member.peer_urls));
+    }
     runtime::spawn(driver.clone().run());
+    runtime::spawn(versions::watch_over(driver.clone(), peers.clone()));
+    runtime::spawn(versions::watch_over_downgrades(driver.clone(), peers.clone()));
     runtime::spawn(Space::new(driver.clone(), covered).run());
     runtime::spawn(compact_automatically(house.clone(), driver.clone()));
     (driver, peers)

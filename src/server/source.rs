@@ -106,6 +106,7 @@ impl Source for ShardSource {
             shards: &member.metrics.shards,
             core: &member.metrics.core,
             health: &member.metrics.health,
+            peers: &member.metrics.peers,
             traces: self.exporter.as_ref().map(|exporter| exporter.counts()),
             member: metrics::Member {
                 id: member.id,

@@ -6,9 +6,12 @@ use raft::eraftpb::Message;
 
 use super::Letter;
 use crate::{
-    log,
     peers::{Brought, Peers, Raft},
-    raft::driver::{Driver, Ways},
+    raft::{
+        core::Core,
+        driver::{Driver, Ways},
+        sending::SnapshotToSend,
+    },
     runtime::mesh::Port,
     store::membership::Membership,
 };
@@ -16,6 +19,10 @@ use crate::{
 impl Ways for Rc<Peers> {
     fn send(&self, messages: Vec<Message>) {
         Peers::send(self, messages);
+    }
+
+    fn send_snapshot(&self, snapshot: SnapshotToSend) {
+        Peers::send_snapshot(self, snapshot);
     }
 
     fn update(&self, membership: &Membership) {
@@ -33,10 +40,12 @@ impl Raft for Driver {
         self.with_core(|core| core.report_unreachable(id));
     }
 
+    fn snapshot_sent(&self, id: u64, arrived: bool) {
+        self.with_core(|core| core.report_snapshot(id, arrived));
+    }
+
     fn removed(&self) {
-        let error = "the member has been permanently removed from the cluster";
-        log!(Fatal, "server error", "error" = error);
-        std::process::exit(1);
+        self.with_core(Core::leave);
     }
 }
 

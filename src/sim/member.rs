@@ -3,12 +3,12 @@
 
 use std::{collections::BTreeMap, os::unix::fs::FileExt, path::Path, sync::Arc};
 
-use super::{Waiter, disk::Disk, watcher};
+use super::{Waiter, disk::Disk, snapshots::Exchange, watcher};
 use crate::{
     limits::{self, LOG_BLOCK_BYTES},
     raft::{
         bootstrap::Founder,
-        core::{Capture, Core, Covered, Effects, Planted},
+        core::{Capture, Core, Covered, Effects, Installing, Planted},
         start::{self, Manner, Resumed},
         view::View,
     },
@@ -28,6 +28,9 @@ use crate::{
 /// Small, so that segments come and go.
 const SEGMENT_BYTES: u32 = 48 * 1024;
 const RECENT_BYTES: u64 = 64 * 1024;
+
+/// Few, so that members that lag are sent snapshots.
+const CATCH_UP_ENTRIES: u64 = 20;
 
 pub const ELECTION_TICKS: usize = 10;
 /// Ticks after which a member gives up what it was asked.
@@ -79,8 +82,8 @@ pub struct Member {
     pub watches: Watches<Arc<View>>,
     covered: Covered,
     capture: Option<Box<Capture>>,
-    /// What it has surely applied, dead or alive.
-    pub applied: u64,
+    /// A state from another member, on its way in.
+    pub exchange: Exchange,
     retired: Vec<Arc<Segment>>,
     /// The process stands still until then.
     pub still_until: u64,
@@ -114,7 +117,7 @@ impl Member {
             watches: Watches::new(watcher::settings(id), 0),
             covered: Covered::default(),
             capture: None,
-            applied: 0,
+            exchange: Exchange::default(),
             retired: Vec::new(),
             still_until: 0,
             clock: Clock::new(),
@@ -159,6 +162,7 @@ impl Member {
             Options { segment_bytes: SEGMENT_BYTES, recent_bytes: RECENT_BYTES, cluster_id: 0xc1, member_id: self.id };
         let manner = Manner {
             founders: |_| self.founders.clone(),
+            force_new_cluster: false,
             lease_ttl_min: 1,
             shards: 1,
             election_ticks: ELECTION_TICKS,
@@ -167,6 +171,7 @@ impl Member {
             retry_ticks: 5,
             life: self.id << 48 | self.life << 24,
             quota_bytes: None,
+            catch_up_entries: CATCH_UP_ENTRIES,
             logger: slog::Logger::root(slog::Discard, slog::o!()),
         };
         TRUSTS_TORN_WRITES.set(self.has(Planted::TrustsTornWrites));
@@ -188,9 +193,9 @@ impl Member {
     }
 
     /// The process ends at once. Of the write under way any blocks may be on the disk: of its first pieces all, of one
-    /// some, of those after none.
-    pub fn kill(&mut self, random: &mut Random) {
-        let Some(core) = self.core.take() else { return };
+    /// some, of those after none. Gives who has sent a snapshot that is being taken in.
+    pub fn kill(&mut self, random: &mut Random) -> Option<(usize, u64)> {
+        let core = self.core.take()?;
         if let Some(write) = self.write.take() {
             let reached = random.below(write.pieces.len() as u64 + 1) as usize;
             for (at, piece) in write.pieces.iter().enumerate().take(reached + 1) {
@@ -215,6 +220,7 @@ impl Member {
         self.deadlines.demote();
         // Nothing on the disk shows that a part of it is missing: what it has promised it would not know.
         self.gone |= self.disk.hides_damage;
+        std::mem::take(&mut self.exchange).sender
     }
 
     /// None if the process ends because its disk gives it what it did not write.
@@ -225,7 +231,6 @@ impl Member {
             Err(_) if self.disk.damaged => return None,
             Err(cause) => panic!("a sound disk cannot be read: {cause}"),
         };
-        self.applied = core.standing().applied;
         if let Some(view) = &effects.view {
             if let Some(before) = &self.view {
                 assert!(before.revision() <= view.revision(), "the published state goes back");
@@ -237,6 +242,15 @@ impl Member {
         }
         if let Some(capture) = effects.capture.take() {
             self.capture = Some(capture);
+        }
+        match effects.installing.take() {
+            Some(Installing::Begun(capture)) => {
+                self.exchange.begun = Some(capture);
+                // It would be a state of before.
+                self.capture = None;
+            }
+            Some(Installing::Ignored) => self.exchange.is_over = true,
+            None => {}
         }
         Some(effects)
     }
@@ -279,30 +293,36 @@ impl Member {
         self.deadlines.follow(leads, view.state.leases.iter(), extend_ms, self.clock.ms(now));
     }
 
-    /// Writes a checkpoint, if there is a state for it that all members have reached, and recycles what it makes useless.
-    /// Without the entries behind it nobody further behind could be helped: members do not send snapshots yet.
-    pub fn checkpoint(&mut self, reached_by_all: u64) -> bool {
-        let core = self.core.as_mut().expect("a process that runs");
-        let done = if let Some(capture) = self.capture.take_if(|it| it.state.applied().0 <= reached_by_all)
-            && !self.disk.full
-        {
-            let Capture { state, hard_state, position, extents } = *capture;
-            self.dir.ensure_segment(&core.writer().segment_header(position.life), Pace::Hurried).expect("a segment");
-            self.covered =
-                Covered { applied: state.applied().0, replay_from: position.life, usage: state.index.usage().clone() };
-            let head = CheckpointHead { hard_state, position, extents };
-            self.dir.write_checkpoint(&state, &head, Pace::Hurried).expect("a checkpoint");
-            self.retired.extend(core.checkpointed(&self.covered));
-            true
-        } else {
-            false
-        };
+    /// Writes a checkpoint, if there is a state for it and room, and recycles what it makes useless.
+    pub fn checkpoint(&mut self) -> bool {
+        let capture = self.capture.take_if(|_| !self.disk.full);
+        let done = capture.is_some();
+        if let Some(capture) = capture {
+            self.write_checkpoint(*capture);
+            self.recycle_after();
+        }
         for segment in std::mem::take(&mut self.retired) {
             if let Recycled::Pinned(segment) = self.dir.recycle(segment, Pace::Hurried).expect("a segment") {
                 self.retired.push(segment);
             }
         }
         done
+    }
+
+    pub(super) fn write_checkpoint(&mut self, capture: Capture) {
+        let core = self.core.as_ref().expect("a process that runs");
+        let Capture { state, hard_state, position, extents } = capture;
+        self.dir.ensure_segment(&core.writer().segment_header(position.life), Pace::Hurried).expect("a segment");
+        self.covered =
+            Covered { applied: state.applied().0, replay_from: position.life, usage: state.index.usage().clone() };
+        let head = CheckpointHead { hard_state, position, extents };
+        self.dir.write_checkpoint(&state, &head, Pace::Hurried).expect("a checkpoint");
+    }
+
+    /// What the last checkpoint has made useless is to be recycled.
+    pub(super) fn recycle_after(&mut self) {
+        let core = self.core.as_mut().expect("a process that runs");
+        self.retired.extend(core.checkpointed(&self.covered));
     }
 
     /// A bit of what has been written changes. False if there is none that would be noticed.

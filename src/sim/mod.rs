@@ -15,6 +15,7 @@ mod member;
 mod network;
 mod operator;
 mod shrink;
+mod snapshots;
 mod watcher;
 
 use std::{
@@ -23,6 +24,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bytes::Bytes;
 use prost::Message as _;
 
 pub use self::shrink::shrink;
@@ -120,6 +122,8 @@ pub struct Report {
     pub expired: u64,
     /// Changes of the members.
     pub changes: u64,
+    /// Snapshots that members have sent each other, by what became of them.
+    pub snapshots: BTreeMap<&'static str, u64>,
     pub simulated_ms: u64,
     /// Faults by kind.
     pub faults: BTreeMap<&'static str, u64>,
@@ -139,6 +143,12 @@ pub(super) enum Waiter {
 enum Event {
     Tick { member: usize },
     Arrival { from: usize, to: usize, message: Box<Message> },
+    /// A snapshot, and whose process it was that sent it.
+    Snapshot { from: usize, life: u64, to: usize, message: Box<Message>, database: Bytes },
+    /// What has become of it, back at that process.
+    Reported { member: usize, life: u64, to: u64, ok: bool },
+    /// The checkpoint of a state that another member has sent is on the disk.
+    Exchanged { member: usize, life: u64 },
     Written { member: usize, life: u64 },
     Start { member: usize },
     Kill { member: usize },
@@ -315,6 +325,11 @@ impl World {
         match event {
             Event::Tick { member } => self.tick(member),
             Event::Arrival { from, to, message } => self.arrive(from, to, message),
+            Event::Snapshot { from, life, to, message, database } => {
+                self.arrive_snapshot((from, life), to, message, database);
+            }
+            Event::Reported { member, life, to, ok } => self.hear_report(member, life, to, ok),
+            Event::Exchanged { member, life } => self.exchanged(member, life),
             Event::Written { member, life } => self.written(member, life),
             Event::Start { member } => self.start(member),
             Event::Kill { member } => {
@@ -404,7 +419,10 @@ impl World {
     }
 
     fn kill(&mut self, member: usize) {
-        self.members[member].kill(&mut self.random);
+        if let Some(sender) = self.members[member].kill(&mut self.random) {
+            // Its connection breaks.
+            self.report_snapshot(sender, member, false);
+        }
         // Whoever waits there will give up.
         self.members[member].waiting.clear();
     }
@@ -524,11 +542,20 @@ impl World {
 
     fn turn(&mut self, member: usize) {
         loop {
+            self.members[member].install_if_kept();
+            let was_installing = self.members[member].exchange.begun.is_some();
             let Some(effects) = self.members[member].turn() else {
                 self.fault("end by a damaged disk");
                 return self.fail(member);
             };
             self.carry_out(member, effects);
+            if !was_installing && self.members[member].exchange.begun.is_some() {
+                let (us, life) = (self.random.between(MS, 300 * MS), self.members[member].life);
+                self.after(us, Event::Exchanged { member, life });
+            }
+            if let Some(sender) = self.members[member].take_installed() {
+                self.report_snapshot(sender, member, true);
+            }
             if !self.members[member].core.as_ref().is_some_and(crate::raft::core::Core::has_work) {
                 break;
             }
@@ -549,6 +576,9 @@ impl World {
                 self.after(us, Event::Arrival { from: member, to, message: Box::new(message) });
             }
         }
+        for snapshot in effects.snapshots {
+            self.send_snapshot(member, snapshot);
+        }
         if effects.write.is_some() {
             let us = self.random.between(50, self.members[member].write_us);
             let life = self.members[member].life;
@@ -562,7 +592,14 @@ impl World {
     /// As a shard takes its mail: leases first, then answers, then events.
     fn deliver(&mut self, member: usize, mail: FromCore) {
         let who = format!("member {member}");
-        for revision in mail.events.iter() {
+        if mail.jumped {
+            let next = mail.view.revision() + 1;
+            assert!(next >= self.members[member].next_revision, "a snapshot takes the state back");
+            self.members[member].next_revision = next;
+            // What leases there are is another matter now.
+            self.members[member].deadlines.demote();
+        }
+        for revision in mail.events.iter().filter(|_| !mail.jumped) {
             let expected = self.members[member].next_revision;
             self.members[member].next_revision += 1;
             let damaged = self.members[member].disk.damaged;
@@ -599,7 +636,10 @@ impl World {
         }
         let one = &self.members[member];
         let Some(term) = one.core.as_ref().map(|core| core.standing().term) else { return };
-        one.watches.deliver(&mail.events, &mail.view, term);
+        match mail.jumped {
+            true => one.watches.jump(mail.view.revision(), term),
+            false => one.watches.deliver(&mail.events, &mail.view, term),
+        }
         while one.watches.fan_out(term) {}
     }
 
@@ -607,28 +647,20 @@ impl World {
     fn keep_house(&mut self, member: usize) {
         let core = self.members[member].core.as_mut().expect("it runs");
         core.compaction_slice(50);
-        // Without its whole log a member could help nobody who joins: members do not send snapshots yet.
-        if !self.plan.changes {
-            self.keep_checkpoints(member);
-        }
-        if self.runs(member) {
-            self.turn(member);
-        }
-    }
-
-    fn keep_checkpoints(&mut self, member: usize) {
         if self.random.permille(400) {
             let roll = if self.random.permille(300) { Roll::Over } else { Roll::No };
             self.members[member].core.as_mut().expect("it runs").want_capture(roll);
             self.turn(member);
         }
         if self.random.permille(700) && self.runs(member) {
-            let reached_by_all = self.members.iter().map(|member| member.applied).min().expect("a member");
-            let written = self.members[member].checkpoint(reached_by_all);
+            let written = self.members[member].checkpoint();
             if written && self.is_struck(150) {
                 self.fault("kill after a checkpoint");
                 self.after(0, Event::Kill { member });
             }
+        }
+        if self.runs(member) {
+            self.turn(member);
         }
     }
 

@@ -161,6 +161,9 @@ impl Total {
         total.expired += report.expired;
         total.changes += report.changes;
         total.simulated_ms += report.simulated_ms;
+        for (what, count) in report.snapshots {
+            *total.snapshots.entry(what).or_default() += count;
+        }
         for (kind, count) in report.faults {
             *total.faults.entry(kind).or_default() += count;
         }
@@ -178,6 +181,8 @@ impl Total {
             "{} operations, {} more unknown; {} revisions, {} events watched, {} leases expired, {} changes of members",
             report.operations, report.unknown, report.revisions, report.watched, report.expired, report.changes
         );
+        let snapshots: Vec<String> = report.snapshots.iter().map(|(what, count)| format!("{count} {what}")).collect();
+        println!("snapshots between members: {}", snapshots.join(", "));
         println!(
             "{} seeds, {} failed; {:.1} simulated hours in {seconds:.0} s",
             options.seeds,

@@ -9,7 +9,7 @@ mod raft;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt::Write as _, rc::Rc};
+use std::{fmt::Write as _, io, rc::Rc};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -26,8 +26,9 @@ use crate::{
     grpc::LocalBoxFuture,
     limits,
     peers::Brought,
-    proto::etcdserverpb::LeaseTimeToLiveResponse,
+    proto::{etcdserverpb::LeaseTimeToLiveResponse, raftpb::Message},
     store::{hash::KvHash, membership::Member},
+    wal::spool::{Spool, Spooled},
 };
 
 const CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
@@ -57,6 +58,13 @@ pub trait Source: super::Source {
     fn time_to_live(&self, lease: i64, keys: bool) -> LocalBoxFuture<Result<LeaseTimeToLiveResponse, Status>>;
     /// As of everything that is committed.
     fn is_downgrading(&self) -> LocalBoxFuture<Result<bool, Status>>;
+    /// Begins a file in which a database of another member's gathers.
+    fn spool(&self) -> LocalBoxFuture<io::Result<Spool>>;
+    /// Takes over a snapshot that has come whole; raft has its message then, if it is of use.
+    ///
+    /// # Errors
+    /// Where it cannot be taken over.
+    fn install(&self, message: Message, database: Spooled) -> LocalBoxFuture<Result<(), Status>>;
     /// The hash of the data at a revision, 0: the newest; and the newest revision.
     fn hash(&self, revision: i64) -> LocalBoxFuture<Result<(KvHash, i64), Status>>;
 }

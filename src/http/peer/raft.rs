@@ -2,9 +2,13 @@
 //! long a way is. Each request says of which cluster and version its sender is, and goes no further where that does not fit.
 //! (etcd: rafthttp/http.go and util.go; probing.)
 
-use std::task::{Context, Poll};
+use std::{
+    io,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
+use futures_util::future::join;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 use hyper::body::Incoming;
 use prost::Message as _;
@@ -24,6 +28,7 @@ use crate::{
     },
     proto::raftpb::{Message, MessageType},
     runtime, version,
+    wal::spool::Spooled,
     wire::peer::Kind,
 };
 
@@ -116,13 +121,88 @@ async fn with_database(source: &dyn Source, mut reader: Reader) -> Answer {
         log!(Warn, "failed to process Raft message", "local-member-id" = shown_hex(local), "error" = why);
         return refusal(StatusCode::INTERNAL_SERVER_ERROR, &format!("failed to process raft message ({why})"));
     }
-    match reader.discard().await {
+    let (began, index) = (runtime::now(), index_of(&message));
+    let size = message.encoded_len();
+    log!(
+        Info,
+        "receiving database snapshot",
+        "local-member-id" = shown_hex(local),
+        "remote-snapshot-sender-id" = shown_hex(from),
+        "incoming-snapshot-index" = index,
+        "incoming-snapshot-message-size-bytes" = size as u64,
+        "incoming-snapshot-message-size" = metric_size(size as u64)
+    );
+    let database = match spool(source, reader).await {
+        Ok(database) => database,
+        Err(error) => {
+            log!(
+                Warn,
+                "failed to save incoming database snapshot",
+                "local-member-id" = shown_hex(local),
+                "remote-snapshot-sender-id" = shown_hex(from),
+                "incoming-snapshot-index" = index,
+                "error" = error.as_str()
+            );
+            let text = format!("failed to save KV snapshot ({error})");
+            return refusal(StatusCode::INTERNAL_SERVER_ERROR, &text);
+        }
+    };
+    log!(
+        Info,
+        "received and saved database snapshot",
+        "local-member-id" = shown_hex(local),
+        "remote-snapshot-sender-id" = shown_hex(from),
+        "incoming-snapshot-index" = index,
+        "incoming-snapshot-size-bytes" = database.bytes(),
+        "incoming-snapshot-size" = metric_size(database.bytes()),
+        "download-took" = runtime::now() - began
+    );
+    match source.install(message, database).await {
         Ok(()) => taken(),
-        Err(fault) => {
-            let text = format!("failed to save KV snapshot ({})", fault.text());
-            refusal(StatusCode::INTERNAL_SERVER_ERROR, &text)
+        Err(status) => {
+            let error = &*status.message;
+            log!(
+                Warn,
+                "failed to process Raft message",
+                "local-member-id" = shown_hex(local),
+                "remote-snapshot-sender-id" = shown_hex(from),
+                "error" = error
+            );
+            refusal(StatusCode::INTERNAL_SERVER_ERROR, &format!("failed to process raft message ({error})"))
         }
     }
+}
+
+fn index_of(message: &Message) -> u64 {
+    let metadata = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref());
+    metadata.and_then(|metadata| metadata.index).unwrap_or_default()
+}
+
+/// Puts a database into a file as it comes. A piece is written while the next one comes.
+async fn spool(source: &dyn Source, mut reader: Reader) -> Result<Spooled, String> {
+    let text = |cause: io::Error| cause.to_string();
+    let mut spool = source.spool().await.map_err(text)?;
+    let mut next = reader.piece(limits::SPOOL_PIECE_BYTES).await.map_err(Fault::text)?;
+    while let Some(piece) = next {
+        let writing = runtime::bulk(move || spool.write(&piece).map(|()| spool));
+        let (written, read) = join(writing, reader.piece(limits::SPOOL_PIECE_BYTES)).await;
+        spool = written.map_err(text)?;
+        next = read.map_err(Fault::text)?;
+    }
+    runtime::bulk(move || spool.finish()).await.map_err(text)
+}
+
+/// Bytes as etcd's logs have them for people: in thousands, with one digit behind the point below ten. (Go:
+/// dustin/go-humanize, Bytes.)
+fn metric_size(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    if bytes < 10 {
+        return format!("{bytes} B");
+    }
+    let power = (bytes as f64).log(1000.0).floor();
+    let value = (bytes as f64 / 1000f64.powf(power) * 10.0 + 0.5).floor() / 10.0;
+    let unit = UNITS[power as usize];
+    if value < 10.0 { format!("{value:.1} {unit}") } else { format!("{value:.0} {unit}") }
 }
 
 /// The message in front of a database: its length, 8 bytes with the highest in front, and its bytes.
@@ -390,6 +470,26 @@ mod tests {
             [("2.9.9", "2.0.0"), ("2.0.0", "2.0.0"), ("3.8.0", "3.8.0"), ("3.7", "3.0.0"), ("x", "y")]
         {
             is_compatible(server, min_cluster).unwrap_err();
+        }
+    }
+
+    /// What the package that etcd uses makes of them.
+    #[test]
+    fn sizes_are_written_as_etcds_logs_write_them() {
+        let cases = [
+            (0, "0 B"),
+            (9, "9 B"),
+            (10, "10 B"),
+            (999, "999 B"),
+            (1000, "1.0 kB"),
+            (1049, "1.0 kB"),
+            (1050, "1.1 kB"),
+            (20_480, "20 kB"),
+            (82_854_982, "83 MB"),
+            (2_147_483_648, "2.1 GB"),
+        ];
+        for (bytes, text) in cases {
+            assert_eq!(metric_size(bytes), text, "{bytes}");
         }
     }
 

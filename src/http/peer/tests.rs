@@ -108,6 +108,12 @@ impl Source for FakePeer {
     fn is_downgrading(&self) -> LocalBoxFuture<Result<bool, Status>> {
         Box::pin(std::future::ready(self.promotion.clone().map(|()| true)))
     }
+    fn spool(&self) -> LocalBoxFuture<io::Result<Spool>> {
+        Box::pin(std::future::ready(Err(io::ErrorKind::StorageFull.into())))
+    }
+    fn install(&self, _: Message, _: Spooled) -> LocalBoxFuture<Result<(), Status>> {
+        unreachable!("nothing is spooled")
+    }
     fn hash(&self, _: i64) -> LocalBoxFuture<Result<(KvHash, i64), Status>> {
         Box::pin(std::future::ready(Err(error::COMPACTED)))
     }

@@ -344,6 +344,7 @@ impl One {
             Options { segment_bytes: 48 * 1024, recent_bytes: 64 * 1024, cluster_id: 0xc1, member_id: self.id };
         let manner = Manner {
             founders: |_| self.founders.clone(),
+            force_new_cluster: false,
             lease_ttl_min: 1,
             shards: 1,
             election_ticks: 10,
@@ -352,6 +353,7 @@ impl One {
             retry_ticks: 5,
             life: self.id << 48 | self.life << 24,
             quota_bytes: None,
+            catch_up_entries: 1000,
             logger: slog::Logger::root(slog::Discard, slog::o!()),
         };
         let Resumed { parts, .. } = start::resume(&self.dir, &options, manner).unwrap();
