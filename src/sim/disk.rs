@@ -100,8 +100,11 @@ impl Disk {
         if let (Some(bytes), true) = (listing.checkpoint, random.permille(300)) {
             return Some(Flip::of(open(dir.checkpoint_path()), random.below(bytes), mask));
         }
-        let before = listing.segments.into_iter().filter(|life| *life <= last_life);
-        let life = *random.pick(&before.collect::<Vec<_>>());
+        let before: Vec<u32> = listing.segments.into_iter().filter(|life| *life <= last_life).collect();
+        if before.is_empty() {
+            return None;
+        }
+        let life = *random.pick(&before);
         let file = open(dir.segment_path(life));
         let end = if life == last_life { last_offset.into() } else { file.metadata().expect("a size").len() };
         let offset = random.below(end);
