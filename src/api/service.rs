@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use hashbrown::HashMap;
 use prost::Message;
+use tokio::sync::Semaphore;
 
 use super::{
     auth,
@@ -26,9 +27,10 @@ use crate::{
         Call, Frame, Handler, LocalBoxFuture, Route, Shape, Unary,
         stream::{Replies, Requests},
     },
-    log,
+    limits, log,
     observe::metrics::{Operation, Stage, methods},
-    proto::etcdserverpb::{AlarmRequest, AlarmType, ResponseHeader, alarm_request::AlarmAction},
+    peers::client::Client,
+    proto::etcdserverpb::{AlarmRequest, AlarmType, RangeRequest, ResponseHeader, alarm_request::AlarmAction},
     runtime,
     shard::{Shard, view::View},
     store::apply::Answer,
@@ -147,6 +149,9 @@ fn watch_stream(services: Rc<Services>, call: Call, requests: Requests, replies:
 /// Everything that one shard serves.
 pub struct Services {
     pub shard: Rc<Shard>,
+    pub(super) client: Client,
+    /// Turns of what is asked of the leader.
+    pub(super) forwards: Semaphore,
     routes: HashMap<String, Route>,
     /// By `methods::number`.
     rows: Box<[&'static Row]>,
@@ -161,7 +166,8 @@ pub struct Services {
 }
 
 impl Services {
-    pub fn new(shard: Rc<Shard>) -> Rc<Self> {
+    /// `client`: for what only the leader can answer.
+    pub fn new(shard: Rc<Shard>, client: Client) -> Rc<Self> {
         let row_of = |(service, method): (&str, &str)| {
             METHODS
                 .iter()
@@ -179,6 +185,8 @@ impl Services {
             .collect();
         Rc::new(Services {
             shard,
+            client,
+            forwards: Semaphore::new(limits::FORWARDS_AT_ONCE),
             routes,
             rows,
             reads: ReadClock::default(),
@@ -323,6 +331,12 @@ impl Services {
         result
     }
 
+    /// Whether this member does not vote: what it serves is its status, what it has applied, and a snapshot of that. (etcd:
+    /// v3rpc/interceptor.go; util.go, isRPCSupportedForLearner.)
+    fn is_learner(&self) -> bool {
+        self.shard.member.is_learner.load(Relaxed)
+    }
+
     /// What every call is refused for, whatever its method. (etcd: v3rpc/interceptor.go.)
     fn check_metadata(&self, call: &Call, is_stream: bool) -> Result<(), Status> {
         let version = call.metadata.get("client-api-version").map_or(Ok(""), std::str::from_utf8);
@@ -332,6 +346,14 @@ impl Services {
             return Err(error::NO_LEADER);
         }
         Ok(())
+    }
+}
+
+fn learner_serves(row: &Row, message: &Bytes) -> bool {
+    match (row.service, row.method) {
+        ("etcdserverpb.Maintenance", "Status") => true,
+        ("etcdserverpb.KV", "Range") => RangeRequest::decode(&message[..]).is_ok_and(|range| range.serializable),
+        _ => false,
     }
 }
 
@@ -416,6 +438,9 @@ impl Handler for Services {
 
     fn unary(self: Rc<Self>, method: u16, call: Call, message: Bytes) -> Unary {
         let row = self.rows[usize::from(method)];
+        if self.is_learner() && !learner_serves(row, &message) {
+            return refuse(error::NOT_SUPPORTED_FOR_LEARNER);
+        }
         match (self.check_metadata(&call, false), row.serve) {
             (Err(status), _) => refuse(status),
             (Ok(()), Serve::Unary(serve)) => serve(self, Caller::of(call), message),
@@ -431,6 +456,9 @@ impl Handler for Services {
         replies: Replies,
     ) -> LocalBoxFuture<Result<(), Status>> {
         let row = self.rows[usize::from(method)];
+        if self.is_learner() && row.method != "Snapshot" {
+            return Box::pin(std::future::ready(Err(error::NOT_SUPPORTED_FOR_LEARNER)));
+        }
         if let Err(status) = self.check_metadata(&call, true) {
             return Box::pin(std::future::ready(Err(status)));
         }

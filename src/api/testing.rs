@@ -8,6 +8,7 @@ use std::{
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,10 +19,11 @@ use crate::{
     config::Config,
     error::Status,
     grpc::{Call, Frame, Handler, Metadata, Origin, Parts, Unary, stream::Gone},
+    peers::client::Client,
     proto::{etcdserverpb::InternalRaftRequest, raftpb::ConfChange},
     shard::{
         Member, Shard,
-        mail::{Control, FromCore, Outcome, Proposal, ToCore},
+        mail::{Control, FromCore, Outcome, ToCore},
         view::{Published, View},
     },
     store::{
@@ -64,11 +66,13 @@ impl Bench {
         let member = Arc::new(Member::new(MEMBER_ID, CLUSTER_ID, config, 0));
         member.standing.leader.store(MEMBER_ID, Relaxed);
         member.standing.term.store(TERM, Relaxed);
+        member.standing.ticked_ms.store(u64::MAX, Relaxed);
+        let client = Client::new(Default::default(), Default::default(), Duration::from_secs(1));
         let published = Published::new(View { state: state.clone(), segments: SegmentTable::default() });
         let shard = Rc::new(Shard::new(0, member, published.clone()));
         shard.tick(1);
         Bench {
-            services: Services::new(shard),
+            services: Services::new(shard, client),
             state,
             segments: Vec::new(),
             index: 0,
@@ -181,14 +185,7 @@ impl Bench {
         self.state.apply(&entry, &table, &mut AppliedBatch::default()).expect("values lie in memory").result
     }
 
-    fn turn(&mut self, mut mail: ToCore) {
-        // A member alone leads in every term.
-        for control in std::mem::take(&mut mail.controls) {
-            match control {
-                Control::Expire { token, id, data, .. } => mail.proposals.push(Proposal { token, id, data }),
-                other => mail.controls.push(other),
-            }
-        }
+    fn turn(&mut self, mail: ToCore) {
         let mut batch = AppliedBatch::default();
         let mut outcomes = Vec::new();
         for proposal in mail.proposals {
@@ -216,10 +213,10 @@ impl Bench {
         for control in mail.controls {
             self.controls.push(format!("{control:?}"));
             outcomes.push(match control {
-                Control::Expire { .. } => unreachable!("it was taken for a proposal"),
                 Control::TransferLeader { .. } => continue,
                 Control::Install { .. } => unreachable!("no client sends a snapshot"),
                 Control::CompactionDone { token, .. } | Control::Defragment { token } => (token, Outcome::Done),
+                // Nobody else is there, and nobody waits for an answer.
                 Control::Configure { token, data, .. } => {
                     self.index += 1;
                     let change = ConfChange::decode(data).expect("a change is spelled as one");

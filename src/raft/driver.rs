@@ -322,6 +322,7 @@ impl Driver {
     async fn ticks(self: Rc<Self>) {
         for ticks in 1u64.. {
             runtime::sleep(Duration::from_millis(self.member.config.heartbeat_ms)).await;
+            self.member.standing.ticked_ms.store((self.clock)(), Relaxed);
             self.with_core(|core| core.tick());
             self.member.tokens.sweep((self.clock)());
             if ticks % limits::SPACE_LOOK_TICKS == 0 {
@@ -533,6 +534,8 @@ impl Driver {
     fn tell_members(&self, membership: &Membership) {
         if !self.membership.borrow().is_same(membership) {
             *self.membership.borrow_mut() = membership.clone();
+            let is_learner = membership.get(self.member.id).is_some_and(|member| member.is_learner);
+            self.member.is_learner.store(is_learner, Relaxed);
             self.ways.update(membership);
         }
     }

@@ -25,6 +25,8 @@ pub struct Proposal {
     pub token: Token,
     pub id: u64,
     pub data: Bytes,
+    /// To be logged by this member as the leader of that term, or not at all.
+    pub only_in: Option<u64>,
 }
 
 /// A snapshot that has come from another member: raft's message, and the database, as it came.
@@ -44,9 +46,6 @@ pub enum Control {
     /// A change of the members, answered as a proposal is. `data`: a raftpb.ConfChange whose id is `id`. `promotes`: the
     /// learner that is to vote, whose log must have caught up.
     Configure { token: Token, id: u64, data: Bytes, promotes: Option<u64> },
-    /// The revocation of a lease whose time has passed by the clock of the leader of `term`, answered as a proposal is. Only
-    /// that leader logs it: another one may have renewed the lease since. `data`: a request whose id is `id`.
-    Expire { token: Token, id: u64, data: Bytes, term: u64 },
     /// Leadership is to go to that voter. Not answered: whether it went is seen by who leads.
     TransferLeader { to: u64 },
     /// Answered when the snapshot has been taken over and raft has its message, or it is of no use.

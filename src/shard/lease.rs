@@ -76,7 +76,7 @@ impl Deadline {
 /// Deadlines of the leases that a shard owns, while its member leads; empty while it does not.
 #[derive(Debug, Default)]
 pub struct Deadlines {
-    /// The term in which the member leads, while it does.
+    /// The term in which its member leads.
     term: Option<u64>,
     leases: HashMap<i64, Deadline>,
     /// When a slot comes up, and the leases that may be in it.
@@ -90,25 +90,9 @@ impl Deadlines {
         self.term.is_some()
     }
 
-    /// The term in which these deadlines count; 0 if they do not.
-    pub fn term(&self) -> u64 {
-        self.term.unwrap_or(0)
-    }
-
-    /// Follows the member, which leads in the term that is given, or does not. A lead that was lost and won again is a new
-    /// one, as another leader may have renewed leases in between: see `promote`.
-    pub fn follow(
-        &mut self,
-        leads: Option<u64>,
-        leases: impl IntoIterator<Item = Lease>,
-        extend_ms: u64,
-        now_ms: u64,
-    ) {
-        match leads {
-            Some(term) if self.term != leads => self.promote(term, leases, extend_ms, now_ms),
-            None if self.is_primary() => self.demote(),
-            _ => {}
-        }
+    /// The term in which this member looks after leases; None while it does not.
+    pub fn term(&self) -> Option<u64> {
+        self.term
     }
 
     pub fn len(&self) -> usize {
@@ -186,7 +170,7 @@ impl Deadlines {
         due
     }
 
-    /// This member leads from now on, in a term: every lease has what a checkpoint left of it, or its whole time, and
+    /// This member leads from now on, in that term: every lease has what a checkpoint left of it, or its whole time, and
     /// `extend_ms` more, for renewals that the old leader took and nobody knows of. (etcd: lessor.go, Promote. Its
     /// spreading of deadlines that pile up is not needed: expired leases are handed out at a bounded rate anyway.)
     pub fn promote(&mut self, term: u64, leases: impl IntoIterator<Item = Lease>, extend_ms: u64, now_ms: u64) {

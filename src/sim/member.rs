@@ -274,11 +274,11 @@ impl Member {
 
     /// Follows the core's lead with the deadlines of leases, and gives those whose time has passed, with the term in which
     /// that was found.
-    pub fn expired(&mut self, now: u64) -> (u64, Vec<i64>) {
+    pub fn expired(&mut self, now: u64) -> (Option<u64>, Vec<i64>) {
         self.follow_lead(now);
-        let Some(term) = self.leads() else { return (0, Vec::new()) };
+        let Some(term) = self.leads() else { return (None, Vec::new()) };
         let due = self.deadlines.due(self.clock.ms(now), limits::LEASE_REVOKES_IN_FLIGHT);
-        (if self.has(Planted::KeepsOldDeadlines) { term } else { self.deadlines.term() }, due)
+        (if self.has(Planted::KeepsOldDeadlines) { Some(term) } else { self.deadlines.term() }, due)
     }
 
     /// As a shard follows its member.
@@ -290,7 +290,11 @@ impl Member {
             leads => leads,
         };
         let extend_ms = ELECTION_TICKS as u64 * super::TICK_US / 1000;
-        self.deadlines.follow(leads, view.state.leases.iter(), extend_ms, self.clock.ms(now));
+        match leads {
+            Some(_) if leads == self.deadlines.term() => {}
+            Some(term) => self.deadlines.promote(term, view.state.leases.iter(), extend_ms, self.clock.ms(now)),
+            None => self.deadlines.demote(),
+        }
     }
 
     /// Writes a checkpoint, if there is a state for it and room, and recycles what it makes useless.

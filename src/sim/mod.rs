@@ -141,34 +141,85 @@ pub(super) enum Waiter {
 
 #[derive(Debug)]
 enum Event {
-    Tick { member: usize },
-    Arrival { from: usize, to: usize, message: Box<Message> },
+    Tick {
+        member: usize,
+    },
+    Arrival {
+        from: usize,
+        to: usize,
+        message: Box<Message>,
+    },
     /// A snapshot, and whose process it was that sent it.
-    Snapshot { from: usize, life: u64, to: usize, message: Box<Message>, database: Bytes },
+    Snapshot {
+        from: usize,
+        life: u64,
+        to: usize,
+        message: Box<Message>,
+        database: Bytes,
+    },
     /// What has become of it, back at that process.
-    Reported { member: usize, life: u64, to: u64, ok: bool },
+    Reported {
+        member: usize,
+        life: u64,
+        to: u64,
+        ok: bool,
+    },
     /// The checkpoint of a state that another member has sent is on the disk.
-    Exchanged { member: usize, life: u64 },
-    Written { member: usize, life: u64 },
-    Start { member: usize },
-    Kill { member: usize },
+    Exchanged {
+        member: usize,
+        life: u64,
+    },
+    Written {
+        member: usize,
+        life: u64,
+    },
+    Start {
+        member: usize,
+    },
+    Kill {
+        member: usize,
+    },
     /// A removed member stops.
-    Retire { member: usize },
+    Retire {
+        member: usize,
+    },
     /// There is room on the disk again.
-    Room { member: usize },
+    Room {
+        member: usize,
+    },
     /// What a shard has left for its core.
-    Mail { member: usize, life: u64, mail: Box<ToCore> },
-    Ask { client: usize },
-    GiveUp { client: usize, operation: u64 },
-    Lease { lessee: usize },
-    LesseeGivesUp { lessee: usize, slot: u32 },
-    Watch { watcher: usize },
+    Mail {
+        member: usize,
+        life: u64,
+        mail: Box<ToCore>,
+    },
+    Ask {
+        client: usize,
+    },
+    GiveUp {
+        client: usize,
+        operation: u64,
+    },
+    Lease {
+        lessee: usize,
+    },
+    LesseeGivesUp {
+        lessee: usize,
+        slot: u32,
+    },
+    Watch {
+        watcher: usize,
+    },
     Operate,
     Change,
-    OperatorGivesUp { slot: u32 },
+    OperatorGivesUp {
+        slot: u32,
+    },
     Compact,
     Fault,
-    Housekeeping { member: usize },
+    Housekeeping {
+        member: usize,
+    },
 }
 
 /// When, and in which order of those that are due at once.
@@ -455,7 +506,7 @@ impl World {
         let has_leader = one.core.as_ref().expect("it runs").standing().leader != 0;
         let at_ms = one.clock.ms(now);
         one.watches.with(|watches| watches.tick(at_ms, has_leader, moment));
-        let (term, due) = one.expired(now);
+        let (only_in, due) = one.expired(now);
         let life = one.life;
         if due.is_empty() {
             return;
@@ -469,7 +520,7 @@ impl World {
                 lease_revoke: Some(LeaseRevokeRequest { id: lease }),
                 ..Default::default()
             };
-            mail.controls.push(Control::Expire { token, id, data: request.encode_to_vec().into(), term });
+            mail.proposals.push(Proposal { token, id, data: request.encode_to_vec().into(), only_in });
         }
         let us = self.random.below(3 * MS);
         self.after(us, Event::Mail { member, life, mail: Box::new(mail) });
@@ -722,7 +773,7 @@ impl World {
             compaction: Some(CompactionRequest { revision, physical: false }),
             ..Default::default()
         };
-        let proposals = vec![Proposal { token, id, data: request.encode_to_vec().into() }];
+        let proposals = vec![Proposal { token, id, data: request.encode_to_vec().into(), only_in: None }];
         self.give(member, ToCore { proposals, ..ToCore::default() });
     }
 
@@ -772,7 +823,7 @@ impl World {
             }
             // It asks whether it still leads, before it promises anything.
             true => mail.reads.push(token),
-            false => mail.proposals.push(Proposal { token, id, data: request.encode_to_vec().into() }),
+            false => mail.proposals.push(Proposal { token, id, data: request.encode_to_vec().into(), only_in: None }),
         }
         self.members[member].waiting.insert(token.slot, Waiter::Lessee(lessee));
         self.give(member, mail);

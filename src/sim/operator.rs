@@ -137,7 +137,8 @@ impl Operator {
 
     /// The change as it is logged, and the learner that is to vote, if one is. (As api/cluster.rs makes them.)
     pub fn change(intent: Intent, id: u64) -> (Bytes, Option<u64>) {
-        let context = |member: membership::Member| serde_json::to_vec(&member).expect("a member has a JSON form").into();
+        let context =
+            |member: membership::Member| serde_json::to_vec(&member).expect("a member has a JSON form").into();
         let (kind, node, context): (_, _, Bytes) = match intent {
             Intent::Add { id, learner } => {
                 let kind = match learner {

@@ -156,7 +156,11 @@ impl Watcher {
         }
         if response.events.is_empty() {
             // Bookmarkable: nothing up to there is left out.
-            assert!(revision + 1 >= next, "watcher {} is at {next}, and its bookmark goes back to {revision}", self.number);
+            assert!(
+                revision + 1 >= next,
+                "watcher {} is at {next}, and its bookmark goes back to {revision}",
+                self.number
+            );
             let owed = self.first_owed(checker, next, revision);
             assert_eq!(owed, None, "watcher {} at {next} has a bookmark of {revision}", self.number);
             self.next = Some(revision + 1);
@@ -187,7 +191,10 @@ impl Watcher {
             let told = event.prev_kv.as_ref().map(|kv| &kv.value);
             // What was before may have been compacted away.
             let excused = told.is_none() && revision - 1 < compacted;
-            assert!(told == before || excused, "watcher {number} at {revision} is told of {told:?} before, not {before:?}");
+            assert!(
+                told == before || excused,
+                "watcher {number} at {revision} is told of {told:?} before, not {before:?}"
+            );
             self.told += 1;
         }
         self.next = Some(revision + 1);
@@ -201,9 +208,8 @@ impl Watcher {
 
     /// The first revision in between that concerns it.
     fn first_owed(&self, checker: &Checker, from: i64, to: i64) -> Option<i64> {
-        (from..=to.min(checker.newest())).find(|revision| {
-            checker.changes(*revision).iter().any(|change| self.wants(change))
-        })
+        (from..=to.min(checker.newest()))
+            .find(|revision| checker.changes(*revision).iter().any(|change| self.wants(change)))
     }
 }
 

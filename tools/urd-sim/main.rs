@@ -84,7 +84,8 @@ impl Options {
             "--ambushes" => self.plan.ambushes = choice()?,
             "--plant" => {
                 let bug = Planted::ALL.into_iter().find(|bug| format!("{bug:?}") == value);
-                self.plan.planted = Some(bug.ok_or_else(|| format!("no bug is {value}; there are {:?}", Planted::ALL))?);
+                self.plan.planted =
+                    Some(bug.ok_or_else(|| format!("no bug is {value}; there are {:?}", Planted::ALL))?);
             }
             "--folder" => self.folder = value.into(),
             "--threads" => self.threads = number()? as usize,
@@ -174,7 +175,8 @@ impl Total {
         for (seed, why) in failed {
             println!("seed {seed} fails: {why}\n    urd-sim {}", words(*seed, &options.plan(*seed)));
         }
-        let by_count: BTreeMap<_, _> = report.faults.iter().map(|(kind, count)| ((u64::MAX - count, kind), count)).collect();
+        let by_count: BTreeMap<_, _> =
+            report.faults.iter().map(|(kind, count)| ((u64::MAX - count, kind), count)).collect();
         let faults: Vec<String> = by_count.iter().map(|((_, kind), count)| format!("{count} {kind}")).collect();
         println!("faults: {}", faults.join(", "));
         println!(

@@ -300,7 +300,7 @@ impl Scene {
         let put = PutRequest { key: key.to_owned().into(), ..Default::default() };
         let header = Some(RequestHeader { id, ..Default::default() });
         let data = InternalRaftRequest { header, put: Some(put), ..Default::default() }.encode_to_vec().into();
-        self.give(by, ToCore { proposals: vec![Proposal { token, id, data }], ..ToCore::default() });
+        self.give(by, ToCore { proposals: vec![Proposal { token, id, data, only_in: None }], ..ToCore::default() });
     }
 
     fn configure(&mut self, what: &str, node: u64, by: u64) {

@@ -160,18 +160,3 @@ fn every_shard_owns_its_share() {
         assert!(counts.iter().all(|count| *count > 9000 / shards), "{counts:?}");
     }
 }
-
-/// Another leader may have renewed a lease while this member did not lead, and nobody here knows.
-#[test]
-fn who_leads_again_gives_every_lease_its_whole_time_again() {
-    let lease = Lease { id: 7, ttl: 10, remaining: 0 };
-    let mut deadlines = Deadlines::default();
-    deadlines.follow(Some(2), [lease], 1000, 5000);
-    assert_eq!((deadlines.term(), deadlines.remaining(7, 5000)), (2, Some((11_000, 10))));
-    deadlines.follow(Some(2), [lease], 1000, 9000);
-    assert_eq!(deadlines.remaining(7, 9000), Some((7000, 10)), "it has led all the time");
-    deadlines.follow(Some(4), [lease], 1000, 9000);
-    assert_eq!((deadlines.term(), deadlines.remaining(7, 9000)), (4, Some((11_000, 10))));
-    deadlines.follow(None, [lease], 1000, 9000);
-    assert_eq!((deadlines.term(), deadlines.is_primary()), (0, false));
-}
