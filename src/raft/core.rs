@@ -425,7 +425,10 @@ impl Core {
             self.commit_due = false;
         }
         self.commit_waits = self.commit_unlogged;
-        self.node.tick();
+        // Who takes a state over cannot stand for election: what is committed then is not in its log.
+        if !self.install.has_begun() {
+            self.node.tick();
+        }
         self.draw_timeout();
         self.look_after_reads();
         if self.ticks.is_multiple_of(limits::PROPOSAL_LOOK_TICKS) {
@@ -459,6 +462,9 @@ impl Core {
     pub fn step(&mut self, mut message: Message) {
         if message.get_msg_type() == MessageType::MsgPropose {
             return self.forwarded(message.take_entries().into());
+        }
+        if message.get_msg_type() == MessageType::MsgTimeoutNow && self.install.has_begun() {
+            return;
         }
         #[cfg(any(test, feature = "sim"))]
         self.misread(&mut message);
