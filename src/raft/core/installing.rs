@@ -63,6 +63,11 @@ impl Install {
         self.gathering
     }
 
+    /// Whether the log begins behind what is applied.
+    pub fn has_begun(&self) -> bool {
+        self.begun.is_some()
+    }
+
     pub fn take_gathering(&mut self) -> bool {
         std::mem::take(&mut self.gathering)
     }
