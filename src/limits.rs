@@ -17,6 +17,19 @@ pub const LEARNERS_DEFAULT: usize = 1;
 /// readyPercentThreshold).
 pub const LEARNER_READY_PERCENT: u64 = 90;
 
+/// How long a URL of another member may take to say who the members are: where a cluster is to be founded, which goes on
+/// without an answer, and where one is to be joined (etcd: BootstrapTimeoutEffective, GetClusterFromRemotePeers).
+pub const BOOTSTRAP_PATIENCE_MS: u64 = 1_000;
+pub const JOIN_PATIENCE_MS: u64 = 10_000;
+
+/// How long a member that was removed goes on, so that it is heard (etcd: stopWithDelay).
+pub const DEPARTURE_MS: u64 = 1_000;
+
+/// Between two looks of a starting member at whom it reaches, and how long it looks before it waits out its whole election
+/// timeout (etcd: EtcdServer.adjustTicks).
+pub const REACHED_LOOK_MS: u64 = 50;
+pub const REACHED_WAIT_MS: u64 = 5_000;
+
 /// Between two looks of a leader at the version that the cluster states (etcd: server.go, monitorVersionInterval).
 pub const VERSION_LOOK_MS: u64 = 4_000;
 
@@ -49,6 +62,14 @@ pub const APPLY_BACKLOG_ENTRIES: u64 = 5000;
 /// Entries that a member keeps in its log behind a checkpoint, for others that are a little behind; as etcd's default
 /// (--snapshot-catchup-entries).
 pub const RAFT_CATCH_UP_ENTRIES: u64 = 5000;
+
+/// Bytes of entries that are kept so at most: 5000 of full size would be 7 GiB. Sixteen segments, two seconds of a disk that
+/// writes 128 MiB/s.
+pub const RAFT_CATCH_UP_BYTES: u64 = 256 * 1024 * 1024;
+
+/// The same of those that follow a snapshot which is on its way: what is written while 2 GiB go over a line of a gigabit and
+/// are taken in, at 30 MiB/s. Beyond it the member is sent another snapshot.
+pub const RAFT_SENDING_BYTES: u64 = 1024 * 1024 * 1024;
 
 /// After how long an unanswered read index is asked for again (etcd: readIndexRetryTime).
 pub const READ_INDEX_RETRY_MS: u64 = 500;
@@ -484,6 +505,44 @@ pub const PEER_BODY_SECONDS_MAX: u64 = 5;
 /// Most bytes of a message between members. etcd batches entries up to 512 KiB, or one of any size, and at the default an
 /// entry has 1.5 MiB at most.
 pub const PEER_MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Most bytes of an answer of another member that is read whole: the members of a cluster take some hundred bytes each.
+pub const PEER_ANSWER_BYTES_MAX: usize = 1024 * 1024;
+
+/// Connections to one place that are kept for further requests: as many as messages are on their way at once there, and one.
+pub const PEER_CONNECTIONS_KEPT: usize = 5;
+
+/// Messages that go to a member one by one while it has no streams: waiting, and on their way (etcd: rafthttp.pipelineBufSize,
+/// connPerPipeline).
+pub const PEER_PIPELINE_QUEUED: usize = 64;
+pub const PEER_PIPELINE_AT_ONCE: usize = 4;
+
+/// Bytes that wait in a stream until its member takes them. Raft sends no more than `RAFT_INFLIGHT_MESSAGES` of
+/// `RAFT_MESSAGE_BYTES` unanswered; beyond this a message is lost, and raft is told.
+pub const PEER_STREAM_BYTES_QUEUED: usize = 64 * 1024 * 1024;
+
+/// How long after a stream has ended it is asked for again, in milliseconds (etcd: rafthttp, DialRetryFrequency).
+pub const PEER_DIAL_AGAIN_MS: u64 = 100;
+
+/// How long members may say nothing to each other in a stream, in milliseconds, and how often each says that it is there
+/// (etcd: rafthttp.ConnReadTimeout, and a third of it).
+pub const PEER_SILENCE_MS_MAX: u64 = 5_000;
+pub const PEER_ALIVE_MS: u64 = PEER_SILENCE_MS_MAX / 3;
+
+/// How often it is looked whether leadership has gone where it was to go, in milliseconds.
+pub const TRANSFER_LOOK_MS: u64 = 1;
+
+/// How often a member is asked how far away it is, in milliseconds (etcd: rafthttp.proberInterval).
+pub const PEER_PROBE_MS: u64 = 4_000;
+
+/// How long a snapshot on its way to a member may stand still, in seconds, and how long the member may take to make it its own.
+pub const PEER_SNAPSHOT_STILL_SECONDS: u64 = 60;
+pub const PEER_SNAPSHOT_TAKEN_SECONDS: u64 = 1_800;
+
+/// Senders that say where they are and that no applied entry has named yet: members that joined after what this one knows.
+pub const PEERS_UNKNOWN_MAX: usize = 16;
+/// Bytes of a database from another member that are written at once; as much again may have come meanwhile.
+pub const SPOOL_PIECE_BYTES: usize = 1024 * 1024;
 
 /// Most bytes of what one member asks another about leases or hashes (etcd: leasehttp.maxLeaseHTTPRequestSize).
 pub const PEER_REQUEST_BYTES_MAX: usize = 64 * 1024;

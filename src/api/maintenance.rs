@@ -3,6 +3,7 @@
 use std::{
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -130,8 +131,16 @@ pub fn move_leader(services: Rc<Services>, caller: Caller, message: Bytes) -> Un
         Some(target) if target.id == shard.member.id => {
             Unary::Ready(Ok(Frame::of(&MoveLeaderResponse { header: None })))
         }
-        // One who votes beside this member, and cannot be reached.
-        Some(_) => refuse(error::TIMEOUT_LEADER_TRANSFER),
+        Some(target) => {
+            let (id, shard) = (target.id, shard.clone());
+            let patience = Duration::from_millis(shard.member.config.request_timeout_ms());
+            later(async move {
+                match shard.hand_over(id, patience).await {
+                    true => Ok(Frame::of(&MoveLeaderResponse { header: None })),
+                    false => Err(error::TIMEOUT_LEADER_TRANSFER),
+                }
+            })
+        }
         None => refuse(error::BAD_LEADER_TRANSFEREE),
     }
 }

@@ -11,7 +11,6 @@ use sha2::{Digest, Sha256};
 
 use super::{
     caller::Caller,
-    encode,
     listing::Share,
     service::{Served, Services, only_request},
     values,
@@ -25,9 +24,9 @@ use crate::{
     },
     limits, log,
     proto::etcdserverpb::SnapshotRequest,
+    raft::database::Making,
     runtime,
     shard::{pending::Waiting, view::View},
-    store::backend::export::Export,
     version,
     wire::*,
 };
@@ -52,7 +51,7 @@ async fn stream(
         let view = view.clone();
         runtime::bulk(move || Box::new(Snapshot::begin(view))).await
     };
-    let total = snapshot.left;
+    let total = snapshot.left();
     log!(
         Info,
         "sending database snapshot to client",
@@ -67,7 +66,7 @@ async fn stream(
     while let Some(making) = next.take() {
         let (snapshot, piece) = making.await;
         let piece = piece.map_err(|cause| values::unreadable(&cause))?;
-        let digest = match snapshot.left {
+        let digest = match snapshot.left() {
             0 => Some(snapshot.digest.finalize()),
             _ => {
                 next = Some(make(snapshot, piece_bytes(&share)));
@@ -118,18 +117,13 @@ fn held_alone(view: &View, present: &View) -> u64 {
 
 /// A snapshot that is being made.
 struct Snapshot {
-    view: Arc<View>,
-    export: Export,
+    database: Making,
     digest: Sha256,
-    /// Bytes still to be made.
-    left: u64,
 }
 
 impl Snapshot {
-    /// Lays it out: that looks through the whole index.
     fn begin(view: Arc<View>) -> Snapshot {
-        let export = Export::new(view.state.clone());
-        Snapshot { left: export.bytes(), view, export, digest: Sha256::new() }
+        Snapshot { database: Making::begin(view), digest: Sha256::new() }
     }
 
     /// The next bytes: so many, or all that are left.
@@ -137,14 +131,14 @@ impl Snapshot {
     /// # Errors
     /// If a value cannot be read.
     fn piece(&mut self, bytes: usize) -> io::Result<Bytes> {
-        let holes = self.export.make(bytes).into_iter().map(|hole| encode::Hole { at: hole.at, place: hole.what });
-        let holes = holes.collect();
-        let pages = self.export.pages();
-        values::fill_all_blocking(&self.view.segments, pages, holes)?;
-        let piece = pages.split_to(bytes.min(pages.len())).freeze();
+        let piece = self.database.piece(bytes)?;
         self.digest.update(&piece);
-        self.left -= piece.len() as u64;
         Ok(piece)
+    }
+
+    /// Bytes still to be made.
+    fn left(&self) -> u64 {
+        self.database.left()
     }
 }
 

@@ -209,6 +209,7 @@ impl Bench {
         for control in mail.controls {
             self.controls.push(format!("{control:?}"));
             outcomes.push(match control {
+                Control::Install { .. } => unreachable!("no client sends a snapshot"),
                 Control::CompactionDone { token, .. } | Control::Defragment { token } => (token, Outcome::Done),
                 Control::Configure { token, data, .. } => {
                     self.index += 1;
@@ -224,7 +225,13 @@ impl Bench {
         self.published.publish(view.clone());
         let AppliedBatch { events, leases, tokens, .. } = batch;
         self.shard().member.tokens.change(&tokens, 0);
-        self.shard().deliver(FromCore { view, outcomes, events: Arc::new(events), leases: Arc::new(leases) });
+        self.shard().deliver(FromCore {
+            view,
+            outcomes,
+            events: Arc::new(events),
+            leases: Arc::new(leases),
+            jumped: false,
+        });
     }
 
     fn room(&self) -> Option<u64> {

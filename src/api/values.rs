@@ -104,18 +104,6 @@ async fn fill_resident(view: &View, buffer: &mut BytesMut, holes: Vec<Hole>, pag
 
 const SLICE: usize = limits::ENCODE_SLICE_KEYS;
 
-/// The same on a thread that may wait for the disk, for who reads all of the log: what the values lie in is read ahead.
-///
-/// # Errors
-/// If a value cannot be read.
-pub fn fill_all_blocking(segments: &SegmentTable, buffer: &mut BytesMut, mut holes: Vec<Hole>) -> io::Result<()> {
-    holes.sort_unstable_by_key(|hole| (hole.place.segment, hole.place.offset));
-    if holes.len() >= limits::READ_AHEAD_VALUES_MIN {
-        segments.will_need(&holes.iter().map(|hole| hole.place).collect::<Vec<_>>());
-    }
-    fill_blocking(segments, buffer, &holes, Pages::Release)
-}
-
 /// Fills holes on a thread that may wait for the disk.
 fn fill_blocking(segments: &SegmentTable, buffer: &mut BytesMut, holes: &[Hole], pages: Pages) -> io::Result<()> {
     for one in holes.chunk_by(|a, b| a.place.segment == b.place.segment) {

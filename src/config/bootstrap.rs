@@ -13,8 +13,23 @@ impl Config {
     /// ask DNS.
     ///
     /// # Errors
-    /// What etcd would refuse, and what this version cannot do: joining, and founding with others.
+    /// What etcd would refuse.
     pub fn verify_bootstrap(&self) -> Result<(), ConfigError> {
+        self.check_advertised(self.own_urls()?)?;
+        self.check_each_url_once()
+    }
+
+    /// Whether a cluster can be joined by it. What others are to call this member by they have been told before.
+    /// (etcd: config.VerifyJoinExisting.)
+    ///
+    /// # Errors
+    /// What etcd would refuse.
+    pub fn verify_join(&self) -> Result<(), ConfigError> {
+        self.own_urls()?;
+        self.check_each_url_once()
+    }
+
+    fn own_urls(&self) -> Result<&[String], ConfigError> {
         let Some((_, urls)) = self.initial_cluster.iter().find(|(name, _)| *name == self.name) else {
             return Err(ConfigError::invalid(format!(
                 "couldn't find local name {:?} in the initial cluster configuration",
@@ -22,23 +37,13 @@ impl Config {
             ))
             .hint("--initial-cluster must hold --name=<one of --initial-advertise-peer-urls>"));
         };
-        if self.initial_cluster_state_new {
-            self.check_advertised(urls)?;
-        }
+        Ok(urls)
+    }
+
+    fn check_each_url_once(&self) -> Result<(), ConfigError> {
         let mut seen = BTreeSet::new();
         if !self.initial_cluster.iter().flat_map(|(_, urls)| urls).all(|url| seen.insert(url)) {
             return Err(ConfigError::invalid(format!("initial cluster {} has duplicate url", self.cluster_text())));
-        }
-        if !self.initial_cluster_state_new {
-            return Err(ConfigError::invalid("--initial-cluster-state=existing: this version cannot join a cluster")
-                .hint("joining comes with clusters of several members; to found a cluster of one use --initial-cluster-state=new"));
-        }
-        if self.initial_cluster.len() > 1 {
-            return Err(ConfigError::invalid(format!(
-                "--initial-cluster has {} members: this version founds clusters of one member only",
-                self.initial_cluster.len()
-            ))
-            .hint("clusters of several members come in a later version; name this member alone"));
         }
         Ok(())
     }
@@ -85,6 +90,17 @@ impl Config {
         pairs.sort();
         pairs.join(",")
     }
+}
+
+/// Whether two lists of URLs lead to the same places. May ask DNS. (etcd: netutil.URLStringsEqual.)
+///
+/// # Errors
+/// What differs.
+pub fn are_same_places(one: &[String], other: &[String]) -> Result<(), String> {
+    let (mut one, mut other) = (one.to_vec(), other.to_vec());
+    one.sort();
+    other.sort();
+    compare(&one, &other)
 }
 
 /// Whether two sorted lists lead to the same places; the error tells a difference.

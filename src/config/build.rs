@@ -139,13 +139,17 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
         initial_cluster,
         initial_cluster_token: settings.text("initial-cluster-token").to_owned(),
         initial_cluster_state_new: settings.text("initial-cluster-state") == "new",
+        initial_election_tick_advance: settings.flag("initial-election-tick-advance"),
         heartbeat_ms,
         election_ms,
         pre_vote: settings.flag("pre-vote"),
+        downgrade_check_ms: milliseconds(settings.duration("downgrade-check-time")),
+        force_new_cluster: settings.flag("force-new-cluster"),
         strict_reconfig_check: settings.flag("strict-reconfig-check"),
         // A cluster without a learner has too many of them already.
         max_learners: usize::try_from(settings.int("max-learners"))
             .map_err(|_| ConfigError::invalid("membership: too many learner members in cluster"))?,
+        catch_up_entries: settings.uint("snapshot-catchup-entries"),
         max_request_bytes: max_request_bytes(&settings, &mut warnings)?,
         max_txn_ops: usize::try_from(settings.uint("max-txn-ops")).unwrap_or(usize::MAX),
         max_concurrent_streams: u32::try_from(settings.uint("max-concurrent-streams")).unwrap_or(u32::MAX),

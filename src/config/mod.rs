@@ -3,7 +3,7 @@
 //! matters only where there is no data yet; `file` reads a configuration file in place of words and variables. Nothing
 //! else here opens anything, and nothing binds or writes.
 
-mod bootstrap;
+pub mod bootstrap;
 mod build;
 mod file;
 pub mod flags;
@@ -37,12 +37,20 @@ pub struct Config {
     pub initial_cluster: Vec<(String, Vec<String>)>,
     pub initial_cluster_token: String,
     pub initial_cluster_state_new: bool,
+    /// A member among others, once it reaches them, does not wait a whole election timeout for the first sign of a leader.
+    pub initial_election_tick_advance: bool,
     pub heartbeat_ms: u64,
     pub election_ms: u64,
     pub pre_vote: bool,
+    /// Between two looks of a leader at whether a downgrade is done; 0: none.
+    pub downgrade_check_ms: u64,
+    /// Nobody but this member belongs to the cluster any more.
+    pub force_new_cluster: bool,
     /// Changes of the members that would lose the quorum are refused.
     pub strict_reconfig_check: bool,
     pub max_learners: usize,
+    /// `--snapshot-catchup-entries`.
+    pub catch_up_entries: u64,
     pub max_request_bytes: usize,
     pub max_txn_ops: usize,
     pub max_concurrent_streams: u32,
@@ -187,11 +195,15 @@ impl Default for Config {
             initial_cluster: vec![("default".into(), local(2380))],
             initial_cluster_token: "etcd-cluster".into(),
             initial_cluster_state_new: true,
+            initial_election_tick_advance: true,
             heartbeat_ms: 100,
             election_ms: 1000,
             pre_vote: true,
+            downgrade_check_ms: 5_000,
+            force_new_cluster: false,
             strict_reconfig_check: true,
             max_learners: limits::LEARNERS_DEFAULT,
+            catch_up_entries: limits::RAFT_CATCH_UP_ENTRIES,
             max_request_bytes: limits::REQUEST_BYTES_DEFAULT,
             max_txn_ops: limits::TXN_OPS_DEFAULT,
             max_concurrent_streams: u32::MAX,
@@ -256,6 +268,16 @@ impl Config {
         Ok(Parsed::Run(Box::new(Config { config_file: file, ..config })))
     }
 
+    /// Ticks of a heartbeat interval after which a member that hears of no leader may stand for election.
+    pub fn election_ticks(&self) -> usize {
+        (self.election_ms / self.heartbeat_ms) as usize
+    }
+
+    /// How long it may take until a connection to another member stands (etcd: config.ServerConfig.PeerDialTimeout).
+    pub fn peer_dial_timeout_ms(&self) -> u64 {
+        1_000 + self.election_ms
+    }
+
     /// How long a request may wait: 5 s and two election timeouts (etcd: config.ServerConfig.ReqTimeout).
     pub fn request_timeout_ms(&self) -> u64 {
         5_000 + 2 * self.election_ms
@@ -263,7 +285,7 @@ impl Config {
 
     /// Shortest lease, in seconds: one and a half election timeouts, rounded up (etcd: server.go, minTTL).
     pub fn lease_ttl_min(&self) -> i64 {
-        let ticks = self.election_ms / self.heartbeat_ms;
+        let ticks = self.election_ticks() as u64;
         ((3 * ticks).div_ceil(2) * self.heartbeat_ms).div_ceil(1000) as i64
     }
 }

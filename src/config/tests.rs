@@ -160,8 +160,7 @@ fn what_does_not_fit_is_refused_in_etcds_words() {
 #[test]
 fn what_urd_cannot_do_is_refused_with_what_to_do() {
     for words in [
-        &["--force-new-cluster"][..],
-        &["--discovery-srv", "example.com"],
+        &["--discovery-srv", "example.com"][..],
         &["--discovery-token=t", "--discovery-endpoints=a:1"],
         &["--discovery", "http://x"],
         &["--wal-dir", "/w"],
@@ -437,10 +436,11 @@ fn the_founding_cluster_is_checked_before_it_is_founded() {
             "initial cluster n1=http://localhost:2380,n2=http://localhost:2380 has duplicate url",
         ),
         (
-            &["--name=n1", "--initial-cluster=n1=http://localhost:2380,n2=http://localhost:2381"],
-            "--initial-cluster has 2 members: this version founds clusters of one member only",
+            &["--name=n2", "--initial-cluster=n1=http://localhost:2380,n2=http://localhost:2381"],
+            "--initial-cluster has n2=http://localhost:2381 but missing from \
+             --initial-advertise-peer-urls=http://localhost:2380 (resolved urls: \"http://localhost:2380\" != \
+             \"http://localhost:2381\")",
         ),
-        (&["--initial-cluster-state=existing"], "--initial-cluster-state=existing: this version cannot join a cluster"),
     ] {
         assert_eq!(verify(words), Err(message.to_owned()), "{words:?}");
     }

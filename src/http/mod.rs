@@ -9,7 +9,6 @@ mod debug;
 pub mod gateway;
 mod health;
 mod http2;
-pub(crate) mod io;
 mod log_level;
 mod path;
 pub mod peer;
@@ -35,13 +34,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use self::{
     answer::{Answer, allow_get, not_found, redirect},
     gateway::{Chunks, Gateway, websocket},
-    io::ForHyper,
     path::{Cleaned, Query},
 };
 use crate::{
     error::Status,
     grpc::{LocalBoxFuture, Metadata},
     limits, log,
+    net::ForHyper,
     observe::{
         log::shown,
         metrics::{HealthMetrics, text},

@@ -3,7 +3,7 @@ use std::{collections::VecDeque, rc::Rc};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::http::io::ForHyper;
+use crate::net::ForHyper;
 use crate::runtime::{
     executors::run_one,
     socket::{Bound, Socket},

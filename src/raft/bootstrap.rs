@@ -2,12 +2,17 @@
 //! member at term 1 carrying the member's JSON, so that the data directory of a cluster of one can later be joined by
 //! others. The crate has no StartNode: these entries are written to the log, committed, before it is started.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use prost::Message as _;
 use raft::eraftpb::EntryType;
 use serde::Serialize;
 
-use crate::proto::{etcdserverpb, membershippb, raftpb};
+use crate::proto::{
+    etcdserverpb, membershippb,
+    raftpb::{self, ConfChangeType},
+};
 
 /// A member as a new cluster's first entries name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +59,50 @@ pub fn first_entries(founders: &[Founder]) -> Vec<FirstEntry> {
         FirstEntry { index: at as u64 + 1, term: 1, kind: EntryType::EntryConfChange, data }
     };
     founders.into_iter().enumerate().map(entry).collect()
+}
+
+/// Who belongs to a cluster after these entries. (etcd: storage.GetEffectiveNodeIDsFromWALEntries.)
+pub fn members_of<'a>(conf_state: &raftpb::ConfState, entries: impl Iterator<Item = (u8, &'a Bytes)>) -> BTreeSet<u64> {
+    let mut ids: BTreeSet<u64> = conf_state.voters.iter().chain(&conf_state.learners).copied().collect();
+    for (kind, data) in entries {
+        if kind != EntryType::EntryConfChange as u8 {
+            continue;
+        }
+        // What cannot be read changes nobody, here as where it is applied.
+        let Ok(change) = raftpb::ConfChange::decode(data.clone()) else { continue };
+        match change.r#type() {
+            ConfChangeType::ConfChangeAddNode | ConfChangeType::ConfChangeAddLearnerNode => {
+                ids.insert(change.node_id());
+            }
+            ConfChangeType::ConfChangeRemoveNode => {
+                ids.remove(&change.node_id());
+            }
+            ConfChangeType::ConfChangeUpdateNode => {}
+        }
+    }
+    ids
+}
+
+/// The changes after which nobody but `own` belongs to a cluster of these members, as data of entries. Its own addition,
+/// where it is none of them, comes first: there is always somebody. (etcd: storage.CreateConfigChangeEnts.)
+pub fn forced_changes(ids: &BTreeSet<u64>, own: u64) -> Vec<Bytes> {
+    let mut changes = Vec::new();
+    if !ids.contains(&own) {
+        let member = MemberJson { id: own, peer_urls: &["http://localhost:2380".to_owned()], name: "" };
+        changes.push(raftpb::ConfChange {
+            id: None,
+            r#type: Some(ConfChangeType::ConfChangeAddNode as i32),
+            node_id: Some(own),
+            context: Some(serde_json::to_vec(&member).expect("a member has a JSON form").into()),
+        });
+    }
+    changes.extend(ids.iter().filter(|id| **id != own).map(|id| raftpb::ConfChange {
+        id: None,
+        r#type: Some(ConfChangeType::ConfChangeRemoveNode as i32),
+        node_id: Some(*id),
+        context: None,
+    }));
+    changes.into_iter().map(|change| change.encode_to_vec().into()).collect()
 }
 
 /// The request by which a member makes its name and client URLs known once it serves (etcd: publishV3).

@@ -13,14 +13,15 @@ use std::{
 use bytes::Bytes;
 use hashbrown::DefaultHashBuilder;
 use raft::{
-    Config, RawNode, StateRole, Storage,
+    Config, RawNode, Ready, StateRole, Storage,
     eraftpb::{ConfState, Entry, EntryType, HardState, Message, MessageType},
 };
 use smallvec::SmallVec;
 
 use super::{
     log::RaftLog,
-    mail::{Control, FromCore, Outcome, ToCore, Token},
+    mail::{Control, FromCore, Outcome, ReceivedSnapshot, ToCore, Token},
+    sending::SnapshotToSend,
     translate::{self, Change},
     view::View,
 };
@@ -28,6 +29,7 @@ use crate::{
     auth::TokenChange,
     error::{self, Status},
     limits,
+    proto::raftpb::ConfChangeType,
     store::{
         apply::{Answer, AppliedBatch, ApplyEntry, Tally},
         checkpoint::{self, SegmentExtent},
@@ -46,11 +48,13 @@ use crate::{
 };
 
 mod elections;
+mod installing;
 mod proposals;
 mod reads;
 mod space;
 
 use elections::Elections;
+pub use installing::{Incoming, Installing};
 
 /// What the core is made from.
 pub struct Parts {
@@ -73,6 +77,8 @@ pub struct Parts {
     pub life: u64,
     /// None: no quota.
     pub quota_bytes: Option<u64>,
+    /// Entries that are kept behind a checkpoint.
+    pub catch_up_entries: u64,
     pub logger: slog::Logger,
 }
 
@@ -107,8 +113,8 @@ impl Planted {
 }
 
 /// A caller that waits for a proposal to be applied.
-#[derive(Clone, Copy)]
-struct Caller {
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
     shard: u16,
     token: Token,
 }
@@ -147,6 +153,12 @@ pub struct Standing {
 pub struct Effects {
     /// Messages to other members that need not wait for the disk.
     pub messages: Vec<Message>,
+    /// To members that lag too far behind for entries. Their messages are not among the others.
+    pub snapshots: Vec<SnapshotToSend>,
+    /// What has come from another member and is to be taken over; `snapshot_taken` then says how that went.
+    pub received: Vec<(Caller, Box<ReceivedSnapshot>)>,
+    /// What `install` has led to.
+    pub installing: Option<Installing>,
     /// The next write of the log, to be made durable; the driver then calls `written`.
     pub write: Option<PendingWrite>,
     /// To be published before any answer goes out.
@@ -209,6 +221,8 @@ struct InFlight {
     /// The last ready that it makes durable; none where it only moves values.
     number: Option<u64>,
     moves: Vec<Move>,
+    /// Whether it has values of a state that comes from another member.
+    imports: bool,
 }
 
 /// A proposal that has not been handed to the crate yet.
@@ -226,6 +240,7 @@ pub struct Core {
     writer: Writer,
     shards: usize,
     quota_bytes: Option<u64>,
+    catch_up_entries: u64,
     request_ticks: u64,
     retry_ticks: u64,
     life: u64,
@@ -250,6 +265,7 @@ pub struct Core {
     moves_gathering: Vec<Move>,
     moves_recovered: VecDeque<(u64, Vec<Move>)>,
     commit_unlogged: bool,
+    install: installing::Install,
     waiting_messages: Vec<(u64, Message)>,
     /// The ready whose term or vote is not on disk yet.
     unsynced_vote: Option<u64>,
@@ -263,6 +279,13 @@ pub struct Core {
     changes: VecDeque<Queued>,
     /// Of both.
     queued_bytes: usize,
+    /// The request by which this member makes itself known, until it is applied.
+    introduction: Option<u64>,
+    /// This member does not belong to the cluster any more.
+    has_left: bool,
+    /// The commit index was ahead of the disk at the last tick; it still is, and gets a write of its own.
+    commit_waits: bool,
+    commit_due: bool,
     compaction_waits: Vec<(Caller, i64)>,
     defragment_waits: Vec<Caller>,
     /// Those of them for whom space is being given back now. Who comes later may have freed more.
@@ -315,6 +338,7 @@ impl Core {
             writer: parts.writer,
             shards: parts.shards,
             quota_bytes: parts.quota_bytes,
+            catch_up_entries: parts.catch_up_entries,
             request_ticks: parts.request_ticks,
             retry_ticks: parts.retry_ticks,
             life: parts.life,
@@ -331,12 +355,17 @@ impl Core {
             moves_gathering: Vec::new(),
             moves_recovered: parts.moves.into(),
             commit_unlogged: false,
+            install: installing::Install::default(),
             waiting_messages: Vec::new(),
             unsynced_vote: None,
             persisted: 0,
             queue: VecDeque::new(),
             changes: VecDeque::new(),
             queued_bytes: 0,
+            has_left: false,
+            commit_waits: false,
+            commit_due: false,
+            introduction: None,
             compaction_waits: Vec::new(),
             defragment_waits: Vec::new(),
             defragmenting: Vec::new(),
@@ -417,6 +446,15 @@ impl Core {
     /// One heartbeat interval has passed.
     pub fn tick(&mut self) {
         self.ticks += 1;
+        // Soon after the last entry the disk knows that it is committed: who must go on alone from there
+        // (`--force-new-cluster`) keeps what was acknowledged. etcd's database is as late.
+        self.commit_due = self.commit_unlogged && self.commit_waits;
+        #[cfg(any(test, feature = "sim"))]
+        if self.has(Planted::ForgetsVotes) {
+            // It would tell the disk of the vote after all.
+            self.commit_due = false;
+        }
+        self.commit_waits = self.commit_unlogged;
         self.node.tick();
         self.draw_timeout();
         self.look_after_reads();
@@ -427,7 +465,16 @@ impl Core {
 
     /// Whether nobody else belongs to the cluster.
     pub fn is_alone(&self) -> bool {
-        self.node.raft.prs().iter().all(|(id, _)| *id == self.node.raft.id)
+        let (members, own) = (self.node.raft.prs(), self.node.raft.id);
+        members.get(own).is_some() && members.iter().all(|(id, _)| *id == own)
+    }
+
+    /// Counts ticks of the election timeout as if they had passed. (etcd: raftNode.advanceTicks.)
+    pub fn advance_election(&mut self, ticks: usize) {
+        for _ in 0..ticks {
+            self.node.tick();
+        }
+        self.draw_timeout();
     }
 
     /// Stands for election at once: a cluster of one has nobody to wait for.
@@ -448,6 +495,20 @@ impl Core {
         self.draw_timeout();
     }
 
+    /// Others say that this member does not belong to the cluster.
+    pub fn leave(&mut self) {
+        self.has_left = true;
+    }
+
+    pub fn has_left(&self) -> bool {
+        self.has_left
+    }
+
+    /// A message to that member has been lost: what it has is to be asked again.
+    pub fn report_unreachable(&mut self, id: u64) {
+        self.node.report_unreachable(id);
+    }
+
     /// Hands leadership to a voter.
     pub fn transfer_leader(&mut self, to: u64) {
         self.node.transfer_leader(to);
@@ -460,6 +521,7 @@ impl Core {
             || proposals
             || self.may_change()
             || self.may_write()
+            || !self.effects.received.is_empty()
             || self.outcomes.iter().any(|outcomes| !outcomes.is_empty())
     }
 
@@ -482,6 +544,8 @@ impl Core {
                 Control::CompactionDone { token, revision } => self.compaction_waits.push((caller(token), revision)),
                 Control::Defragment { token } => self.defragment_waits.push(caller(token)),
                 Control::Configure { token, id, data, promotes } => self.configure(caller(token), id, data, promotes),
+                Control::TransferLeader { to } => self.transfer_leader(to),
+                Control::Install { token, snapshot } => self.effects.received.push((caller(token), snapshot)),
             }
         }
     }
@@ -504,6 +568,7 @@ impl Core {
     /// As `turn`.
     pub fn settle(&mut self) -> io::Result<u64> {
         let mut effects = std::mem::take(&mut self.effects);
+        self.begin_installing(&mut effects);
         let handled = self.handle_readies(&mut effects);
         self.effects = effects;
         handled.map(|()| self.batch.tally.total())
@@ -547,12 +612,14 @@ impl Core {
         self.start_read_round();
         self.handle_readies(&mut effects)?;
         if self.may_write() {
+            (self.commit_waits, self.commit_due) = (false, false);
             if std::mem::take(&mut self.commit_unlogged) {
                 let hard_state = self.node.store().hard_state().clone();
                 self.writer.append_hard_state(hard_state.term, hard_state.vote, hard_state.commit);
             }
             let moves = std::mem::take(&mut self.moves_gathering);
-            self.in_flight = Some(InFlight { number: self.gathering.take(), moves });
+            let imports = self.install.take_gathering();
+            self.in_flight = Some(InFlight { number: self.gathering.take(), moves, imports });
             effects.write = self.writer.take_write();
             self.mark();
             effects.write_entries = std::mem::take(&mut self.entries_gathering);
@@ -605,7 +672,8 @@ impl Core {
     }
 
     fn may_write(&self) -> bool {
-        self.in_flight.is_none() && (self.gathering.is_some() || !self.moves_gathering.is_empty())
+        let values = !self.moves_gathering.is_empty() || self.install.is_gathering();
+        self.in_flight.is_none() && (values || self.gathering.is_some() || self.commit_due)
     }
 
     fn handle_readies(&mut self, effects: &mut Effects) -> io::Result<()> {
@@ -626,6 +694,10 @@ impl Core {
                 self.led_by = soft.leader_id;
                 self.leader_changed();
             }
+        }
+        if !ready.snapshot().is_empty() {
+            self.restore(ready, effects);
+            return Ok(());
         }
         let entries = ready.take_entries();
         self.entries_gathering += entries.len() as u64;
@@ -650,18 +722,7 @@ impl Core {
             let hard_state: HardState = hard_state.clone();
             self.node.mut_store().set_hard_state(hard_state);
         }
-        assert!(ready.snapshot().is_empty(), "a snapshot came to a cluster of one");
-        effects.messages.extend(ready.take_messages());
-        for message in ready.take_persisted_messages() {
-            let waits = translate::waits_for_persistence(message.get_msg_type(), self.unsynced_vote.is_some());
-            #[cfg(any(test, feature = "sim"))]
-            let waits = waits && !self.has(Planted::AnswersUnsynced);
-            if waits {
-                self.waiting_messages.push((number, message));
-            } else {
-                effects.messages.push(message);
-            }
-        }
+        self.take_messages(&mut ready, effects);
         self.take_read_states(ready.take_read_states());
         let committed = ready.take_committed_entries();
         let must_sync = ready.must_sync();
@@ -677,6 +738,26 @@ impl Core {
             self.node.on_persist_ready(number);
         }
         self.apply(committed)
+    }
+
+    /// Messages go out at once, but for those that promise what is not durable yet.
+    fn take_messages(&mut self, ready: &mut Ready, effects: &mut Effects) {
+        for message in ready.take_messages() {
+            match message.get_msg_type() {
+                MessageType::MsgSnapshot => effects.snapshots.push(self.snapshot_to_send(message)),
+                _ => effects.messages.push(message),
+            }
+        }
+        for message in ready.take_persisted_messages() {
+            let waits = translate::waits_for_persistence(message.get_msg_type(), self.unsynced_vote.is_some());
+            #[cfg(any(test, feature = "sim"))]
+            let waits = waits && !self.has(Planted::AnswersUnsynced);
+            if waits {
+                self.waiting_messages.push((ready.number(), message));
+            } else {
+                effects.messages.push(message);
+            }
+        }
     }
 
     fn apply(&mut self, committed: Vec<Entry>) -> io::Result<()> {
@@ -712,6 +793,7 @@ impl Core {
         if self.is_leader() && self.state.applied().1 == self.node.raft.term {
             self.committed_in_term = true;
         }
+        self.node.mut_store().set_applied(self.state.applied());
         self.node.advance_apply_to(last);
         self.node.mut_store().forget(last);
         Ok(())
@@ -724,6 +806,9 @@ impl Core {
         if entry.index <= self.recovered {
             self.batch.tokens.clear();
         }
+        if self.introduction == Some(applied.id) {
+            self.introduction = None;
+        }
         if let Some((caller, _)) = self.callers.remove(&applied.id) {
             self.outcomes[caller.shard as usize].push((caller.token, Outcome::Applied(Box::new(applied.result))));
         }
@@ -734,6 +819,8 @@ impl Core {
         let (id, result) = match translate::conf_change(&entry.data) {
             Ok((change, for_crate)) => {
                 let result = self.state.apply_conf_change(entry.index, entry.term, &change);
+                let removes = change.r#type() == ConfChangeType::ConfChangeRemoveNode;
+                self.has_left |= removes && result.is_ok() && change.node_id() == self.node.raft.id;
                 if let (Ok(()), Change::Voters(v2)) = (&result, for_crate) {
                     let conf_state = self.node.apply_conf_change(&*v2);
                     self.set_conf_state(conf_state);
@@ -778,7 +865,8 @@ impl Core {
     fn post(&mut self, effects: &mut Effects) {
         let news = !self.batch.events.is_empty() || !self.batch.leases.is_empty();
         let answers = self.outcomes.iter().any(|outcomes| !outcomes.is_empty());
-        if !self.dirty && !answers && !news {
+        let jumped = self.install.take_jumped();
+        if !self.dirty && !answers && !news && !jumped {
             return;
         }
         if std::mem::take(&mut self.dirty) || self.last_view.is_none() {
@@ -801,12 +889,10 @@ impl Core {
         self.compactions.drain(..surplus);
         let (events, leases) = (Arc::new(batch.events), Arc::new(batch.leases));
         for shard in 0..self.shards {
-            if news || !self.outcomes[shard].is_empty() {
+            if news || jumped || !self.outcomes[shard].is_empty() {
                 let outcomes = std::mem::take(&mut self.outcomes[shard]);
-                effects.mail.push((
-                    shard,
-                    FromCore { view: view.clone(), outcomes, events: events.clone(), leases: leases.clone() },
-                ));
+                let (view, events, leases) = (view.clone(), events.clone(), leases.clone());
+                effects.mail.push((shard, FromCore { view, outcomes, events, leases, jumped }));
             }
         }
     }

@@ -13,29 +13,46 @@ use std::{
 };
 
 use bytes::Bytes;
+use raft::eraftpb::Message;
 
 use super::{
     bootstrap,
-    core::{Capture, Core, Effects, Roll},
+    core::{Capture, Core, Effects, Installing, Roll},
+    install::{Installs, Waiting},
     mail::{FromCore, ToCore},
     member::{Member, Role},
     segments::SegmentFiles,
+    sending::SnapshotToSend,
     view::Published,
 };
 use crate::{
     limits, log,
     observe::{
-        log::shown,
+        log::{hex, shown},
         metrics::{Operation, ShardMetrics, Stage},
     },
     runtime,
-    store::apply::{self, LeaseChange},
+    store::{
+        apply::{self, LeaseChange},
+        membership::Membership,
+    },
     wal::{record::RECORDS_FROM, writer::PendingWrite},
 };
 
 /// Where a shard's mail goes: straight to one on the same executor, by post to the others.
 pub trait PostRoom {
     fn send(&self, shard: usize, mail: FromCore);
+}
+
+/// The ways to the other members.
+pub trait Ways {
+    fn send(&self, messages: Vec<Message>);
+
+    /// Sends a snapshot, and tells the core how that went.
+    fn send_snapshot(&self, snapshot: SnapshotToSend);
+
+    /// Who belongs to the cluster now, and who has done so.
+    fn update(&self, membership: &Membership);
 }
 
 /// The shard on the driver's own executor.
@@ -59,6 +76,9 @@ pub struct Driver {
     /// The shard on this executor, if there is one; its outbox is emptied without a hop.
     local: Option<Rc<dyn Beside>>,
     post: Box<dyn PostRoom>,
+    ways: Box<dyn Ways>,
+    /// As the ways know it.
+    membership: RefCell<Membership>,
     /// Milliseconds since the member started.
     clock: fn() -> u64,
     kicked: Cell<bool>,
@@ -66,6 +86,11 @@ pub struct Driver {
     /// Handed from a turn to the checkpoint that asked for it.
     capture: RefCell<Option<Box<Capture>>>,
     capture_waker: RefCell<Option<Waker>>,
+    installs: Installs,
+    /// A state from another member that the task which writes checkpoints is to make this member's.
+    waiting_install: RefCell<Option<Waiting>>,
+    /// What the core has made of it.
+    installing: RefCell<Option<Installing>>,
     pub(super) checkpoint_bytes: Cell<u64>,
     /// Bytes that were written to the log since the checkpoint that this process began with.
     logged_bytes: Cell<u64>,
@@ -74,8 +99,10 @@ pub struct Driver {
     space_kicked: Cell<bool>,
     space_waker: RefCell<Option<Waker>>,
     was_serving: Cell<bool>,
-    /// That the cluster states the version it is being downgraded to has been logged.
-    ready_told: Cell<bool>,
+    introduced_waker: RefCell<Option<Waker>>,
+    lead_begun: Cell<bool>,
+    lead_waker: RefCell<Option<Waker>>,
+    departing: Cell<bool>,
     /// When the first of the proposals arrived that wait for the next write, and of those in the write in flight.
     gathering_since: Cell<Option<Instant>>,
     writing_since: Cell<Option<Instant>>,
@@ -127,7 +154,7 @@ fn role(role: raft::StateRole) -> Role {
 }
 
 /// How a member ends when it cannot go on.
-fn stop_for(cause: &io::Error, what: &str, cure: &str) -> ! {
+pub(super) fn stop_for(cause: &io::Error, what: &str, cure: &str) -> ! {
     log!(Fatal, what, "error" = shown(cause), "cure" = cure);
     std::process::exit(1);
 }
@@ -141,6 +168,7 @@ pub struct Parts {
     /// The shard on the same executor, if there is one.
     pub local: Option<Rc<dyn Beside>>,
     pub post: Box<dyn PostRoom>,
+    pub ways: Box<dyn Ways>,
     /// Milliseconds, never going back: what shards count deadlines by.
     pub clock: fn() -> u64,
     /// Of the checkpoint that recovery has read; 0 if there was none.
@@ -151,7 +179,7 @@ pub struct Parts {
 
 impl Driver {
     pub fn new(parts: Parts) -> Rc<Self> {
-        let Parts { core, files, member, published, local, post, clock, checkpoint_bytes, tail_bytes } = parts;
+        let Parts { core, files, member, published, local, post, ways, clock, checkpoint_bytes, tail_bytes } = parts;
         Rc::new(Driver {
             core: RefCell::new(core),
             files,
@@ -159,18 +187,26 @@ impl Driver {
             published,
             local,
             post,
+            ways,
+            membership: RefCell::default(),
             clock,
             kicked: Cell::new(true),
             waker: RefCell::new(None),
             capture: RefCell::new(None),
             capture_waker: RefCell::new(None),
+            installs: Installs::default(),
+            waiting_install: RefCell::new(None),
+            installing: RefCell::new(None),
             checkpoint_bytes: Cell::new(checkpoint_bytes),
             logged_bytes: Cell::new(tail_bytes),
             write_waits: RefCell::new(Vec::new()),
             space_kicked: Cell::new(true),
             space_waker: RefCell::new(None),
             was_serving: Cell::new(false),
-            ready_told: Cell::new(false),
+            introduced_waker: RefCell::new(None),
+            lead_begun: Cell::new(false),
+            lead_waker: RefCell::new(None),
+            departing: Cell::new(false),
             gathering_since: Cell::new(None),
             writing_since: Cell::new(None),
         })
@@ -180,10 +216,17 @@ impl Driver {
     pub async fn run(self: Rc<Self>) {
         // First what recovery left committed (a new cluster's own members), so that the campaign finds who may vote.
         self.turn();
-        if let Err(cause) = self.core.borrow_mut().campaign() {
-            stop_for(&io::Error::other(cause), "cannot stand for election", "report this with the log");
+        let membership = self.core.borrow().state().membership.clone();
+        self.tell_members(&membership);
+        if self.core.borrow().is_alone() {
+            if let Err(cause) = self.core.borrow_mut().campaign() {
+                stop_for(&io::Error::other(cause), "cannot stand for election", "report this with the log");
+            }
+            self.turn();
+        } else {
+            runtime::spawn(self.clone().hurry_first_election());
         }
-        self.turn();
+        runtime::spawn(self.clone().introduce());
         runtime::spawn(self.clone().ticks());
         loop {
             poll_fn(|context| {
@@ -207,6 +250,75 @@ impl Driver {
         }
     }
 
+    /// A member that reaches others and hears of no leader need not wait for all of its election timeout: there would be
+    /// one by now. (etcd: EtcdServer.adjustTicks.)
+    async fn hurry_first_election(self: Rc<Self>) {
+        let config = &self.member.config;
+        let election_ticks = config.election_ticks();
+        let told = election_ticks as u64;
+        if !config.initial_election_tick_advance {
+            log!(Info, "skipping initial election tick advance", "election-ticks" = told);
+            return;
+        }
+        log!(Info, "starting initial election tick advance", "election-ticks" = told);
+        let pause = Duration::from_millis(limits::REACHED_LOOK_MS);
+        for _ in 0..limits::REACHED_WAIT_MS / limits::REACHED_LOOK_MS {
+            runtime::sleep(pause).await;
+            let reached = self.member.reached.count();
+            if reached > 1 {
+                let ticks = election_ticks - 2;
+                let duration = |ticks: usize| Duration::from_millis(ticks as u64 * config.heartbeat_ms);
+                log!(
+                    Info,
+                    "initialized peer connections; fast-forwarding election ticks",
+                    "local-member-id" = hex(self.member.id),
+                    "forward-ticks" = ticks as u64,
+                    "forward-duration" = duration(ticks),
+                    "election-ticks" = told,
+                    "election-timeout" = duration(election_ticks),
+                    "active-remote-members" = reached as u64
+                );
+                return self.with_core(|core| core.advance_election(ticks));
+            }
+        }
+    }
+
+    /// Makes this member's name and client URLs known, by whoever leads, as often as it takes. (etcd: publishV3.)
+    async fn introduce(self: Rc<Self>) {
+        let (member, config) = (&self.member, &self.member.config);
+        let patience = Duration::from_millis(config.request_timeout_ms());
+        loop {
+            let id = member.next_id();
+            let request = bootstrap::attributes_request(id, member.id, &config.name, &config.advertise_client_urls);
+            self.with_core(|core| core.introduce(id, request));
+            let introduced = poll_fn(|context| match self.core().is_introduced() {
+                true => Poll::Ready(()),
+                false => {
+                    *self.introduced_waker.borrow_mut() = Some(context.waker().clone());
+                    Poll::Pending
+                }
+            });
+            if runtime::timeout(patience, introduced).await.is_some() {
+                log!(
+                    Info,
+                    "published local member to cluster through raft",
+                    "local-member-id" = hex(member.id),
+                    "cluster-id" = hex(member.cluster_id),
+                    "publish-timeout" = patience
+                );
+                member.introduced.store(true, Relaxed);
+                return;
+            }
+            log!(
+                Warn,
+                "failed to publish local member to cluster through raft",
+                "local-member-id" = hex(member.id),
+                "publish-timeout" = patience,
+                "error" = "etcdserver: request timed out"
+            );
+        }
+    }
+
     async fn ticks(self: Rc<Self>) {
         for ticks in 1u64.. {
             runtime::sleep(Duration::from_millis(self.member.config.heartbeat_ms)).await;
@@ -214,9 +326,6 @@ impl Driver {
             self.member.tokens.sweep((self.clock)());
             if ticks % limits::SPACE_LOOK_TICKS == 0 {
                 self.kick_space();
-            }
-            if ticks % (limits::VERSION_LOOK_MS / self.member.config.heartbeat_ms).max(1) == 0 {
-                self.state_version();
             }
         }
     }
@@ -271,6 +380,12 @@ impl Driver {
         let result = work(&mut self.core.borrow_mut());
         self.kick();
         result
+    }
+
+    /// Takes a message of another member.
+    pub fn step(&self, message: Message) {
+        runtime::now();
+        self.with_core(|core| core.step(message));
     }
 
     /// Looks at the core without disturbing it.
@@ -366,8 +481,12 @@ impl Driver {
     }
 
     fn carry_out(self: &Rc<Self>, effects: Effects) {
-        // To learners: there is no way to other members in this version, and raft takes a message for one that is lost.
-        drop(effects.messages);
+        if !effects.messages.is_empty() {
+            self.ways.send(effects.messages);
+        }
+        for snapshot in effects.snapshots {
+            self.ways.send_snapshot(snapshot);
+        }
         if let Some(write) = effects.write {
             let metrics = &self.member.metrics.core;
             metrics.batch_size.observe_value(effects.write_entries);
@@ -384,6 +503,7 @@ impl Driver {
         }
         if let Some(view) = effects.view {
             self.tell_sizes();
+            self.tell_members(&view.state.membership);
             self.published.publish(view);
         }
         self.tell_standing();
@@ -393,11 +513,27 @@ impl Driver {
                 _ => self.post.send(shard, mail),
             }
         }
-        if let Some(capture) = effects.capture {
-            *self.capture.borrow_mut() = Some(capture);
-            if let Some(waker) = self.capture_waker.borrow_mut().take() {
-                waker.wake();
-            }
+        for (caller, received) in effects.received {
+            self.take_snapshot(caller, *received);
+        }
+        let (captures, installs) = (effects.capture.is_some(), effects.installing.is_some());
+        if captures {
+            *self.capture.borrow_mut() = effects.capture;
+        }
+        if installs {
+            *self.installing.borrow_mut() = effects.installing;
+        }
+        if (captures || installs)
+            && let Some(waker) = self.capture_waker.borrow_mut().take()
+        {
+            waker.wake();
+        }
+    }
+
+    fn tell_members(&self, membership: &Membership) {
+        if !self.membership.borrow().is_same(membership) {
+            *self.membership.borrow_mut() = membership.clone();
+            self.ways.update(membership);
         }
     }
 
@@ -421,7 +557,7 @@ impl Driver {
         metrics.auth_revision.set(core.state().auth.revision() as i64);
     }
 
-    fn tell_standing(&self) {
+    fn tell_standing(self: &Rc<Self>) {
         let core = self.core.borrow();
         let standing = core.standing();
         let shared = &self.member.standing;
@@ -434,7 +570,7 @@ impl Driver {
         shared.matched.store(matched, Relaxed);
         shared.next.store(next, Relaxed);
         // Not before it can serve: a leader that has committed nothing yet is none to a client.
-        let leader = if core.serves() { standing.leader } else { 0 };
+        let leader = if core.is_leader() && !core.serves() { 0 } else { standing.leader };
         let metrics = &self.member.metrics.core;
         if shared.leader.swap(leader, Relaxed) != leader && leader != 0 {
             metrics.leader_changes.increment();
@@ -445,52 +581,55 @@ impl Driver {
         metrics.applied.set(standing.applied as i64);
         metrics.proposals_pending.set(core.pending() as i64);
         let serves = core.serves() && core.is_leader();
+        let has_left = core.has_left();
         drop(core);
-        if serves && !self.was_serving.replace(true) {
-            self.introduce();
+        if has_left {
+            self.depart();
+        }
+        if self.core.borrow().is_introduced()
+            && let Some(waker) = self.introduced_waker.borrow_mut().take()
+        {
+            waker.wake();
+        }
+        if self.was_serving.replace(serves) != serves && serves {
+            self.lead_begun.set(true);
+            if let Some(waker) = self.lead_waker.borrow_mut().take() {
+                waker.wake();
+            }
         }
     }
 
-    /// A new leader states the cluster's version and its own name and URLs, as etcd's does.
-    fn introduce(&self) {
-        let member = &self.member;
-        let config = &member.config;
-        let core = &mut *self.core.borrow_mut();
-        let urls = &config.advertise_client_urls;
-        core.propose_own(bootstrap::attributes_request(member.next_id(), member.id, &config.name, urls));
-        Driver::propose_version(core, member);
-        self.kick();
+    /// Whether this member leads and may serve.
+    pub fn leads(&self) -> bool {
+        self.was_serving.get()
     }
 
-    /// A leader states the version that the cluster is to have, once it is another.
-    fn state_version(&self) {
-        let core = &mut *self.core.borrow_mut();
-        if core.serves() && core.is_leader() && Driver::propose_version(core, &self.member) {
-            self.kick();
-        }
-        let state = core.state();
-        let ready = state.downgrade.as_ref().filter(|it| state.cluster_version.as_deref() == Some(&*it.target));
-        if let (Some(downgrade), false) = (ready, self.ready_told.replace(ready.is_some())) {
-            log!(
-                Info,
-                "The server is ready to downgrade",
-                "target-version" = downgrade.target,
-                "server-version" = crate::version::ETCD
-            );
-        }
+    /// Waits until this member begins to lead, no longer than that.
+    pub async fn lead_begins(&self, patience: Duration) {
+        let begins = poll_fn(|context| {
+            if self.lead_begun.take() {
+                return Poll::Ready(());
+            }
+            *self.lead_waker.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        });
+        runtime::timeout(patience, begins).await;
     }
 
-    fn propose_version(core: &mut Core, member: &Member) -> bool {
-        let (due, stated) = (core.state().cluster_version_due(), core.state().cluster_version.as_deref());
-        if stated == Some(due) {
-            return false;
+    /// The member does not belong to the cluster any more: it ends. Its answers go out first, to members and to clients.
+    /// (etcd: EtcdServer.stopWithDelay.)
+    fn depart(self: &Rc<Self>) {
+        if self.departing.replace(true) {
+            return;
         }
-        if stated.is_some() {
-            log!(Info, "updating cluster version using v3 API", "from" = stated.unwrap_or_default(), "to" = due);
-        }
-        let request = bootstrap::cluster_version_request(member.next_id(), due);
-        core.propose_own(request);
-        true
+        let driver = self.clone();
+        runtime::spawn(async move {
+            runtime::sleep(Duration::from_millis(limits::DEPARTURE_MS)).await;
+            let error = "the member has been permanently removed from the cluster";
+            log!(Warn, "server error", "error" = error);
+            log!(Warn, "data-dir used by this member must be removed");
+            driver.member.departed.store(true, Relaxed);
+        });
     }
 
     async fn write(self: Rc<Self>, write: PendingWrite) {
@@ -535,6 +674,36 @@ impl Driver {
         self.with_core(|core| core.want_capture(roll));
         poll_fn(|context| match self.capture.borrow_mut().take() {
             Some(capture) => Poll::Ready(capture),
+            None => {
+                *self.capture_waker.borrow_mut() = Some(context.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    pub(super) fn installs(&self) -> &Installs {
+        &self.installs
+    }
+
+    /// Has a state from another member made this member's as soon as no checkpoint is being written and nothing is moved.
+    pub(super) fn hand_over(&self, waiting: Waiting) {
+        *self.waiting_install.borrow_mut() = Some(waiting);
+        self.kick_space();
+    }
+
+    pub(super) fn has_waiting_install(&self) -> bool {
+        self.waiting_install.borrow().is_some()
+    }
+
+    pub(super) fn take_waiting_install(&self) -> Option<Waiting> {
+        self.waiting_install.borrow_mut().take()
+    }
+
+    /// What becomes of a state that the core was given.
+    pub(super) async fn next_installing(&self) -> Installing {
+        poll_fn(|context| match self.installing.borrow_mut().take() {
+            Some(installing) => Poll::Ready(installing),
             None => {
                 *self.capture_waker.borrow_mut() = Some(context.waker().clone());
                 Poll::Pending

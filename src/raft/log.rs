@@ -24,6 +24,8 @@ struct Slot {
 pub struct RaftLog {
     hard_state: HardState,
     conf_state: ConfState,
+    /// Index and term of the last entry that is applied.
+    applied: (u64, u64),
     first: u64,
     term_before_first: u64,
     slots: VecDeque<Slot>,
@@ -49,6 +51,7 @@ impl RaftLog {
         RaftLog {
             hard_state,
             conf_state,
+            applied: (index, term),
             first: index + 1,
             term_before_first: term,
             slots: VecDeque::new(),
@@ -69,6 +72,21 @@ impl RaftLog {
 
     pub fn set_conf_state(&mut self, conf_state: ConfState) {
         self.conf_state = conf_state;
+    }
+
+    pub fn set_applied(&mut self, applied: (u64, u64)) {
+        self.applied = applied;
+    }
+
+    /// A state of another member's takes the place of everything up to its last entry; what comes after that is unknown.
+    pub fn restore(&mut self, index: u64, term: u64, conf_state: ConfState) {
+        self.conf_state = conf_state;
+        self.applied = (index, term);
+        (self.first, self.term_before_first) = (index + 1, term);
+        self.slots.clear();
+        self.terms.clear();
+        self.data.clear();
+        self.in_memory_from = self.first;
     }
 
     pub fn hard_state(&self) -> &HardState {
@@ -107,6 +125,17 @@ impl RaftLog {
     pub fn bytes_from(&self, index: u64) -> u64 {
         let at = index.saturating_sub(self.first) as usize;
         self.slots.range(at.min(self.slots.len())..).map(|slot| u64::from(slot.place.len)).sum()
+    }
+
+    /// The first of the last retained entries whose data takes no more than so many bytes; the one after the last if none
+    /// is so small.
+    pub fn reaching_back(&self, bytes: u64) -> u64 {
+        let mut sum = 0;
+        let fits = |slot: &&Slot| {
+            sum += u64::from(slot.place.len);
+            sum <= bytes
+        };
+        self.next() - self.slots.iter().rev().take_while(fits).count() as u64
     }
 
     /// Where the first retained entry lies.
@@ -207,9 +236,18 @@ impl Storage for RaftLog {
         Ok(self.next() - 1)
     }
 
+    /// What a member that lags is to be sent. The state itself goes beside the message, and may be a later one: `Core` has
+    /// the last word on both.
     fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        // Only a leader with other members asks; a cluster of one has none.
-        Err(raft::Error::Store(raft::StorageError::SnapshotTemporarilyUnavailable))
+        let (index, term) = self.applied;
+        if index == 0 {
+            return Err(raft::Error::Store(raft::StorageError::SnapshotTemporarilyUnavailable));
+        }
+        let mut snapshot = Snapshot::default();
+        let metadata = snapshot.mut_metadata();
+        (metadata.index, metadata.term) = (index, term);
+        metadata.set_conf_state(self.conf_state.clone());
+        Ok(snapshot)
     }
 }
 
@@ -266,6 +304,25 @@ mod tests {
         assert_eq!(log.term(4).unwrap(), 1);
         assert!(matches!(log.term(3), Err(raft::Error::Store(raft::StorageError::Compacted))));
         assert!(log.entries(4, 5, None, GetEntriesContext::empty(false)).is_err());
+    }
+
+    #[test]
+    fn a_state_that_comes_from_elsewhere_leaves_nothing_of_before() {
+        let mut log = log_of(5);
+        log.restore(9, 4, ConfState::default());
+        assert_eq!((log.first_index().unwrap(), log.last_index().unwrap(), log.term(9).unwrap()), (10, 9, 4));
+        assert!(matches!(log.term(5), Err(raft::Error::Store(raft::StorageError::Compacted))));
+        log.append(10, 4, EntryType::EntryNormal, Bytes::from_static(b"ten"), Place::EMPTY);
+        assert_eq!(data(&log, 10), "ten");
+        let snapshot = log.snapshot(0, 2).unwrap();
+        assert_eq!((snapshot.get_metadata().index, snapshot.get_metadata().term), (9, 4));
+    }
+
+    #[test]
+    fn the_last_entries_of_so_many_bytes_are_known() {
+        // Each has one.
+        let log = log_of(5);
+        assert_eq!([0, 1, 3, 5, 9].map(|bytes| log.reaching_back(bytes)), [6, 5, 3, 1, 1]);
     }
 
     #[test]

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use super::view::View;
 use crate::{
     error::Status,
+    proto::raftpb,
     store::apply::{Answer, LeaseChange, RevisionEvents},
+    wal::spool::Spooled,
 };
 
 /// Names one waiting request across the hop to the core and back: a slot of the shard's, and the slot's life.
@@ -25,6 +27,13 @@ pub struct Proposal {
     pub data: Bytes,
 }
 
+/// A snapshot that has come from another member: raft's message, and the database, as it came.
+#[derive(Debug)]
+pub struct ReceivedSnapshot {
+    pub message: raftpb::Message,
+    pub database: Spooled,
+}
+
 /// What a shard asks of the raft core besides proposals and reads.
 #[derive(Debug)]
 pub enum Control {
@@ -35,6 +44,10 @@ pub enum Control {
     /// A change of the members, answered as a proposal is. `data`: a raftpb.ConfChange whose id is `id`. `promotes`: the
     /// learner that is to vote, whose log must have caught up.
     Configure { token: Token, id: u64, data: Bytes, promotes: Option<u64> },
+    /// Leadership is to go to that voter. Not answered: whether it went is seen by who leads.
+    TransferLeader { to: u64 },
+    /// Answered when the snapshot has been taken over and raft has its message, or it is of no use.
+    Install { token: Token, snapshot: Box<ReceivedSnapshot> },
 }
 
 /// A turn's worth of requests of one shard.
@@ -72,4 +85,7 @@ pub struct FromCore {
     /// The events of the turn, in order; shared by all shards.
     pub events: Arc<Vec<RevisionEvents>>,
     pub leases: Arc<Vec<LeaseChange>>,
+    /// The state is one that came from another member: not all that lies between it and the one before is among the events,
+    /// nor are leases' changes.
+    pub jumped: bool,
 }

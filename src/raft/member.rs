@@ -1,15 +1,20 @@
 //! What every core knows of the member it serves: who it is, how it is set up, how it stands in raft, what it counts.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
 };
+
+use arc_swap::ArcSwap;
 
 use super::identity;
 use crate::{
     auth::tokens::{SimpleTokens, Tokens},
     config::Config,
-    observe::metrics::{CoreMetrics, ShardMetrics, health::HealthMetrics},
+    observe::metrics::{CoreMetrics, PeersMetrics, ShardMetrics, health::HealthMetrics},
     store::hash::CompactionHashes,
     wire::head::Head,
 };
@@ -25,10 +30,15 @@ pub struct Member {
     /// Bytes of the log and the checkpoints, and those of them that live; told by the raft core.
     pub db_size: AtomicU64,
     pub db_size_in_use: AtomicU64,
+    /// Whether all members know this one by its name and client URLs.
+    pub introduced: AtomicBool,
+    pub reached: Reached,
     /// How users are known by what they show.
     pub tokens: Tokens,
     /// Told by the raft core at each compaction.
     pub compaction_hashes: CompactionHashes,
+    /// The member does not belong to the cluster any more, and ends.
+    pub departed: AtomicBool,
     /// The low part of request ids, shared by all shards (etcd: pkg/idutil).
     next_id: AtomicU64,
 }
@@ -39,6 +49,7 @@ pub struct Metrics {
     /// One a shard.
     pub shards: Vec<Arc<ShardMetrics>>,
     pub health: HealthMetrics,
+    pub peers: PeersMetrics,
 }
 
 /// The raft core's standing as any core may read it. Each field alone; no reader needs them to match.
@@ -54,6 +65,30 @@ pub struct SharedStanding {
     /// On a leader, of its own log: the highest index that is durable, and the one after the last.
     pub matched: AtomicU64,
     pub next: AtomicU64,
+}
+
+/// The other members that this one speaks to, and since when each is heard of, in the milliseconds of the executors' clock. Told
+/// by the executor that has the ways to them.
+#[derive(Default)]
+pub struct Reached(ArcSwap<BTreeMap<u64, Option<u64>>>);
+
+impl Reached {
+    pub fn tell(&self, members: BTreeMap<u64, Option<u64>>) {
+        self.0.store(Arc::new(members));
+    }
+
+    /// Whether this member speaks to that one, or tries to.
+    pub fn knows(&self, member: u64) -> bool {
+        self.0.load().contains_key(&member)
+    }
+
+    pub fn since(&self, member: u64) -> Option<u64> {
+        self.0.load().get(&member).copied().flatten()
+    }
+
+    pub fn count(&self) -> usize {
+        self.0.load().values().flatten().count()
+    }
 }
 
 /// What a member is in raft, in the order of its numbers.
@@ -85,13 +120,21 @@ impl Member {
             id,
             cluster_id,
             tokens: Tokens::Simple(SimpleTokens::new(config.auth_token_ttl_ms)),
-            metrics: Metrics { core: CoreMetrics::default(), shards, health: HealthMetrics::default() },
+            metrics: Metrics {
+                core: CoreMetrics::default(),
+                shards,
+                health: HealthMetrics::default(),
+                peers: PeersMetrics::default(),
+            },
             config,
             head: Head::new(cluster_id, id),
             standing: SharedStanding::default(),
             db_size: AtomicU64::new(0),
             db_size_in_use: AtomicU64::new(0),
+            introduced: AtomicBool::new(false),
+            reached: Reached::default(),
             compaction_hashes: CompactionHashes::default(),
+            departed: AtomicBool::new(false),
             next_id: AtomicU64::new(identity::first_id(id, now_ms)),
         }
     }

@@ -11,8 +11,9 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    core::{Capture, Compaction, Covered, Roll, sealed},
-    driver::Driver,
+    core::{Capture, Compaction, Covered, Installing, Roll, sealed},
+    driver::{Driver, stop_for},
+    install::Waiting,
     segments::io_of,
 };
 use crate::{
@@ -86,6 +87,7 @@ impl Space {
     }
 
     async fn work(&mut self) -> io::Result<()> {
+        self.install().await?;
         self.remove_superseded().await?;
         while self.driver.with_core(|core| core.begin_giving_back()) {
             let began = runtime::now();
@@ -292,7 +294,9 @@ impl Space {
     }
 
     /// A checkpoint, if so much was logged that a restart would take long, or so much lies unused that it is worth it.
+    /// Between two jobs, so also the place for a state that has come from another member.
     async fn checkpoint_if_due(&mut self) -> io::Result<()> {
+        self.install().await?;
         let due = self.checkpoint_due();
         if self.logged_since() >= due || self.unused_bytes() >= due {
             self.checkpoint(Roll::No).await?;
@@ -313,8 +317,10 @@ impl Space {
     /// Bytes of segments into which no value points.
     fn unused_bytes(&self) -> u64 {
         let core = self.driver.core();
-        let usage = core.state().index.usage();
-        let unused = sealed(core.writer()).filter(|segment| usage.of(segment.life()).is_none());
+        let (usage, kept) = (core.state().index.usage(), core.keeps_from());
+        let unused = sealed(core.writer())
+            .filter(|segment| segment.life() < kept)
+            .filter(|segment| usage.of(segment.life()).is_none());
         unused.map(|segment| u64::from(segment.size())).sum()
     }
 
@@ -348,6 +354,44 @@ impl Space {
         Ok(())
     }
 
+    /// Makes a state that has come from another member this member's own, if there is one. In a hurry: until its checkpoint
+    /// is durable nothing is written to the log.
+    async fn install(&mut self) -> io::Result<()> {
+        if !self.driver.has_waiting_install() {
+            return Ok(());
+        }
+        self.prepare_next_segment().await?;
+        let Some(Waiting { incoming, done }) = self.driver.take_waiting_install() else { return Ok(()) };
+        self.driver.with_core(|core| core.install(incoming));
+        if let Installing::Begun(capture) = self.driver.next_installing().await {
+            let Capture { state, hard_state, position, extents } = *capture;
+            let (applied, revision) = (state.applied().0, state.index.current());
+            let covered = Covered { applied, replay_from: position.life, usage: state.index.usage().clone() };
+            let dir = self.driver.files.dir().clone();
+            self.driver.files.prepare(position.life).await.unwrap_or_else(|cause| cannot_install(&cause));
+            let written = self.beside(Pace::Hurried, move |pace| {
+                dir.write_checkpoint(&state, &CheckpointHead { hard_state, position, extents }, pace).map_err(io_of)
+            });
+            let bytes = written.await.unwrap_or_else(|cause| cannot_install(&cause));
+            self.logged_at_checkpoint = self.driver.logged_bytes();
+            self.covered = covered;
+            self.driver.checkpoint_bytes.set(bytes);
+            self.driver.with_core(|core| core.installed());
+            self.driver.turn();
+            self.retire();
+            log!(
+                Info,
+                "applied snapshot",
+                "applied-index" = applied,
+                "revision" = revision,
+                "checkpoint-bytes" = bytes
+            );
+        }
+        // Nobody may wait any more.
+        let _ = done.send(());
+        Ok(())
+    }
+
     fn retire(&self) {
         for segment in self.driver.with_core(|core| core.checkpointed(&self.covered)) {
             self.driver.files.retire(segment);
@@ -371,6 +415,13 @@ impl Space {
         }
         self.driver.files.reclaim(self.pace()).await
     }
+}
+
+/// Raft has taken the snapshot, and this member's disk has not: it goes on from the disk.
+fn cannot_install(cause: &io::Error) -> ! {
+    let what =
+        "a state that came from another member cannot be written; the member stops, nothing acknowledged is lost";
+    stop_for(cause, what, "free space or mend the disk, then start again");
 }
 
 /// How long repacking rests after it has moved values: by what it has taken of the disk or of the core, whichever is more.

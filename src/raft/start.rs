@@ -4,6 +4,7 @@
 use std::{io, path::Path, sync::Arc};
 
 use raft::eraftpb::{ConfState, EntryType, HardState};
+use serde::{Deserialize, Serialize};
 
 use super::{
     bootstrap::{self, Founder},
@@ -16,10 +17,10 @@ use crate::{
     config::Config,
     limits,
     runtime::file::Durability,
-    store::state::State,
+    store::{membership::Member, state::State},
     wal::{
         disk::{Dir, DiskError},
-        recovery::{self, Cut, LogEntry, Options, RecoveryError},
+        recovery::{self, Cut, LogEntry, Options, Recovered, RecoveryError},
         writer::Writer,
     },
 };
@@ -27,16 +28,56 @@ use crate::{
 /// Where the data directory keeps how its device syncs.
 const DURABILITY_FILE: &str = "durability";
 
+/// Where it keeps how the member came to its cluster, until its log says so.
+const FOUNDING_FILE: &str = "founding";
+
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("{0}")]
     Disk(#[from] DiskError),
     #[error("{0}")]
-    Bootstrap(crate::config::ConfigError),
+    Bootstrap(String),
     #[error("{0}")]
     Recovery(#[from] RecoveryError),
+    #[error("{path} does not say how the member came to its cluster: {cause}; remove it to have the flags count again")]
+    Founding { path: String, cause: serde_json::Error },
     #[error("cannot measure how the device of {dir} syncs: {cause}; check the directory's permissions and free space")]
     Probe { dir: String, cause: io::Error },
+}
+
+/// How a member without data comes to its cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Founding {
+    pub cluster_id: u64,
+    pub member_id: u64,
+    /// The cluster is there: its log comes from the other members. Otherwise these members found it.
+    pub joins: bool,
+    pub members: Vec<Member>,
+}
+
+impl Founding {
+    /// All members of `--initial-cluster` found a cluster, with the ids that etcd would give them.
+    pub fn of_flags(config: &Config) -> Self {
+        let member = |(name, urls): &(String, Vec<String>)| Member {
+            id: identity::member_id(urls, &config.initial_cluster_token),
+            name: name.clone(),
+            peer_urls: urls.clone(),
+            ..Member::default()
+        };
+        let members: Vec<Member> = config.initial_cluster.iter().map(member).collect();
+        let ids: Vec<u64> = members.iter().map(|member| member.id).collect();
+        let own = members.iter().find(|member| member.name == config.name);
+        let own = own.map_or_else(
+            || identity::member_id(&config.initial_advertise_peer_urls, &config.initial_cluster_token),
+            |own| own.id,
+        );
+        Founding { cluster_id: identity::cluster_id(&ids), member_id: own, joins: false, members }
+    }
+
+    fn founders(self) -> Vec<Founder> {
+        let founder = |Member { id, name, peer_urls, .. }: Member| Founder { id, name, peer_urls };
+        if self.joins { Vec::new() } else { self.members.into_iter().map(founder).collect() }
+    }
 }
 
 /// Everything that a member starts from.
@@ -45,6 +86,8 @@ pub struct Started {
     pub dir: Arc<Dir>,
     pub member_id: u64,
     pub cluster_id: u64,
+    /// The members that it knows of before its log tells it of any.
+    pub first_members: Vec<Member>,
     pub durability: Durability,
     pub parts: Parts,
     pub checkpoint_bytes: u64,
@@ -57,12 +100,14 @@ pub struct Started {
     pub cut: Option<Cut>,
 }
 
-/// Opens the data directory or makes a new one. `now_ms`: Unix time. `probe` measures how the device syncs; asked at the first start only.
+/// Opens the data directory or makes a new one. `now_ms`: Unix time. `probe` measures how the device syncs, `found` decides how the
+/// member comes to its cluster; both asked at the first start only.
 pub fn start(
     config: &Config,
     now_ms: u64,
     logger: slog::Logger,
     probe: impl FnOnce(&Path) -> io::Result<Durability>,
+    found: impl FnOnce(&Config) -> Result<Founding, String>,
 ) -> Result<Started, StartError> {
     let dir = Arc::new(Dir::open(&config.data_dir)?);
     let durability = match dir.read_note(DURABILITY_FILE)?.and_then(|name| Durability::named(name.trim())) {
@@ -75,31 +120,38 @@ pub fn start(
         }
     };
     let listing = dir.list()?;
-    if listing.segments.is_empty() {
-        config.verify_bootstrap().map_err(StartError::Bootstrap)?;
-    }
-    let checkpoint_bytes = listing.checkpoint.unwrap_or(0);
-    let members: Vec<u64> = config
-        .initial_cluster
-        .iter()
-        .map(|(_, urls)| identity::member_id(urls, &config.initial_cluster_token))
-        .collect();
-    let own = identity::member_id(&config.initial_advertise_peer_urls, &config.initial_cluster_token);
-    // An old log keeps the ids it has: what the flags say counts for a new one only, as in etcd.
-    let options = Options::for_requests(config.max_request_bytes, identity::cluster_id(&members), own);
-    let manner = Manner {
-        founders: |id| {
-            let peer_urls = config.initial_advertise_peer_urls.clone();
-            vec![Founder { id, name: config.name.clone(), peer_urls }]
+    let founding = match listing.segments.is_empty() {
+        true => {
+            let founding = found(config).map_err(StartError::Bootstrap)?;
+            // Before the log is made: a start that is cut short behind this goes on as it began.
+            let text = serde_json::to_string(&founding).expect("it has a JSON form");
+            dir.write_note(FOUNDING_FILE, &text)?;
+            founding
+        }
+        false => match dir.read_note(FOUNDING_FILE)? {
+            Some(text) => serde_json::from_str(&text).map_err(|cause| StartError::Founding {
+                path: dir.path().join(FOUNDING_FILE).display().to_string(),
+                cause,
+            })?,
+            None => Founding::of_flags(config),
         },
+    };
+    let checkpoint_bytes = listing.checkpoint.unwrap_or(0);
+    // An old log keeps the ids it has: what the flags say counts for a new one only, as in etcd.
+    let options = Options::for_requests(config.max_request_bytes, founding.cluster_id, founding.member_id);
+    let (life, first_members) = (identity::first_id(founding.member_id, now_ms), founding.members.clone());
+    let manner = Manner {
+        founders: |_| founding.founders(),
         lease_ttl_min: config.lease_ttl_min(),
         shards: config.shards,
-        election_ticks: (config.election_ms / config.heartbeat_ms) as usize,
+        election_ticks: config.election_ticks(),
         pre_vote: config.pre_vote,
         request_ticks: config.request_timeout_ms().div_ceil(config.heartbeat_ms),
         retry_ticks: (limits::READ_INDEX_RETRY_MS / config.heartbeat_ms).max(1),
-        life: identity::first_id(own, now_ms),
+        life,
+        force_new_cluster: config.force_new_cluster,
         quota_bytes: config.quota_bytes,
+        catch_up_entries: config.catch_up_entries,
         logger,
     };
     let Resumed { mut parts, cluster_id, covered, tail_bytes, tail, cut } = resume(&dir, &options, manner)?;
@@ -108,6 +160,7 @@ pub fn start(
         dir,
         member_id: parts.id,
         cluster_id,
+        first_members,
         durability,
         parts,
         checkpoint_bytes,
@@ -120,8 +173,10 @@ pub fn start(
 
 /// How a core is to run, and who found the cluster if there is none.
 pub(crate) struct Manner<F> {
-    /// Told the member's id.
+    /// Told the member's id. None: the log comes from others.
     pub founders: F,
+    /// Nobody but this member belongs to the cluster from now on.
+    pub force_new_cluster: bool,
     pub lease_ttl_min: i64,
     pub shards: usize,
     pub election_ticks: usize,
@@ -130,6 +185,7 @@ pub(crate) struct Manner<F> {
     pub retry_ticks: u64,
     pub life: u64,
     pub quota_bytes: Option<u64>,
+    pub catch_up_entries: u64,
     pub logger: slog::Logger,
 }
 
@@ -151,11 +207,16 @@ pub(crate) fn resume(
 ) -> Result<Resumed, StartError> {
     let mut recovered = recovery::recover(dir, options)?;
     // A first start that was cut short before its first write has left an empty log, and promised nothing.
-    if recovered.checkpoint.is_none() && recovered.entries.is_empty() {
+    let nothing = recovered.hard_state == crate::store::checkpoint::HardState::default();
+    if nothing && recovered.checkpoint.is_none() && recovered.entries.is_empty() {
         let founders = (manner.founders)(recovered.member_id);
-        recovered.hard_state = begin_log(&founders, &mut recovered.writer, &mut recovered.entries);
-        let write = recovered.writer.take_write().expect("a new log has something to write");
-        dir.write(&write)?;
+        if !founders.is_empty() {
+            recovered.hard_state = begin_log(&founders, &mut recovered.writer, &mut recovered.entries);
+            let write = recovered.writer.take_write().expect("a new log has something to write");
+            dir.write(&write)?;
+        }
+    } else if manner.force_new_cluster {
+        force_new_cluster(dir, &mut recovered, &manner.logger)?;
     }
 
     let position = recovered.checkpoint.as_ref().map(|checkpoint| checkpoint.head.position).unwrap_or_default();
@@ -203,9 +264,46 @@ pub(crate) fn resume(
         retry_ticks: manner.retry_ticks,
         life: manner.life,
         quota_bytes: manner.quota_bytes,
+        catch_up_entries: manner.catch_up_entries,
         logger: manner.logger,
     };
     Ok(Resumed { parts, cluster_id: recovered.cluster_id, covered, tail_bytes, tail, cut: recovered.cut })
+}
+
+/// Drops what is not committed and takes every other member out of the cluster, as if they had agreed.
+/// (etcd: bootstrapWALFromSnapshot.)
+fn force_new_cluster(dir: &Dir, recovered: &mut Recovered, logger: &slog::Logger) -> Result<(), StartError> {
+    let (applied, conf_state) = match &recovered.checkpoint {
+        Some(checkpoint) => (checkpoint.state.applied().0, checkpoint.state.conf_state().clone()),
+        None => Default::default(),
+    };
+    let old = recovered.hard_state.clone();
+    let commit = old.commit.max(applied);
+    let kept = recovered.entries.iter().take_while(|entry| entry.index <= commit).count();
+    let discarded = recovered.entries.len() - kept;
+    if discarded > 0 {
+        slog::info!(logger, "discarding uncommitted WAL entries"; "entry-index" => commit + 1,
+            "commit-index-from-wal" => commit, "number-of-discarded-entries" => discarded);
+        recovered.entries.truncate(kept);
+    }
+    let own = recovered.member_id;
+    let ids = bootstrap::members_of(&conf_state, recovered.entries.iter().map(|entry| (entry.kind, &entry.data)));
+    let (mut last, mut term) = (commit, old.term);
+    term = term.max(recovered.entries.last().map_or(0, |entry| entry.term));
+    for change in bootstrap::forced_changes(&ids, own) {
+        last += 1;
+        let kind = EntryType::EntryConfChange as u8;
+        let place = recovered.writer.append_entry(last, term, kind, &change);
+        recovered.entries.push(LogEntry { index: last, term, kind, data: change, place });
+    }
+    recovered.hard_state.term = term;
+    recovered.hard_state.commit = last;
+    recovered.writer.append_hard_state(term, old.vote, last);
+    let write = recovered.writer.take_write().expect("its commit index is to be written");
+    dir.write(&write)?;
+    slog::info!(logger, "forcing restart member"; "cluster-id" => format!("{:x}", recovered.cluster_id),
+        "local-member-id" => format!("{own:x}"), "wal-commit-index" => old.commit, "commit-index" => last);
+    Ok(())
 }
 
 /// Writes the entries that every new cluster's log begins with, as etcd does: term 1, committed.

@@ -1,11 +1,20 @@
 //! Where a shard meets its connections, its neighbours and its clock: one on each executor that serves clients. It says
 //! what is served on a connection and knows nothing of how.
 
-use std::{cell::Cell, future::poll_fn, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{House, Letter, doors::Door, source::ShardSource};
+use super::{House, Letter, doors::Door, source::ShardSource, ways::ToPeers};
 use crate::{
     api::service::Services,
     grpc::{self, Drain, Origin, Settings, local::Local},
@@ -43,11 +52,27 @@ pub(super) struct Desk {
     ticks: Cell<u32>,
 }
 
+/// One of so many, as long as it is there.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn of(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Relaxed);
+        Counted(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
 /// The executor's own statistics are taken over once in so many ticks: they are no part of anybody's answer.
 const TICKS_PER_LOOK: u32 = 1000 / limits::SHARD_TICK_MS as u32;
 
 impl Desk {
-    pub fn new(house: Arc<House>, port: Rc<Port<Letter>>, shard: Rc<Shard>) -> Self {
+    pub fn new(house: Arc<House>, port: Rc<Port<Letter>>, shard: Rc<Shard>, way: ToPeers) -> Self {
         let services = Services::new(shard.clone());
         let settings = Settings::of(&house.member.config, shard.metrics.clone());
         let tracer = house
@@ -55,7 +80,7 @@ impl Desk {
             .clone()
             .map(|exporter| Rc::new(Tracer::new(exporter).expect("the system gives random numbers")));
         let settings = Rc::new(Settings { tracer, ..settings });
-        let source = Rc::new(ShardSource::new(services.clone(), house.exporter.clone()));
+        let source = Rc::new(ShardSource::new(services.clone(), house.exporter.clone(), way));
         let (traffic, drain, ticks) = (Rc::default(), Drain::new(), Cell::new(0));
         let local = Local { handler: services.clone(), settings: settings.clone(), drain: drain.clone() };
         let config = &house.member.config;
@@ -188,9 +213,9 @@ impl Desk {
     {
         match protocol {
             Protocol::Http1 if surface == Surface::Peer => {
-                let mut waiter = self.drain.waiter();
-                let drained = poll_fn(move |context| waiter.poll(context));
-                Box::pin(http::serve_peer(io, self.source.clone(), drained)).await;
+                // To the end of the process: what is acknowledged until then goes by it.
+                let _counted = Counted::of(&self.house.peer_connections);
+                Box::pin(http::serve_peer(io, self.source.clone(), std::future::pending())).await;
             }
             // Members speak HTTP/1.1 to each other, in plain and within TLS.
             _ if surface == Surface::Peer => {}

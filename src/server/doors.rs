@@ -1,12 +1,15 @@
 //! The listeners: when each is opened, to which shard a connection goes, and how all of it ends with the process.
 
 use std::{
+    pin::pin,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
-use super::{Letter, desk::Desk, take};
+use futures_util::future::{Either, select};
+
+use super::{Letter, departure::unless_departed, desk::Desk, take};
 use crate::{
     config::{Config, tls::Files},
     http::Surface,
@@ -14,9 +17,9 @@ use crate::{
     net::{
         Listener,
         listener::Arrival,
-        tls::{self, Guard},
+        tls::{self, Caller, Guard},
     },
-    observe::log::shown,
+    observe::log::{hex, shown},
     runtime,
 };
 
@@ -88,6 +91,24 @@ fn client_guard(config: &Config) -> Result<Guard, String> {
     Guard::new(&config.tls, &with_pair(config, &config.tls.client, "client", urls)?)
 }
 
+/// With what this member calls others.
+pub(super) fn peer_files(config: &Config) -> Result<Files, String> {
+    let is_encrypted = config.listen_peer_urls.iter().any(|url| url.starts_with("https"));
+    match is_encrypted {
+        true => with_pair(config, &config.tls.peer, "peer", config.listen_peer_urls.iter()),
+        false => Ok(config.tls.peer.clone()),
+    }
+}
+
+/// That other members can be called with these files is found out at the start, if there are any.
+pub(super) fn check_calling(config: &Config) -> Result<(), String> {
+    let files = peer_files(config)?;
+    match files.has_pair() || files.demands_certificates() {
+        true => Caller::new(&config.tls, &files).map(drop),
+        false => Ok(()),
+    }
+}
+
 /// The files of a certificate are looked at wherever there are any, so that what is wrong with them is told.
 fn peer_guard(config: &Config, bound: &[Bound]) -> Result<Option<Guard>, String> {
     let files = &config.tls.peer;
@@ -125,8 +146,8 @@ fn with_pair<'a>(
     Ok(Files { cert, key, ..files.clone() })
 }
 
-/// Opens the doors and waits for the signal that ends the process. Clients are let in once the member leads; other members,
-/// and who asks for its health or metrics, at once.
+/// Opens the doors and waits for the signal that ends the process. Clients are let in once all members know this one; other
+/// members, and who asks for its health or metrics, at once.
 pub(super) async fn open_and_wait(desk: Rc<Desk>) {
     let (listeners, signals) = take(&desk.house.entrance);
     let (at_once, clients): (Vec<_>, Vec<_>) =
@@ -142,36 +163,48 @@ pub(super) async fn open_and_wait(desk: Rc<Desk>) {
         log!(Info, "serving metrics", "address" = format!("{scheme}://{}", listener.local()));
         doors.push(open(&desk, listener, door));
     }
-    // Nor before the cluster's version is decided and the leases' deadlines run: who is let in finds a member as it
-    // will be.
-    while !desk.house.member.is_leader() || desk.house.published.load().state.cluster_version.is_none() {
-        runtime::sleep(Duration::from_millis(1)).await;
-    }
-    desk.shard.tick(runtime::now_ms());
-    for (listener, door) in clients {
-        let (address, traffic) = (listener.local().to_string(), door.surface.traffic());
-        if door.plain {
-            let message = "serving client traffic insecurely; this is strongly discouraged!";
-            log!(Info, message, "traffic" = traffic, "address" = address.clone());
+    let member = &desk.house.member;
+    let signal = {
+        let mut signal = pin!(signals.wait());
+        match select(signal.as_mut(), pin!(unless_departed(member, ready(&desk)))).await {
+            // It may end before it has found the others.
+            Either::Left((signal, _)) => Some(signal),
+            Either::Right((None, _)) => {
+                log!(Fatal, "listener failed", "error" = "server is stopping");
+                std::process::exit(1);
+            }
+            Either::Right((Some(()), _)) => {
+                desk.shard.tick(runtime::now_ms());
+                for (listener, door) in clients {
+                    let (address, traffic) = (listener.local().to_string(), door.surface.traffic());
+                    if door.plain {
+                        let message = "serving client traffic insecurely; this is strongly discouraged!";
+                        log!(Info, message, "traffic" = traffic, "address" = address.clone());
+                    }
+                    if door.guard.is_some() {
+                        log!(Info, "serving client traffic securely", "traffic" = traffic, "address" = address);
+                    }
+                    doors.push(open(&desk, listener, door));
+                }
+                log!(Info, "ready to serve client requests");
+                runtime::tell_service_manager();
+                unless_departed(member, signal).await
+            }
         }
-        if door.guard.is_some() {
-            log!(Info, "serving client traffic securely", "traffic" = traffic, "address" = address);
-        }
-        doors.push(open(&desk, listener, door));
+    };
+    match signal {
+        None => {}
+        Some(Ok(signal)) => log!(Info, "received signal; shutting down", "signal" = signal.name()),
+        Some(Err(cause)) => log!(Error, "cannot wait for signals; shutting down", "error" = shown(&cause)),
     }
-    log!(Info, "ready to serve client requests");
-    runtime::tell_service_manager();
-    match signals.wait().await {
-        Ok(signal) => log!(Info, "received signal; shutting down", "signal" = signal.name()),
-        Err(cause) => log!(Error, "cannot wait for signals; shutting down", "error" = shown(&cause)),
-    }
+    hand_over(&desk).await;
     drop(doors);
     for shard in 1..desk.house.member.config.shards {
         desk.port.send(shard, Letter::Drain);
     }
     desk.drain();
     let patience = Instant::now() + desk.drain_grace() + Duration::from_secs(1);
-    while desk.house.seats.taken() > 0 && Instant::now() < patience {
+    while desk.house.seats.taken() > desk.house.peer_connections.load(Relaxed) && Instant::now() < patience {
         runtime::sleep(Duration::from_millis(10)).await;
     }
     if let Some(exporter) = &desk.house.exporter {
@@ -185,12 +218,67 @@ pub(super) async fn open_and_wait(desk: Rc<Desk>) {
     std::process::exit(0);
 }
 
+/// Until the cluster knows this member, its version is decided and, where it leads, the leases' deadlines run: who is let in
+/// finds a member as it will be. (etcd: EtcdServer.ReadyNotify.)
+async fn ready(desk: &Desk) {
+    let mut pause = Duration::from_millis(1);
+    while !desk.house.member.introduced.load(Relaxed) || desk.house.published.load().state.cluster_version.is_none() {
+        runtime::sleep(pause).await;
+        pause = (2 * pause).min(Duration::from_millis(16));
+    }
+}
+
+/// A leader that goes hands its leadership to the voter that has been heard of for the longest, so that nobody has to find out
+/// that it has gone. (etcd: server.go, TryTransferLeadershipOnShutdown.)
+async fn hand_over(desk: &Desk) {
+    let member = &desk.house.member;
+    if !member.is_leader() {
+        log!(
+            Info,
+            "skipped leadership transfer; local server is not leader",
+            "local-member-id" = hex(member.id),
+            "current-leader-member-id" = hex(member.standing.leader.load(Relaxed))
+        );
+        return;
+    }
+    let view = desk.house.published.load();
+    let others: Vec<u64> =
+        view.state.membership.voters().map(|voter| voter.id).filter(|voter| *voter != member.id).collect();
+    if others.is_empty() {
+        log!(
+            Info,
+            "skipped leadership transfer for single voting member cluster",
+            "local-member-id" = hex(member.id),
+            "current-leader-member-id" = hex(member.id)
+        );
+        return;
+    }
+    let heard_of = others.into_iter().filter_map(|voter| Some((member.reached.since(voter)?, voter)));
+    let failed = match heard_of.min() {
+        None => Some("etcdserver: unhealthy cluster"),
+        Some((_, voter)) => {
+            let patience = Duration::from_millis(member.config.election_ms);
+            let done = desk.shard.hand_over(voter, patience).await;
+            (!done).then_some("etcdserver: request timed out, leader transfer took too long")
+        }
+    };
+    if let Some(error) = failed {
+        log!(Warn, "leadership transfer failed", "local-member-id" = hex(member.id), "error" = error);
+    }
+}
+
 /// Accepts on a listener until the task is dropped; a connection goes to the shard of its seat.
 fn open(desk: &Rc<Desk>, listener: Listener, door: Door) -> runtime::Task<()> {
     let (seats, desk) = (desk.house.seats.clone(), desk.clone());
     runtime::spawn_with_handle(async move {
         let number = desk.shard.id;
-        let hand_over = |arrival: Arrival| match arrival.seat.shard() {
+        // What members say is for the core: beside it, if there is a shard, nothing of it has to change executors.
+        let beside_core = Some(desk.house.core_peer).filter(|core| *core < desk.house.member.config.shards);
+        let seat = |arrival: &Arrival| match beside_core.filter(|_| door.surface == Surface::Peer) {
+            Some(shard) => shard,
+            None => arrival.seat.shard(),
+        };
+        let hand_over = |arrival: Arrival| match seat(&arrival) {
             shard if shard == number => desk.serve(arrival, door.clone()),
             shard => desk.port.send(shard, Letter::Arrival(arrival, door.clone())),
         };

@@ -1,23 +1,28 @@
 //! Puts the house together: what was found on disk, the listeners, one executor a core, and on each its shard; the raft
 //! core on one of its own or beside a shard. Nothing is decided here but who runs where.
 
+mod departure;
 mod desk;
 mod doors;
+mod founding;
 mod integrity;
 mod peers;
 mod source;
+mod versions;
+mod ways;
 
 use std::{
     convert::Infallible,
     fmt::Display,
-    rc::Rc,
-    sync::{Arc, Mutex},
+    path::Path,
+    rc::{Rc, Weak},
+    sync::{Arc, Mutex, atomic::AtomicUsize},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use prost::Message as _;
 
-use self::{desk::Desk, doors::Door};
+use self::{desk::Desk, doors::Door, ways::ToPeers};
 use crate::{
     auth::tokens::Tokens,
     config::Config,
@@ -27,6 +32,7 @@ use crate::{
         log::{hex, shown},
         trace::Exporter,
     },
+    peers::{Brought, Peers, Raft, client::Client},
     proto::etcdserverpb::{CompactionRequest, InternalRaftRequest, RequestHeader},
     raft::{
         compactor::Compactor,
@@ -53,6 +59,8 @@ use crate::{
 /// What one executor sends another.
 enum Letter {
     Post(Post),
+    /// What a member's request has brought.
+    Brought(Brought),
     /// A connection that the receiver is to serve, and the door that it came through.
     Arrival(Arrival, Door),
     /// The server stops: end what is open.
@@ -98,11 +106,12 @@ pub fn run(config: Config) -> Result<Infallible, String> {
     };
 
     let now_ms = unix_ms();
-    let started = start::start(&config, now_ms, crate::observe::log::Drain::logger("raft"), |dir| {
+    let probe = |dir: &Path| {
         let dir = dir.to_owned();
         executors::run_one(move || file::probe(dir)).map_err(std::io::Error::other)?
-    })
-    .map_err(text)?;
+    };
+    let logger = crate::observe::log::Drain::logger("raft");
+    let started = start::start(&config, now_ms, logger, probe, founding::found).map_err(text)?;
     if let Some(cut) = &started.cut {
         log!(
             Warn,
@@ -114,6 +123,7 @@ pub fn run(config: Config) -> Result<Infallible, String> {
     }
     // In the data directory, which is this process's by now, a certificate may have to be made.
     let listeners = doors::guard(&config, bound)?;
+    doors::check_calling(&config)?;
     let member = Arc::new(Member::new(started.member_id, started.cluster_id, config, now_ms).with_tokens(tokens));
     let view = View { state: started.parts.state.clone(), segments: started.parts.writer.table().clone() };
     log!(
@@ -131,6 +141,7 @@ pub fn run(config: Config) -> Result<Infallible, String> {
         mesh: Mesh::new(placement.cores().len()),
         core_peer: if own_core { member.config.shards } else { 0 },
         seats,
+        peer_connections: AtomicUsize::new(0),
         published: Published::new(view),
         member,
         exporter,
@@ -154,6 +165,8 @@ struct House {
     /// The executor that the raft core runs on; a shard's own if it shares one.
     core_peer: usize,
     seats: Arc<Seats>,
+    /// Of the seats taken, those that other members have.
+    peer_connections: AtomicUsize,
     member: Arc<Member>,
     published: Published,
     /// Takes what is traced.
@@ -171,8 +184,18 @@ async fn live(house: Arc<House>, number: usize) {
     let port = Rc::new(house.mesh.join(number).await);
     let shard = (number < house.member.config.shards)
         .then(|| Rc::new(Shard::new(number, house.member.clone(), house.published.clone())));
-    let driver = (number == house.core_peer).then(|| drive_core(&house, &port, shard.clone()));
-    let desk = shard.map(|shard| Rc::new(Desk::new(house.clone(), port.clone(), shard)));
+    let (driver, peers) = match number == house.core_peer {
+        true => {
+            let (driver, peers) = drive_core(&house, &port, shard.clone());
+            (Some(driver), Some(peers))
+        }
+        false => (None, None),
+    };
+    let way = match &peers {
+        Some(peers) => ToPeers::Here(peers.clone()),
+        None => ToPeers::There(port.clone(), house.core_peer),
+    };
+    let desk = shard.map(|shard| Rc::new(Desk::new(house.clone(), port.clone(), shard, way)));
     if let Some(desk) = &desk {
         let fanning_out = desk.clone();
         runtime::spawn(async move {
@@ -190,21 +213,26 @@ async fn live(house: Arc<House>, number: usize) {
             runtime::spawn(integrity::watch_over(desk.services.clone()));
         }
     }
-    runtime::spawn(sort_letters(port.clone(), desk.clone(), driver.clone()));
+    runtime::spawn(sort_letters(port.clone(), desk.clone(), driver.clone(), peers));
     match desk.filter(|_| number == 0) {
         Some(desk) => doors::open_and_wait(desk).await,
         None => std::future::pending().await,
     }
 }
 
-fn drive_core(house: &Arc<House>, port: &Rc<Port<Letter>>, local: Option<Rc<Shard>>) -> Rc<Driver> {
-    let Started { dir, durability, parts, checkpoint_bytes, covered, tail_bytes, .. } = take(&house.started);
+fn drive_core(house: &Arc<House>, port: &Rc<Port<Letter>>, local: Option<Rc<Shard>>) -> (Rc<Driver>, Rc<Peers>) {
+    let Started { dir, durability, parts, checkpoint_bytes, covered, tail_bytes, first_members, .. } =
+        take(&house.started);
     let model = parts.writer.segment_header(0);
     let header = Box::new(move |life| crate::wal::record::SegmentHeader { life, ..model });
     let files = Rc::new(SegmentFiles::new(dir, durability, header));
     let core = Core::new(parts).expect("the log that recovery has read suits the crate");
     let member = house.member.clone();
     let post = Box::new(ByPort(port.clone()));
+    let config = &house.member.config;
+    let tls_files = doors::peer_files(config).expect("what is needed of them was made at the start");
+    let client = Client::new(config.tls.clone(), tls_files, Peers::dial_patience_of(&house.member));
+    let peers = Peers::new(house.member.clone(), client);
     let driver = Driver::new(driver::Parts {
         core,
         files,
@@ -212,14 +240,22 @@ fn drive_core(house: &Arc<House>, port: &Rc<Port<Letter>>, local: Option<Rc<Shar
         published: house.published.clone(),
         local: local.map(|shard| shard as Rc<dyn driver::Beside>),
         post,
+        ways: Box::new(peers.clone()),
         clock: runtime::now_ms,
         checkpoint_bytes,
         tail_bytes,
     });
+    peers.serve(Rc::downgrade(&driver) as Weak<dyn Raft>);
+    // Until the log tells of members, those that the flags name are spoken to.
+    if driver.core().state().membership.members().next().is_none() {
+        first_members.iter().for_each(|member| peers.add(member.id, &member.peer_urls));
+    }
     runtime::spawn(driver.clone().run());
+    runtime::spawn(versions::watch_over(driver.clone(), peers.clone()));
+    runtime::spawn(versions::watch_over_downgrades(driver.clone(), peers.clone()));
     runtime::spawn(Space::new(driver.clone(), covered).run());
     runtime::spawn(compact_automatically(house.clone(), driver.clone()));
-    driver
+    (driver, peers)
 }
 
 struct ByPort(Rc<Port<Letter>>);
@@ -251,12 +287,20 @@ async fn compact_automatically(house: Arc<House>, driver: Rc<Driver>) {
 }
 
 /// Brings every letter of this executor where it belongs.
-async fn sort_letters(port: Rc<Port<Letter>>, desk: Option<Rc<Desk>>, driver: Option<Rc<Driver>>) {
+async fn sort_letters(
+    port: Rc<Port<Letter>>,
+    desk: Option<Rc<Desk>>,
+    driver: Option<Rc<Driver>>,
+    peers: Option<Rc<Peers>>,
+) {
     loop {
         let (from, letter) = port.recv().await;
         match (letter, &desk, &driver) {
             (Letter::Post(Post::ToCore(mail)), _, Some(driver)) => driver.receive(from, mail),
             (Letter::Post(post), Some(desk), _) => desk.receive(from, post),
+            (Letter::Brought(brought), _, _) => {
+                peers.as_ref().expect("it is sent to the core's executor").receive(brought);
+            }
             (Letter::Arrival(arrival, door), Some(desk), _) => desk.serve(arrival, door),
             (Letter::Drain, Some(desk), _) => desk.drain(),
             (Letter::Drain, None, _) => {}

@@ -1,7 +1,7 @@
 //! What a shard can say to other members: of the members and leases from what it publishes, of changes by the way that
 //! clients' calls take.
 
-use std::rc::Rc;
+use std::{io, rc::Rc};
 
 use super::source::ShardSource;
 use crate::{
@@ -9,13 +9,18 @@ use crate::{
     error::{self, Status},
     grpc::{LocalBoxFuture, Metadata},
     http::peer,
-    proto::etcdserverpb::{LeaseTimeToLiveResponse, ResponseHeader},
+    peers::Brought,
+    proto::{
+        etcdserverpb::{LeaseTimeToLiveResponse, ResponseHeader},
+        raftpb::Message,
+    },
     runtime,
     shard::{
         lease::{LeaseAnswer, LeaseCall, whole_seconds},
         view::View,
     },
     store::{hash::KvHash, membership::Member},
+    wal::spool::{Spool, Spooled},
 };
 
 fn members(view: &View) -> Vec<Member> {
@@ -65,6 +70,24 @@ impl peer::Source for ShardSource {
 
     fn members(&self) -> Vec<Member> {
         members(&self.services.shard.view())
+    }
+
+    fn knows(&self, id: u64) -> bool {
+        self.services.shard.member.reached.knows(id)
+    }
+
+    fn bring(&self, brought: Brought) {
+        self.way.bring(brought);
+    }
+
+    fn spool(&self) -> LocalBoxFuture<io::Result<Spool>> {
+        let dir = self.services.shard.member.config.data_dir.clone();
+        Box::pin(runtime::background(move || Spool::create(&dir)))
+    }
+
+    fn install(&self, message: Message, database: Spooled) -> LocalBoxFuture<Result<(), Status>> {
+        let services = self.services.clone();
+        Box::pin(async move { services.shard.install(message, database).await })
     }
 
     fn is_removed(&self, id: u64) -> bool {

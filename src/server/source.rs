@@ -8,6 +8,7 @@ use std::{
 
 use prost::Message as _;
 
+use super::ways::ToPeers;
 use crate::{
     api::{caller::Caller, kv, service::Services},
     error::Status,
@@ -25,11 +26,12 @@ use crate::{
 pub(super) struct ShardSource {
     pub(super) services: Rc<Services>,
     exporter: Option<Arc<Exporter>>,
+    pub(super) way: ToPeers,
 }
 
 impl ShardSource {
-    pub fn new(services: Rc<Services>, exporter: Option<Arc<Exporter>>) -> Self {
-        ShardSource { services, exporter }
+    pub fn new(services: Rc<Services>, exporter: Option<Arc<Exporter>>, way: ToPeers) -> Self {
+        ShardSource { services, exporter, way }
     }
 
     fn member(&self) -> &Member {
@@ -104,6 +106,7 @@ impl Source for ShardSource {
             shards: &member.metrics.shards,
             core: &member.metrics.core,
             health: &member.metrics.health,
+            peers: &member.metrics.peers,
             traces: self.exporter.as_ref().map(|exporter| exporter.counts()),
             member: metrics::Member {
                 id: member.id,

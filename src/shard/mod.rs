@@ -17,6 +17,7 @@ use std::{
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -32,11 +33,19 @@ use self::{
 use crate::{
     auth::Who,
     error::{self, Status},
-    limits,
-    observe::metrics::ShardMetrics,
-    proto::etcdserverpb::{InternalRaftRequest, LeaseRevokeRequest, RequestHeader},
-    raft::{driver::Beside, mail::ToCore},
+    limits, log,
+    observe::{log::hex, metrics::ShardMetrics},
+    proto::{
+        etcdserverpb::{InternalRaftRequest, LeaseRevokeRequest, RequestHeader},
+        raftpb,
+    },
+    raft::{
+        driver::Beside,
+        mail::{ReceivedSnapshot, ToCore},
+    },
+    runtime,
     store::apply::{Answer, LeaseChange},
+    wal::spool::Spooled,
 };
 
 /// What a request is told, and the view in which the places of its answer are readable.
@@ -179,6 +188,44 @@ impl Shard {
         }
     }
 
+    /// Hands leadership to a voter, and waits until it leads. False: it does not, within `patience`. (etcd: server.go,
+    /// MoveLeader.)
+    pub async fn hand_over(&self, to: u64, patience: Duration) -> bool {
+        let (began, old) = (runtime::now(), self.member.standing.leader.load(Relaxed));
+        log!(
+            Info,
+            "leadership transfer starting",
+            "local-member-id" = hex(self.member.id),
+            "current-leader-member-id" = hex(old),
+            "transferee-member-id" = hex(to)
+        );
+        self.outbox.control(Control::TransferLeader { to });
+        while self.member.standing.leader.load(Relaxed) != to {
+            runtime::sleep(Duration::from_millis(limits::TRANSFER_LOOK_MS)).await;
+            if runtime::recent() - began > patience {
+                return false;
+            }
+        }
+        log!(
+            Info,
+            "leadership transfer finished",
+            "local-member-id" = hex(self.member.id),
+            "old-leader-member-id" = hex(old),
+            "new-leader-member-id" = hex(to),
+            "took" = runtime::recent() - began
+        );
+        true
+    }
+
+    /// Takes over a snapshot that another member has sent.
+    ///
+    /// # Errors
+    /// Where it could not be taken over.
+    pub async fn install(&self, message: raftpb::Message, database: Spooled) -> Result<(), Status> {
+        let snapshot = Box::new(ReceivedSnapshot { message, database });
+        self.control(|token| Control::Install { token, snapshot }).await
+    }
+
     async fn control(&self, control: impl FnOnce(pending::Token) -> Control) -> Result<(), Status> {
         self.check_running()?;
         // Controls may take as long as the disk takes: no timeout, they end with the server.
@@ -203,6 +250,10 @@ impl Shard {
                 _ => {}
             }
         }
+        if mail.jumped {
+            // What leases there are is another matter now: whoever leads finds them in the state.
+            self.leases.borrow_mut().demote();
+        }
         for (token, outcome) in mail.outcomes {
             self.pending.answer(token, (outcome, mail.view.clone()));
         }
@@ -210,7 +261,10 @@ impl Shard {
             // The next ones go into the log as soon as these are out of it, not at the next tick.
             self.expire_due(self.now_ms.get());
         }
-        self.watches.deliver(&mail.events, &mail.view, self.member.term());
+        match mail.jumped {
+            true => self.watches.jump(mail.view.revision(), self.member.term()),
+            false => self.watches.deliver(&mail.events, &mail.view, self.member.term()),
+        }
     }
 
     /// Moves the shard's clock on. To be called with the current time before anything that counts from it: mail, a

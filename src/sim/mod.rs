@@ -13,7 +13,10 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
     path::Path,
+    sync::Arc,
 };
+
+use bytes::Bytes;
 
 use self::{
     checker::Checker,
@@ -27,8 +30,11 @@ use crate::{
     raft::{
         bootstrap::Founder,
         core::{Effects, Roll},
+        database::Making,
         mail::{FromCore, Outcome},
+        sending::SnapshotToSend,
         translate::messages,
+        view::View,
     },
     random::Random,
     store::{hash::hash_kv, types::Values},
@@ -66,6 +72,8 @@ pub struct Report {
     pub unknown: u64,
     pub revisions: u64,
     pub simulated_ms: u64,
+    /// Snapshots that members have sent each other, by what became of them.
+    pub snapshots: BTreeMap<&'static str, u64>,
     /// Faults by kind.
     pub faults: BTreeMap<&'static str, u64>,
     /// A digest of all that has happened.
@@ -74,15 +82,55 @@ pub struct Report {
 
 #[derive(Debug)]
 enum Event {
-    Tick { member: usize },
-    Arrival { from: usize, to: usize, message: Box<Message> },
-    Written { member: usize, life: u64 },
-    Start { member: usize },
-    Kill { member: usize },
-    Ask { client: usize },
-    GiveUp { client: usize, operation: u64 },
+    Tick {
+        member: usize,
+    },
+    Arrival {
+        from: usize,
+        to: usize,
+        message: Box<Message>,
+    },
+    /// A snapshot, and whose process it was that sent it.
+    Snapshot {
+        from: usize,
+        life: u64,
+        to: usize,
+        message: Box<Message>,
+        database: Bytes,
+    },
+    /// What has become of it, back at that process.
+    Reported {
+        member: usize,
+        life: u64,
+        to: u64,
+        ok: bool,
+    },
+    /// The checkpoint of a state that another member has sent is on the disk.
+    Exchanged {
+        member: usize,
+        life: u64,
+    },
+    Written {
+        member: usize,
+        life: u64,
+    },
+    Start {
+        member: usize,
+    },
+    Kill {
+        member: usize,
+    },
+    Ask {
+        client: usize,
+    },
+    GiveUp {
+        client: usize,
+        operation: u64,
+    },
     Fault,
-    Housekeeping { member: usize },
+    Housekeeping {
+        member: usize,
+    },
 }
 
 /// When, and in which order of those that are due at once.
@@ -132,6 +180,12 @@ pub fn run(seed: u64, plan: Plan, folder: &Path) -> Report {
     world.live(plan.faulty_ms * MS);
     world.recover();
     world.finish()
+}
+
+/// The bytes of a snapshot, as they are sent.
+fn database_of(view: Arc<View>) -> Bytes {
+    let mut making = Making::begin(view);
+    making.piece(usize::MAX).expect("values can be read")
 }
 
 impl World {
@@ -204,6 +258,18 @@ impl World {
                 }
             }
             Event::Arrival { from, to, message } => self.arrive(from, to, message),
+            Event::Snapshot { from, life, to, message, database } => {
+                self.arrive_snapshot((from, life), to, message, database);
+            }
+            Event::Reported { member, life, to, ok } => {
+                if self.members[member].life == life
+                    && let Some(core) = &mut self.members[member].core
+                {
+                    core.report_snapshot(to, ok);
+                    self.turn(member);
+                }
+            }
+            Event::Exchanged { member, life } => self.exchange(member, life),
             Event::Written { member, life } => {
                 if self.members[member].life != life || self.members[member].core.is_none() {
                     return;
@@ -285,10 +351,67 @@ impl World {
         }
     }
 
+    fn arrive_snapshot(&mut self, sender: (usize, u64), to: usize, message: Box<Message>, database: Bytes) {
+        let (from, life) = sender;
+        if self.members[to].core.is_some() && self.network.is_open(from, to) && !self.runs(to) {
+            let left = self.members[to].still_until - self.now;
+            return self.after(left, Event::Snapshot { from, life, to, message, database });
+        }
+        let arrives = self.members[to].core.is_some() && self.network.is_open(from, to);
+        self.trace(&[self.now, 6, to as u64, arrives as u64, database.len() as u64]);
+        if !arrives || !self.members[to].receive(*message, &database, sender) {
+            return self.report(sender, to, false);
+        }
+        *self.report.snapshots.entry("received").or_default() += 1;
+        self.turn(to);
+        if self.faulty && self.random.permille(150) {
+            self.fault("kill while a snapshot is taken in");
+            let soon = self.random.between(0, 5 * MS);
+            self.after(soon, Event::Kill { member: to });
+        }
+    }
+
+    /// Tells who sent a snapshot what has become of it.
+    fn report(&mut self, (member, life): (usize, u64), to: usize, ok: bool) {
+        let us = self.random.between(MS, 20 * MS);
+        self.after(us, Event::Reported { member, life, to: self.members[to].id, ok });
+    }
+
+    /// The checkpoint of a state from another member has its name.
+    fn exchange(&mut self, member: usize, life: u64) {
+        if self.members[member].life != life || self.members[member].core.is_none() {
+            return;
+        }
+        if !self.runs(member) {
+            let left = self.members[member].still_until - self.now;
+            return self.after(left, Event::Exchanged { member, life });
+        }
+        let dies = self.faulty && self.random.permille(100);
+        self.trace(&[self.now, 7, member as u64, dies as u64]);
+        self.members[member].exchange(dies);
+        if dies {
+            self.fault("kill after a state was exchanged");
+            self.kill(member);
+            let back = self.random.between(MS, 200 * MS);
+            return self.after(back, Event::Start { member });
+        }
+        *self.report.snapshots.entry("installed").or_default() += 1;
+        self.turn(member);
+    }
+
     fn turn(&mut self, member: usize) {
         loop {
+            self.members[member].install_if_kept();
+            let was_installing = self.members[member].is_installing();
             let effects = self.members[member].turn();
             self.carry_out(member, effects);
+            if !was_installing && self.members[member].is_installing() {
+                let (us, life) = (self.random.between(MS, 300 * MS), self.members[member].life);
+                self.after(us, Event::Exchanged { member, life });
+            }
+            if let Some(sender) = self.members[member].take_installed() {
+                self.report(sender, member, true);
+            }
             if !self.members[member].core.as_ref().expect("it runs").has_work() {
                 return;
             }
@@ -304,6 +427,19 @@ impl World {
                 self.after(us, Event::Arrival { from: member, to, message: Box::new(message) });
             }
         }
+        for SnapshotToSend { message, view } in effects.snapshots {
+            let to = self.members.iter().position(|one| Some(one.id) == message.to).expect("a member");
+            let life = self.members[member].life;
+            let (message, database) = (Box::new(message), database_of(view));
+            // A request, not a message: it is slower, and who sends it hears of its loss.
+            match self.network.carry(&mut self.random) {
+                Some(us) => {
+                    let us = us + self.random.between(0, 400 * MS);
+                    self.after(us, Event::Snapshot { from: member, life, to, message, database });
+                }
+                None => self.report((member, life), to, false),
+            }
+        }
         if effects.write.is_some() {
             let us = self.random.between(50, self.members[member].write_us);
             let life = self.members[member].life;
@@ -316,7 +452,12 @@ impl World {
 
     fn deliver(&mut self, member: usize, mail: FromCore) {
         let who = format!("member {member}");
-        for revision in mail.events.iter() {
+        if mail.jumped {
+            let next = mail.view.revision() + 1;
+            assert!(next >= self.members[member].next_revision, "a snapshot takes the state back");
+            self.members[member].next_revision = next;
+        }
+        for revision in mail.events.iter().filter(|_| !mail.jumped) {
             let expected = self.members[member].next_revision;
             self.members[member].next_revision += 1;
             let value = |at: usize| {
@@ -362,8 +503,7 @@ impl World {
             self.turn(member);
         }
         if self.random.permille(700) {
-            let reached_by_all = self.members.iter().map(|member| member.applied).min().expect("a member");
-            let written = self.members[member].checkpoint(reached_by_all);
+            let written = self.members[member].checkpoint();
             if written && self.faulty && self.random.permille(150) {
                 self.fault("kill after a checkpoint");
                 self.after(0, Event::Kill { member });
@@ -436,7 +576,10 @@ impl World {
     }
 
     fn kill(&mut self, member: usize) {
-        self.members[member].kill(&mut self.random);
+        if let Some(sender) = self.members[member].kill(&mut self.random) {
+            // Its connection breaks.
+            self.report(sender, member, false);
+        }
         // Whoever waits there will give up.
         self.members[member].waiting.clear();
     }

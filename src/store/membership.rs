@@ -68,6 +68,11 @@ impl Membership {
         Membership(Arc::new(Inner { members, removed: removed.into_iter().collect() }))
     }
 
+    /// Whether this is the very same, and not only alike: nothing has changed between the two.
+    pub fn is_same(&self, other: &Membership) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// In order of id.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.0.members.values()

@@ -14,3 +14,4 @@ pub mod tree;
 pub mod txn;
 pub mod types;
 pub mod usage;
+pub mod v2;

@@ -12,7 +12,6 @@ use crate::{
     auth::Auth,
     limits,
     proto::{etcdserverpb::AlarmType, raftpb},
-    version,
 };
 
 /// Alarms that are raised, in order of kind and member.
@@ -95,12 +94,6 @@ impl State {
         }
     }
 
-    /// The version that the cluster is to state: this release's, or the one to which it is being downgraded.
-    /// (etcd: version/monitor.go, decideClusterVersion.)
-    pub fn cluster_version_due(&self) -> &str {
-        self.downgrade.as_ref().map_or(version::CLUSTER, |downgrade| &downgrade.target)
-    }
-
     /// The version of the storage's schema in etcd's terms, which follows the cluster's. None before that is decided.
     pub fn storage_version(&self) -> Option<&str> {
         self.cluster_version.as_deref()
@@ -109,6 +102,11 @@ impl State {
     /// Index and term of the last applied entry.
     pub fn applied(&self) -> (u64, u64) {
         (self.applied_index, self.applied_term)
+    }
+
+    /// What came from another member says of which entry it is; the term of that is its sender's word.
+    pub fn set_applied_term(&mut self, term: u64) {
+        self.applied_term = term;
     }
 
     /// Makes the state that of a cluster which these members found, whatever it was before: their entries, one each, are
@@ -122,6 +120,10 @@ impl State {
 
     pub fn set_lease_ttl_min(&mut self, seconds: i64) {
         self.lease_ttl_min = seconds;
+    }
+
+    pub fn lease_ttl_min(&self) -> i64 {
+        self.lease_ttl_min
     }
 
     pub fn set_learners_max(&mut self, learners: usize) {

@@ -16,6 +16,7 @@ pub mod record;
 pub mod recovery;
 pub mod replay;
 pub mod segment;
+pub mod spool;
 pub mod table;
 pub mod writer;
 

@@ -222,6 +222,9 @@ impl SegmentHeader {
 
 /// Bytes of a record's list of values before their bytes: for each one its revision, its old place, where it is now.
 pub const MOVED_ITEM_BYTES: usize = 32;
+
+/// The segment that values were in which were in none: no segment has this life.
+pub const NOWHERE: u32 = 0;
 const MOVED_HEAD_BYTES: usize = 8;
 
 /// A live value that is to be copied into the log's end.

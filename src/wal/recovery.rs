@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::{
     bulk::Pace,
     disk::{self, Dir, DiskError, Listing},
-    record::{self, BadSegmentHeader, FORMAT_VERSION, Move, RECORDS_FROM, SegmentHeader, Type},
+    record::{self, BadSegmentHeader, FORMAT_VERSION, Move, NOWHERE, RECORDS_FROM, SegmentHeader, Type},
     replay::{Cursor, Image, Record, Spot, What},
     segment::Segment,
     writer::{LogParts, Writer},
@@ -513,10 +513,14 @@ impl<'a> Replay<'a> {
                 self.hard_state_write = header.write;
             }
             Type::Moved => {
-                let Some(moves) = record::decode_moved(&data, place) else {
+                let Some(mut moves) = record::decode_moved(&data, place) else {
                     return Err(self.damaged(header.life, offset, "a list of relocated values that is none".into()));
                 };
-                self.moves.push((header.index, moves));
+                // Values that came from elsewhere, for a state that a checkpoint was to hold: there is none of it.
+                moves.retain(|moved| moved.from.segment != NOWHERE);
+                if !moves.is_empty() {
+                    self.moves.push((header.index, moves));
+                }
             }
         }
         Ok(())

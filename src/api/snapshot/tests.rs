@@ -16,7 +16,7 @@ use crate::{
 fn taken(view: Arc<View>, piece: usize) -> io::Result<(Vec<Bytes>, Vec<u8>)> {
     let mut snapshot = Snapshot::begin(view);
     let mut pieces = Vec::new();
-    while snapshot.left > 0 {
+    while snapshot.left() > 0 {
         pieces.push(snapshot.piece(piece)?);
     }
     Ok((pieces, snapshot.digest.finalize().to_vec()))

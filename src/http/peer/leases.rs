@@ -6,15 +6,12 @@ use http::{HeaderValue, Method, Request, StatusCode, header};
 use hyper::{body::Incoming, ext::ReasonPhrase};
 use prost::Message;
 
-use super::{
-    Source,
-    body::{Fault, Reader},
-    ok,
-};
+use super::{Source, ok};
 use crate::{
     error::{self, Status},
     http::answer::{Answer, error as refusal},
     limits,
+    peers::body::{Fault, Reader},
     proto::{
         etcdserverpb::{LeaseKeepAliveRequest, LeaseKeepAliveResponse},
         leasepb::{LeaseInternalRequest, LeaseInternalResponse},

@@ -10,12 +10,13 @@ use serde::{
     de::{IgnoredAny, MapAccess, Visitor},
 };
 
-use super::{CLUSTER_ID, Source, body::Reader, header, hex, json, of_cluster, ok};
+use super::{CLUSTER_ID, Source, header, hex, json, of_cluster, ok};
 use crate::{
     error::{self, Status},
     http::answer::{Answer, allow, error as refusal},
     limits, log,
     observe::log::{hex as shown_hex, shown},
+    peers::body::Reader,
     store::membership::Member,
 };
 

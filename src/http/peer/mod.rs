@@ -2,7 +2,6 @@
 //! answered, in which order it is checked, and in what words it is refused is etcd's, so that members of both kinds understand
 //! each other. What the answers need comes from a `Source`. (etcd: etcdhttp/peer.go, rafthttp/http.go, leasehttp/http.go.)
 
-mod body;
 mod leases;
 mod members;
 mod raft;
@@ -10,7 +9,7 @@ mod raft;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt::Write as _, rc::Rc};
+use std::{fmt::Write as _, io, rc::Rc};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -26,8 +25,10 @@ use crate::{
     error::Status,
     grpc::LocalBoxFuture,
     limits,
-    proto::etcdserverpb::LeaseTimeToLiveResponse,
+    peers::Brought,
+    proto::{etcdserverpb::LeaseTimeToLiveResponse, raftpb::Message},
     store::{hash::KvHash, membership::Member},
+    wal::spool::{Spool, Spooled},
 };
 
 const CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
@@ -39,6 +40,10 @@ pub trait Source: super::Source {
     /// In order of id.
     fn members(&self) -> Vec<Member>;
     fn is_removed(&self, id: u64) -> bool;
+    /// Whether this member speaks to that one.
+    fn knows(&self, id: u64) -> bool;
+    /// Hands on what a request has brought.
+    fn bring(&self, brought: Brought);
     /// Lets a learner vote, and gives the members that there are then. `token`: of the user who wants it.
     fn promote(&self, id: u64, token: Option<&[u8]>) -> LocalBoxFuture<Result<Vec<Member>, Status>>;
     /// The seconds that a lease has again.
@@ -53,6 +58,13 @@ pub trait Source: super::Source {
     fn time_to_live(&self, lease: i64, keys: bool) -> LocalBoxFuture<Result<LeaseTimeToLiveResponse, Status>>;
     /// As of everything that is committed.
     fn is_downgrading(&self) -> LocalBoxFuture<Result<bool, Status>>;
+    /// Begins a file in which a database of another member's gathers.
+    fn spool(&self) -> LocalBoxFuture<io::Result<Spool>>;
+    /// Takes over a snapshot that has come whole; raft has its message then, if it is of use.
+    ///
+    /// # Errors
+    /// Where it cannot be taken over.
+    fn install(&self, message: Message, database: Spooled) -> LocalBoxFuture<Result<(), Status>>;
     /// The hash of the data at a revision, 0: the newest; and the newest revision.
     fn hash(&self, revision: i64) -> LocalBoxFuture<Result<(KvHash, i64), Status>>;
 }

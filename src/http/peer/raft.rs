@@ -1,21 +1,20 @@
 //! The ways that raft's messages take between members: one by one, in streams, with a snapshot; and the probes that tell how
 //! long a way is. Each request says of which cluster and version its sender is, and goes no further where that does not fit.
-//! A member that is alone in its cluster has nobody to hear: a message that is addressed to it all the same is lost, as messages
-//! between members may be. (etcd: rafthttp/http.go and util.go; probing.)
+//! (etcd: rafthttp/http.go and util.go; probing.)
 
-use std::task::{Context, Poll};
+use std::{
+    io,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
+use futures_util::future::join;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 use hyper::body::Incoming;
 use prost::Message as _;
 use time::{OffsetDateTime, UtcOffset};
 
-use super::{
-    CLUSTER_ID, Source,
-    body::{Fault, Reader},
-    header as value_of, hex, of_cluster,
-};
+use super::{CLUSTER_ID, Source, header as value_of, hex, of_cluster};
 use crate::{
     http::{
         answer::{self, Answer, allow, error as refusal},
@@ -23,8 +22,14 @@ use crate::{
     },
     limits, log,
     observe::log::hex as shown_hex,
+    peers::{
+        self, Brought, Outlet,
+        body::{Fault, Reader},
+    },
     proto::raftpb::{Message, MessageType},
     runtime, version,
+    wal::spool::Spooled,
+    wire::peer::Kind,
 };
 
 const SERVER_VERSION: HeaderName = HeaderName::from_static("x-server-version");
@@ -37,7 +42,10 @@ pub(super) async fn message(source: &dyn Source, request: Request<Incoming>) -> 
         return allow("POST");
     }
     let answer = match check(source, &request) {
-        Ok(()) => one(source, request.into_body()).await,
+        Ok(()) => {
+            meet(source, &request);
+            one(source, request.into_body()).await
+        }
         Err(why) => refusal(StatusCode::PRECONDITION_FAILED, why),
     };
     of_cluster(source, answer)
@@ -62,7 +70,10 @@ async fn one(source: &dyn Source, body: Incoming) -> Answer {
         }
     };
     match hear(source, &message) {
-        Ok(()) => taken(),
+        Ok(()) => {
+            source.bring(Brought::Message(Box::new(message)));
+            taken()
+        }
         Err(why) => {
             log!(Warn, "failed to process Raft message", "local-member-id" = shown_hex(local), "error" = why);
             let body = Body::made(Cut::after("error processing raft message\n"));
@@ -110,13 +121,88 @@ async fn with_database(source: &dyn Source, mut reader: Reader) -> Answer {
         log!(Warn, "failed to process Raft message", "local-member-id" = shown_hex(local), "error" = why);
         return refusal(StatusCode::INTERNAL_SERVER_ERROR, &format!("failed to process raft message ({why})"));
     }
-    match reader.discard().await {
+    let (began, index) = (runtime::now(), index_of(&message));
+    let size = message.encoded_len();
+    log!(
+        Info,
+        "receiving database snapshot",
+        "local-member-id" = shown_hex(local),
+        "remote-snapshot-sender-id" = shown_hex(from),
+        "incoming-snapshot-index" = index,
+        "incoming-snapshot-message-size-bytes" = size as u64,
+        "incoming-snapshot-message-size" = metric_size(size as u64)
+    );
+    let database = match spool(source, reader).await {
+        Ok(database) => database,
+        Err(error) => {
+            log!(
+                Warn,
+                "failed to save incoming database snapshot",
+                "local-member-id" = shown_hex(local),
+                "remote-snapshot-sender-id" = shown_hex(from),
+                "incoming-snapshot-index" = index,
+                "error" = error.as_str()
+            );
+            let text = format!("failed to save KV snapshot ({error})");
+            return refusal(StatusCode::INTERNAL_SERVER_ERROR, &text);
+        }
+    };
+    log!(
+        Info,
+        "received and saved database snapshot",
+        "local-member-id" = shown_hex(local),
+        "remote-snapshot-sender-id" = shown_hex(from),
+        "incoming-snapshot-index" = index,
+        "incoming-snapshot-size-bytes" = database.bytes(),
+        "incoming-snapshot-size" = metric_size(database.bytes()),
+        "download-took" = runtime::now() - began
+    );
+    match source.install(message, database).await {
         Ok(()) => taken(),
-        Err(fault) => {
-            let text = format!("failed to save KV snapshot ({})", fault.text());
-            refusal(StatusCode::INTERNAL_SERVER_ERROR, &text)
+        Err(status) => {
+            let error = &*status.message;
+            log!(
+                Warn,
+                "failed to process Raft message",
+                "local-member-id" = shown_hex(local),
+                "remote-snapshot-sender-id" = shown_hex(from),
+                "error" = error
+            );
+            refusal(StatusCode::INTERNAL_SERVER_ERROR, &format!("failed to process raft message ({error})"))
         }
     }
+}
+
+fn index_of(message: &Message) -> u64 {
+    let metadata = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref());
+    metadata.and_then(|metadata| metadata.index).unwrap_or_default()
+}
+
+/// Puts a database into a file as it comes. A piece is written while the next one comes.
+async fn spool(source: &dyn Source, mut reader: Reader) -> Result<Spooled, String> {
+    let text = |cause: io::Error| cause.to_string();
+    let mut spool = source.spool().await.map_err(text)?;
+    let mut next = reader.piece(limits::SPOOL_PIECE_BYTES).await.map_err(Fault::text)?;
+    while let Some(piece) = next {
+        let writing = runtime::bulk(move || spool.write(&piece).map(|()| spool));
+        let (written, read) = join(writing, reader.piece(limits::SPOOL_PIECE_BYTES)).await;
+        spool = written.map_err(text)?;
+        next = read.map_err(Fault::text)?;
+    }
+    runtime::bulk(move || spool.finish()).await.map_err(text)
+}
+
+/// Bytes as etcd's logs have them for people: in thousands, with one digit behind the point below ten. (Go:
+/// dustin/go-humanize, Bytes.)
+fn metric_size(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    if bytes < 10 {
+        return format!("{bytes} B");
+    }
+    let power = (bytes as f64).log(1000.0).floor();
+    let value = (bytes as f64 / 1000f64.powf(power) * 10.0 + 0.5).floor() / 10.0;
+    let unit = UNITS[power as usize];
+    if value < 10.0 { format!("{value:.1} {unit}") } else { format!("{value:.0} {unit}") }
 }
 
 /// The message in front of a database: its length, 8 bytes with the highest in front, and its bytes.
@@ -160,13 +246,36 @@ fn taken() -> Answer {
     answer
 }
 
-/// A stream of messages that another member asks for, which nobody does whom this one knows.
+/// Whoever says where it is can be answered, also if nothing that is applied here names it yet.
+fn meet<B>(source: &dyn Source, request: &Request<B>) {
+    let (from, urls) = (value_of(request, "x-server-from"), value_of(request, "x-peerurls"));
+    if let Some(id) = id_of(from).filter(|id| !urls.is_empty() && !source.knows(*id)) {
+        source.bring(Brought::Stranger(id, urls.split(',').map(str::to_owned).collect()));
+    }
+}
+
+/// An id as members write it.
+fn id_of(text: &str) -> Option<u64> {
+    let is_hex = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    u64::from_str_radix(text, 16).ok().filter(|_| is_hex)
+}
+
+/// A stream of messages that another member asks for.
 pub(super) fn stream<B>(source: &dyn Source, request: &Request<B>, path: &str) -> Answer {
     if request.method() != Method::GET {
         return allow("GET");
     }
     let (status, why) = match check(source, request) {
-        Ok(()) => refuse_stream(source, path),
+        Ok(()) => match asked(source, request, path) {
+            Ok((from, kind)) => {
+                let (inlet, outlet) = peers::stream();
+                source.bring(Brought::Stream(from, kind, inlet));
+                let mut answer = of_cluster(source, Answer::new(Body::made(Streamed(outlet))));
+                answer.headers_mut().insert(SERVER_VERSION, HeaderValue::from_static(version::ETCD));
+                return answer;
+            }
+            Err(refused) => refused,
+        },
         Err(why) => (StatusCode::PRECONDITION_FAILED, why),
     };
     let mut answer = of_cluster(source, refusal(status, why));
@@ -174,7 +283,8 @@ pub(super) fn stream<B>(source: &dyn Source, request: &Request<B>, path: &str) -
     answer
 }
 
-fn refuse_stream(source: &dyn Source, path: &str) -> (StatusCode, &'static str) {
+/// Who asks for which stream.
+fn asked<B>(source: &dyn Source, request: &Request<B>, path: &str) -> Result<(u64, Kind), (StatusCode, &'static str)> {
     let local = source.member_id();
     let (way, from) = path.rsplit_once('/').expect("the path begins with one");
     // Where there is nothing behind the last slash the part before it is meant (Go: path.Base).
@@ -182,13 +292,14 @@ fn refuse_stream(source: &dyn Source, path: &str) -> (StatusCode, &'static str) 
         "" => way.rsplit_once('/').map_or(way, |(_, part)| part),
         from => from,
     };
-    if !matches!(way, "/raft/stream/message" | "/raft/stream/msgapp") {
-        return (StatusCode::NOT_FOUND, "invalid path");
-    }
-    let is_hex = !from.is_empty() && from.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let Some(id) = u64::from_str_radix(from, 16).ok().filter(|_| is_hex) else {
+    let kind = match way {
+        "/raft/stream/message" => Kind::Messages,
+        "/raft/stream/msgapp" => Kind::Appends,
+        _ => return Err((StatusCode::NOT_FOUND, "invalid path")),
+    };
+    let Some(id) = id_of(from) else {
         log!(Warn, "failed to parse path into ID", "local-member-id" = shown_hex(local), "path" = from);
-        return (StatusCode::NOT_FOUND, "invalid from");
+        return Err((StatusCode::NOT_FOUND, "invalid from"));
     };
     if source.is_removed(id) {
         log!(
@@ -197,16 +308,41 @@ fn refuse_stream(source: &dyn Source, path: &str) -> (StatusCode, &'static str) 
             "local-member-id" = shown_hex(local),
             "remote-peer-id-from" = shown_hex(id)
         );
-        return (StatusCode::GONE, "removed member");
+        return Err((StatusCode::GONE, "removed member"));
     }
-    log!(
-        Warn,
-        "failed to find remote peer in cluster",
-        "local-member-id" = shown_hex(local),
-        "remote-peer-id-from" = shown_hex(id),
-        "cluster-id" = shown_hex(source.cluster_id())
-    );
-    (StatusCode::NOT_FOUND, "error sender not found")
+    if !source.knows(id) {
+        meet(source, request);
+        log!(
+            Warn,
+            "failed to find remote peer in cluster",
+            "local-member-id" = shown_hex(local),
+            "remote-peer-id-from" = shown_hex(id),
+            "cluster-id" = shown_hex(source.cluster_id())
+        );
+        return Err((StatusCode::NOT_FOUND, "error sender not found"));
+    }
+    let to = value_of(request, "x-raft-to");
+    if to != hex(local) {
+        log!(
+            Warn,
+            "ignored streaming request; ID mismatch",
+            "local-member-id" = shown_hex(local),
+            "remote-peer-id-header" = to,
+            "remote-peer-id-from" = shown_hex(id),
+            "cluster-id" = shown_hex(source.cluster_id())
+        );
+        return Err((StatusCode::PRECONDITION_FAILED, "to field mismatch"));
+    }
+    Ok((id, kind))
+}
+
+/// The body of a stream, which ends when the raft core's side does.
+struct Streamed(Outlet);
+
+impl Made for Streamed {
+    fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+        self.0.poll_piece(context).map(|piece| piece.map(Ok))
+    }
 }
 
 /// Whether the sender is of this cluster, and of a version that goes with this member's.
@@ -334,6 +470,26 @@ mod tests {
             [("2.9.9", "2.0.0"), ("2.0.0", "2.0.0"), ("3.8.0", "3.8.0"), ("3.7", "3.0.0"), ("x", "y")]
         {
             is_compatible(server, min_cluster).unwrap_err();
+        }
+    }
+
+    /// What the package that etcd uses makes of them.
+    #[test]
+    fn sizes_are_written_as_etcds_logs_write_them() {
+        let cases = [
+            (0, "0 B"),
+            (9, "9 B"),
+            (10, "10 B"),
+            (999, "999 B"),
+            (1000, "1.0 kB"),
+            (1049, "1.0 kB"),
+            (1050, "1.1 kB"),
+            (20_480, "20 kB"),
+            (82_854_982, "83 MB"),
+            (2_147_483_648, "2.1 GB"),
+        ];
+        for (bytes, text) in cases {
+            assert_eq!(metric_size(bytes), text, "{bytes}");
         }
     }
 

@@ -91,6 +91,10 @@ impl Source for FakePeer {
     fn is_removed(&self, id: u64) -> bool {
         id == REMOVED
     }
+    fn knows(&self, _: u64) -> bool {
+        false
+    }
+    fn bring(&self, _: Brought) {}
     fn promote(&self, _: u64, _: Option<&[u8]>) -> LocalBoxFuture<Result<Vec<Member>, Status>> {
         let promoted = self.promotion.clone().map(|()| self.members.clone());
         Box::pin(std::future::ready(promoted))
@@ -103,6 +107,12 @@ impl Source for FakePeer {
     }
     fn is_downgrading(&self) -> LocalBoxFuture<Result<bool, Status>> {
         Box::pin(std::future::ready(self.promotion.clone().map(|()| true)))
+    }
+    fn spool(&self) -> LocalBoxFuture<io::Result<Spool>> {
+        Box::pin(std::future::ready(Err(io::ErrorKind::StorageFull.into())))
+    }
+    fn install(&self, _: Message, _: Spooled) -> LocalBoxFuture<Result<(), Status>> {
+        unreachable!("nothing is spooled")
     }
     fn hash(&self, _: i64) -> LocalBoxFuture<Result<(KvHash, i64), Status>> {
         Box::pin(std::future::ready(Err(error::COMPACTED)))

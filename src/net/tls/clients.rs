@@ -31,12 +31,17 @@ pub(super) fn verifier(trusted: &Path, provider: &Arc<CryptoProvider>) -> Result
     let is_given = !trusted.as_os_str().is_empty();
     let path = match is_given {
         true => trusted,
-        false => SYSTEM_FILES.map(Path::new).into_iter().find(|path| path.exists()).ok_or(
+        false => system_file().ok_or(
             "--client-cert-auth without --trusted-ca-file trusts the system's authorities, and there are none: give \
              --trusted-ca-file",
         )?,
     };
     of_authorities(path, &read(path)?, is_given, provider)
+}
+
+/// Where this system keeps them.
+pub(super) fn system_file() -> Option<&'static Path> {
+    SYSTEM_FILES.map(Path::new).into_iter().find(|path| path.exists())
 }
 
 /// Of a file's name and contents.
@@ -46,6 +51,19 @@ pub(super) fn of_authorities(
     is_given: bool,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let (roots, trusted) = authorities(path, text, is_given)?;
+    let by_chain = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .build()
+        .map_err(|cause| format!("{}: {cause}", path.display()))?;
+    Ok(Arc::new(Verifier { by_chain, trusted }))
+}
+
+/// The authorities that a file names, and their certificates.
+pub(super) fn authorities(
+    path: &Path,
+    text: &[u8],
+    is_given: bool,
+) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), String> {
     let mut roots = RootCertStore::empty();
     let mut trusted = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(text) {
@@ -57,13 +75,10 @@ pub(super) fn of_authorities(
             Err(cause) => return Err(format!("{}: {cause}", path.display())),
         }
     }
-    if trusted.is_empty() {
-        return Err(format!("{}: it holds no certificate of an authority", path.display()));
+    match trusted.is_empty() {
+        true => Err(format!("{}: it holds no certificate of an authority", path.display())),
+        false => Ok((roots, trusted)),
     }
-    let by_chain = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-        .build()
-        .map_err(|cause| format!("{}: {cause}", path.display()))?;
-    Ok(Arc::new(Verifier { by_chain, trusted }))
 }
 
 /// By chain, as usual, or by being trusted itself: Go takes a certificate that is among the trusted ones whatever it may

@@ -7,6 +7,8 @@ use std::{
 };
 
 use rustls::{
+    SignatureScheme,
+    client::ResolvesClientCert,
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::{ClientHello, ResolvesServerCert},
@@ -51,6 +53,28 @@ impl ResolvesServerCert for KeyFiles {
                 None
             }
         }
+    }
+}
+
+impl ResolvesClientCert for KeyFiles {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        match self.current() {
+            Ok(pair) => Some(pair),
+            Err(cause) => {
+                log!(
+                    Warn,
+                    "failed to create client certificate",
+                    "cert-file" = shown(self.cert.display()),
+                    "key-file" = shown(self.key.display()),
+                    "error" = cause
+                );
+                None
+            }
+        }
+    }
+
+    fn has_certs(&self) -> bool {
+        true
     }
 }
 

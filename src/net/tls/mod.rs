@@ -3,6 +3,7 @@
 //! as etcd reads its own at every handshake. (etcd: client/pkg/transport.)
 
 mod admission;
+mod caller;
 mod clients;
 mod fuzz;
 mod keys;
@@ -14,7 +15,7 @@ mod stream;
 use std::{net::IpAddr, path::Path, rc::Rc, sync::Arc, time::Duration};
 
 use rustls::{
-    ServerConfig,
+    ServerConfig, SupportedProtocolVersion,
     crypto::{CryptoProvider, aws_lc_rs},
     server::NoServerSessionStorage,
     version,
@@ -23,7 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 
 use self::{admission::Admission, keys::KeyFiles};
-pub use self::{fuzz::fuzz_certificates, made::make_certificate, stream::Secured};
+pub use self::{caller::Caller, fuzz::fuzz_certificates, made::make_certificate, stream::Secured};
 use crate::{
     config::tls::{Files, Tls, Version},
     error::cannot_open,
@@ -63,14 +64,9 @@ impl Guard {
 
     fn speaking(protocols: &[&[u8]], tls: &Tls, files: &Files) -> Result<Self, String> {
         let provider = Arc::new(provider(tls));
-        let versions: Vec<_> = [(Version::Tls12, &version::TLS12), (Version::Tls13, &version::TLS13)]
-            .into_iter()
-            .filter(|(version, _)| *version >= tls.version_min && tls.version_max.is_none_or(|max| *version <= max))
-            .map(|(_, supported)| supported)
-            .collect();
         let builder = ServerConfig::builder_with_provider(provider.clone())
-            .with_protocol_versions(&versions)
-            .map_err(|cause| format!("these TLS versions and cipher suites do not fit together: {cause}"))?;
+            .with_protocol_versions(&versions(tls))
+            .map_err(unfit)?;
         let builder = match files.demands_certificates() {
             true => builder.with_client_cert_verifier(clients::verifier(&files.trusted_ca, &provider)?),
             false => builder.with_no_client_auth(),
@@ -124,7 +120,7 @@ impl Guard {
 
     /// The user that a client's certificate names; empty if it has no common name, None if certificates name nobody.
     pub fn user_of<S>(&self, io: &Secured<S>) -> Option<Rc<str>> {
-        let own = io.client_certificates().first().filter(|_| self.names_users)?;
+        let own = io.certificates().first().filter(|_| self.names_users)?;
         Some(admission::common_name(own).unwrap_or_default().into())
     }
 }
@@ -139,6 +135,18 @@ fn provider(tls: &Tls) -> CryptoProvider {
         });
     }
     provider
+}
+
+fn versions(tls: &Tls) -> Vec<&'static SupportedProtocolVersion> {
+    [(Version::Tls12, &version::TLS12), (Version::Tls13, &version::TLS13)]
+        .into_iter()
+        .filter(|(version, _)| *version >= tls.version_min && tls.version_max.is_none_or(|max| *version <= max))
+        .map(|(_, supported)| supported)
+        .collect()
+}
+
+fn unfit(cause: rustls::Error) -> String {
+    format!("these TLS versions and cipher suites do not fit together: {cause}")
 }
 
 /// The bytes of a file of certificates or keys.

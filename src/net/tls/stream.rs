@@ -8,17 +8,17 @@ use std::{
 
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::TlsStream;
 
 pub struct Secured<S>(TlsStream<S>);
 
 impl<S> Secured<S> {
-    pub(super) fn new(stream: TlsStream<S>) -> Self {
-        Secured(stream)
+    pub(super) fn new(stream: impl Into<TlsStream<S>>) -> Self {
+        Secured(stream.into())
     }
 
-    /// The certificates that the client has shown and that were found good, its own first; none if none was demanded.
-    pub(super) fn client_certificates(&self) -> &[CertificateDer<'static>] {
+    /// The certificates that the other side has shown and that were found good, its own first; none if none was demanded.
+    pub(super) fn certificates(&self) -> &[CertificateDer<'static>] {
         self.0.get_ref().1.peer_certificates().unwrap_or_default()
     }
 }

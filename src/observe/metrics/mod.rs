@@ -5,6 +5,7 @@
 pub mod cell;
 pub mod health;
 pub mod methods;
+mod peers;
 pub mod process;
 mod render;
 pub mod text;
@@ -14,6 +15,7 @@ use std::{sync::OnceLock, time::Duration};
 pub use self::{
     cell::{Counter, Gauge, Histogram, LogLinear},
     health::HealthMetrics,
+    peers::{PeerMetrics, PeersMetrics, Transfers},
     render::{Member, Sources, render},
 };
 use crate::error::{self, Code, Status};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     ByOperation, ClientVersions, CoreMetrics, HealthMetrics, INDEX_PAUSE_MS, LATENCY, MethodMetrics, Operation,
-    Outcomes, SNAPSHOT, SNAPSHOT_SAVE, ShardMetrics, Stage,
+    Outcomes, PeersMetrics, SNAPSHOT, SNAPSHOT_SAVE, ShardMetrics, Stage,
     cell::{Distribution, Histogram, Spread},
     health::Check,
     methods::{METHODS, shown_from_the_start},
@@ -22,6 +22,7 @@ pub struct Sources<'a> {
     pub shards: &'a [Arc<ShardMetrics>],
     pub core: &'a CoreMetrics,
     pub health: &'a HealthMetrics,
+    pub peers: &'a PeersMetrics,
     /// Spans by what became of them, where calls are traced.
     pub traces: Option<[(&'static str, u64); 3]>,
     pub member: Member<'a>,
@@ -55,6 +56,7 @@ pub fn render(sources: &Sources<'_>) -> String {
     watches_and_leases(&mut out, sources);
     disk(&mut out, sources.core);
     grpc(&mut out, sources);
+    sources.peers.render(&mut out, sources.member.id);
     health(&mut out, sources.health);
     own(&mut out, sources);
     never(&mut out);

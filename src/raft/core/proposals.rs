@@ -39,6 +39,18 @@ impl Core {
         self.queue.push_back(Queued { caller: None, id: 0, data, came: FOREVER });
     }
 
+    /// Proposes to make this member known to all; to be asked again where it is not known in time.
+    pub fn introduce(&mut self, id: u64, data: Bytes) {
+        self.introduction = Some(id);
+        self.queued_bytes += data.len();
+        self.queue.push_back(Queued { caller: None, id, data, came: self.ticks });
+    }
+
+    /// Whether what this member has said of itself last is known.
+    pub fn is_introduced(&self) -> bool {
+        self.introduction.is_none()
+    }
+
     pub(super) fn enqueue(&mut self, caller: Caller, id: u64, data: Bytes) {
         self.queued_bytes += data.len();
         self.queue.push_back(Queued { caller: Some(caller), id, data, came: self.ticks });

@@ -16,16 +16,16 @@ impl Core {
     ///
     /// Why nothing else can point there: entries behind the checkpoint lie behind its position, the present state
     /// points where the checkpoint does or behind its position, and a replay from the checkpoint does too. Views hold
-    /// their segments themselves.
+    /// their segments themselves, and where values of a state that is still to be lie is known (`keeps_from`).
     pub fn checkpointed(&mut self, checkpoint: &Covered) -> Vec<Arc<Segment>> {
         assert!(checkpoint.applied <= self.state.applied().0, "a checkpoint is ahead of the state");
-        let kept = if self.is_alone() { 0 } else { limits::RAFT_CATCH_UP_ENTRIES };
-        self.node.mut_store().compact(checkpoint.applied.saturating_sub(kept));
+        let until = self.superfluous_until(checkpoint.applied);
+        self.node.mut_store().compact(until);
         let usage = self.state.index.usage();
         let log_from = self.node.store().first_place().map_or(u32::MAX, |place| place.segment);
         let unused: Vec<u32> = sealed(&self.writer)
             .map(|segment| segment.life())
-            .filter(|life| *life < checkpoint.replay_from.min(log_from))
+            .filter(|life| *life < checkpoint.replay_from.min(log_from).min(self.keeps_from()))
             .filter(|life| checkpoint.usage.of(*life).is_none() && usage.of(*life).is_none())
             .collect();
         let mut retired = Vec::with_capacity(unused.len());

@@ -88,6 +88,7 @@ struct World {
 fn resume(dir: &Dir) -> (Core, Covered) {
     let manner = Manner {
         founders: |id| vec![Founder { id, name: "n".into(), peer_urls: vec!["http://localhost:2380".into()] }],
+        force_new_cluster: false,
         lease_ttl_min: 1,
         shards: 1,
         election_ticks: 10,
@@ -96,6 +97,7 @@ fn resume(dir: &Dir) -> (Core, Covered) {
         retry_ticks: 5,
         life: 0,
         quota_bytes: None,
+        catch_up_entries: 5000,
         logger: slog::Logger::root(slog::Discard, slog::o!()),
     };
     let Resumed { parts, covered, .. } = start::resume(dir, &OPTIONS, manner).unwrap();

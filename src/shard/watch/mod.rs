@@ -139,6 +139,19 @@ impl<S: Snapshot> Watches<S> {
         }
     }
 
+    /// The state has become another one, of this revision, and its events are in its index only.
+    pub fn jump(&self, revision: i64, term: u64) {
+        {
+            let mut inbox = self.inbox.borrow_mut();
+            inbox.turns.clear();
+            inbox.bytes = 0;
+        }
+        self.with(|table| {
+            table.overrun(revision);
+            table.release_progress(term);
+        });
+    }
+
     /// Fans out one slice of what is in the inbox. True if there is more.
     fn fan_out(&self, term: u64) -> bool {
         self.with(|table| {

@@ -203,7 +203,7 @@ fn sorted(entries: impl Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Vec<(Vec<u8>, Ve
 }
 
 /// Go's JSON encoder escapes what HTML would take for markup.
-fn go_json(json: &str) -> String {
+pub(super) fn go_json(json: &str) -> String {
     json.replace('&', "\\u0026").replace('<', "\\u003c").replace('>', "\\u003e")
 }
 

@@ -10,6 +10,7 @@ use std::{
 use bytes::Bytes;
 use urd::{
     limits,
+    raft::install::Numbering,
     store::{
         backend::import::KeepValues,
         checkpoint::{CheckpointHead, HardState},
@@ -20,7 +21,6 @@ use urd::{
         bulk::Pace,
         disk::Dir,
         inspect,
-        record::MovedValue,
         recovery::{self, Options},
         writer::Writer,
     },
@@ -35,8 +35,7 @@ pub struct Target {
     writer: Writer,
     /// Bytes appended since the last write.
     unwritten: usize,
-    /// What values are said to have been moved from, each from another place.
-    kept: u32,
+    numbering: Numbering,
 }
 
 /// The directory under its other name; it goes if it is not given its own.
@@ -76,7 +75,7 @@ impl Target {
         // A record must hold the longest value with what is said of it.
         let options = Options::for_requests(limits::REQUEST_BYTES_DEFAULT.max(longest + 1024), cluster_id, member_id);
         let writer = recovery::recover(&dir, &options)?.writer;
-        Ok(Target { to: to.to_owned(), part, dir, writer, unwritten: 0, kept: 0 })
+        Ok(Target { to: to.to_owned(), part, dir, writer, unwritten: 0, numbering: Numbering::default() })
     }
 
     /// The values that have been kept.
@@ -118,15 +117,8 @@ impl Target {
 
 impl KeepValues for Target {
     fn keep(&mut self, values: Vec<(Revision, Bytes)>) -> io::Result<Vec<Place>> {
-        let moved: Vec<MovedValue> = values
-            .into_iter()
-            .map(|(revision, value)| {
-                self.kept = self.kept.wrapping_add(1);
-                self.unwritten += value.len();
-                let len = u32::try_from(value.len()).map_err(io::Error::other)?;
-                Ok(MovedValue { revision, from: Place { segment: 0, offset: self.kept, len }, value })
-            })
-            .collect::<io::Result<_>>()?;
+        self.unwritten += values.iter().map(|(_, value)| value.len()).sum::<usize>();
+        let moved = self.numbering.moved(values)?;
         let places = self.writer.append_moved(0, &moved);
         if self.unwritten >= limits::WRITE_BATCH_BYTES {
             self.write().map_err(|cause| io::Error::other(cause.to_string()))?;

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-pub(crate) struct ForHyper<T>(pub T);
+pub struct ForHyper<T>(pub T);
 
 impl<T: AsyncRead + Unpin> hyper::rt::Read for ForHyper<T> {
     fn poll_read(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
@@ -10,7 +10,7 @@ use crate::{limits, runtime};
 
 /// Why a body cannot be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub enum Fault {
     TooLarge,
     /// It ended before anything came.
     Ended,
@@ -31,7 +31,7 @@ impl Fault {
     }
 }
 
-pub(super) struct Reader {
+pub struct Reader {
     body: Incoming,
     /// What has come and is not taken.
     ahead: BytesMut,
@@ -65,12 +65,16 @@ impl Reader {
         Ok(self.ahead.split_to(count).freeze())
     }
 
-    /// Reads to the end, and keeps nothing.
-    pub async fn discard(mut self) -> Result<(), Fault> {
-        while let Some(mut bytes) = self.next().await? {
-            bytes.advance(bytes.len());
+    /// What comes next, in pieces of so many bytes, the last may be shorter; None at the end.
+    pub async fn piece(&mut self, bytes: usize) -> Result<Option<Bytes>, Fault> {
+        while self.ahead.len() < bytes {
+            match self.next().await? {
+                Some(more) => self.ahead.extend_from_slice(&more),
+                None if self.ahead.is_empty() => return Ok(None),
+                None => break,
+            }
         }
-        Ok(())
+        Ok(Some(self.ahead.split_to(bytes.min(self.ahead.len())).freeze()))
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, Fault> {

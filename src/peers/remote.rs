@@ -1,0 +1,222 @@
+//! What a member asks of others over HTTP: who they are, which versions they run, and what only a leader can do: renew a
+//! lease, tell of one, let a learner vote. (etcd: etcdserver/cluster_util.go; lease/leasehttp.)
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use prost::Message as _;
+use serde::Deserialize;
+
+use super::client::{Answer, Client};
+use crate::{
+    error::{self, Status},
+    log,
+    observe::log::{hex, shown},
+    proto::{
+        etcdserverpb::{
+            LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
+        },
+        leasepb::{LeaseInternalRequest, LeaseInternalResponse},
+    },
+    store::membership::Member,
+};
+
+const PROTOBUF: &[(&str, &str)] = &[("content-type", "application/protobuf")];
+
+/// A cluster as one of its members tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    pub id: u64,
+    pub members: Vec<Member>,
+}
+
+/// Asks one URL after the other who the members of its cluster are. `tells`: what goes wrong is logged.
+///
+/// # Errors
+/// Where nobody says so.
+pub async fn cluster(client: &Client, urls: &[String], patience: Duration, tells: bool) -> Result<Cluster, String> {
+    for url in urls {
+        let address = format!("{url}/members");
+        let failed = |message: &'static str, cause: &str| {
+            if tells {
+                log!(Warn, message, "address" = address.clone(), "error" = cause.to_owned());
+            }
+        };
+        let answer = match client.get(url, "/members", patience).await {
+            Ok(answer) => answer,
+            Err(cause) => {
+                failed("failed to get cluster response", &cause);
+                continue;
+            }
+        };
+        let mut members: Vec<Member> = match serde_json::from_slice(&answer.body) {
+            Ok(members) => members,
+            Err(cause) => {
+                failed("failed to unmarshal cluster response", &cause.to_string());
+                continue;
+            }
+        };
+        let id = answer.headers.get("x-etcd-cluster-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
+        let Ok(id) = u64::from_str_radix(id, 16) else {
+            failed("failed to parse cluster ID", id);
+            continue;
+        };
+        if members.is_empty() {
+            return Err("failed to get raft cluster member(s) from the given URLs".into());
+        }
+        members.sort_by_key(|member| member.id);
+        return Ok(Cluster { id, members });
+    }
+    Err("could not retrieve cluster information from the given URLs".into())
+}
+
+/// What a member says of versions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Versions {
+    #[serde(rename = "etcdserver", default)]
+    pub server: String,
+    #[serde(rename = "etcdcluster", default)]
+    pub cluster: String,
+}
+
+/// The versions of a member; None if it cannot be asked, which is logged.
+pub async fn versions(client: &Client, member: &Member, patience: Duration) -> Option<Versions> {
+    let read = |answer: Answer| serde_json::from_slice(&answer.body).map_err(|cause| cause.to_string());
+    match first(client, member, "/version", patience, read).await {
+        Ok(versions) => Some(versions),
+        Err(cause) => {
+            log!(Warn, "failed to get version", "remote-member-id" = hex(member.id), "error" = cause);
+            None
+        }
+    }
+}
+
+/// Whether the cluster is going back a release, as a member says.
+///
+/// # Errors
+/// Where it cannot be asked, or does not know.
+pub async fn is_downgrading(client: &Client, member: &Member, patience: Duration) -> Result<bool, String> {
+    let read = |answer: Answer| match &answer.body[..] {
+        b"true" => Ok(true),
+        b"false" => Ok(false),
+        other => Err(format!("strconv.ParseBool: parsing {:?}: invalid syntax", String::from_utf8_lossy(other))),
+    };
+    first(client, member, "/downgrade/enabled", patience, read).await
+}
+
+/// The first of a member's URLs whose answer can be read.
+async fn first<T>(
+    client: &Client,
+    member: &Member,
+    path: &str,
+    patience: Duration,
+    read: impl Fn(Answer) -> Result<T, String>,
+) -> Result<T, String> {
+    let mut failed = String::new();
+    for url in &member.peer_urls {
+        let (message, cause) = match client.get(url, path, patience).await.map(&read) {
+            Ok(Ok(told)) => return Ok(told),
+            Ok(Err(cause)) => ("failed to unmarshal response", cause),
+            Err(cause) => ("failed to reach the peer URL", cause),
+        };
+        let address = format!("{url}{path}");
+        log!(Warn, message, "address" = address, "remote-member-id" = hex(member.id), "error" = shown(&cause));
+        failed = cause;
+    }
+    Err(failed)
+}
+
+/// Why a leader has not done what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It has decided: this is the answer.
+    Final(Status),
+    /// Another attempt may do.
+    Again(String),
+}
+
+fn again(answer: &Answer) -> Refusal {
+    Refusal::Again(format!("{} ({})", String::from_utf8_lossy(&answer.body).trim(), answer.status))
+}
+
+/// Has the leader renew a lease, and gives its seconds.
+///
+/// # Errors
+/// Where there is no such lease; where it may be tried again.
+pub async fn renew(client: &Client, url: &str, lease: i64, patience: Duration) -> Result<i64, Refusal> {
+    let request = LeaseKeepAliveRequest { id: lease }.encode_to_vec();
+    let answer = ask_of_lease(client, url, "/leases", request.into(), patience).await?;
+    match LeaseKeepAliveResponse::decode(answer.body) {
+        Ok(told) if told.id == lease => Ok(told.ttl),
+        Ok(_) => Err(Refusal::Again("lease: renew id mismatch".into())),
+        Err(cause) => Err(Refusal::Again(format!("lease: {cause}"))),
+    }
+}
+
+/// Has the leader tell of a lease.
+///
+/// # Errors
+/// As `renew`.
+pub async fn time_to_live(
+    client: &Client,
+    url: &str,
+    lease: i64,
+    keys: bool,
+    patience: Duration,
+) -> Result<LeaseTimeToLiveResponse, Refusal> {
+    let asked = LeaseTimeToLiveRequest { id: lease, keys };
+    let request = LeaseInternalRequest { lease_time_to_live_request: Some(asked) }.encode_to_vec();
+    let answer = ask_of_lease(client, url, "/leases/internal", request.into(), patience).await?;
+    match LeaseInternalResponse::decode(answer.body).map(|told| told.lease_time_to_live_response) {
+        Ok(Some(told)) if told.id == lease => Ok(told),
+        Ok(_) => Err(Refusal::Again("lease: TTL id mismatch".into())),
+        Err(cause) => Err(Refusal::Again(format!("lease: {cause}"))),
+    }
+}
+
+async fn ask_of_lease(
+    client: &Client,
+    url: &str,
+    path: &str,
+    request: Bytes,
+    patience: Duration,
+) -> Result<Answer, Refusal> {
+    let answer = client.exchange(url, path, Method::POST, PROTOBUF, request, patience).await.map_err(Refusal::Again)?;
+    match answer.status {
+        StatusCode::OK => Ok(answer),
+        StatusCode::NOT_FOUND => Err(Refusal::Final(error::LEASE_NOT_FOUND)),
+        _ => Err(again(&answer)),
+    }
+}
+
+/// Has the leader let a learner vote, on behalf of who showed this token, and gives the members.
+///
+/// # Errors
+/// Where it may not; where it may be tried again.
+pub async fn promote(
+    client: &Client,
+    url: &str,
+    learner: u64,
+    token: Option<&str>,
+    patience: Duration,
+) -> Result<Vec<Member>, Refusal> {
+    let path = format!("/members/promote/{learner}");
+    let headers = token.map(|token| ("authorization", token));
+    let answer = client
+        .exchange(url, &path, Method::POST, headers.as_slice(), Bytes::new(), patience)
+        .await
+        .map_err(Refusal::Again)?;
+    let says = |text: &str| String::from_utf8_lossy(&answer.body).contains(text);
+    match answer.status {
+        StatusCode::OK => serde_json::from_slice(&answer.body).map_err(|cause| Refusal::Again(cause.to_string())),
+        StatusCode::NOT_FOUND => Err(Refusal::Final(error::MEMBER_NOT_FOUND)),
+        StatusCode::PRECONDITION_FAILED if says(&error::LEARNER_NOT_READY.message) => {
+            Err(Refusal::Final(error::LEARNER_NOT_READY))
+        }
+        StatusCode::PRECONDITION_FAILED if says("membership: can only promote a learner member") => {
+            Err(Refusal::Final(error::MEMBER_NOT_LEARNER))
+        }
+        _ => Err(again(&answer)),
+    }
+}
