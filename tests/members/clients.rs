@@ -221,9 +221,11 @@ fn is_of_the_times(error: &Error) -> bool {
         Error::Transport(_) => true,
         Error::Status { code: Unavailable | DeadlineExceeded | Canceled | ResourceExhausted, .. } => true,
         // etcd's words for requests that it gives up are not all of one code.
-        Error::Status { message, .. } => ["timed out", "leader", "stopped", "stopping", "dropped", "too busy", "lease not found"]
-            .iter()
-            .any(|word| message.contains(word)),
+        Error::Status { message, .. } => {
+            ["timed out", "leader", "stopped", "stopping", "dropped", "too busy", "lease not found"]
+                .iter()
+                .any(|word| message.contains(word))
+        }
     }
 }
 

@@ -180,7 +180,7 @@ fn conclude(told: &Told, records: &Records, last: i64, lasting: Duration, seed: 
     let bookmarks: usize = records.watched.iter().map(|watched| watched.bookmarks).sum();
     println!(
         "faults: {} ({})\n\
-         disks: {} members ended by themselves, {} went on until they were killed\n\
+         disks: {} members ended by themselves, {} went on until there was room or they were killed\n\
          recovered after {} rounds, every member writing: median {:?}, longest {:?}\n\
          operations: {} ({} writes and {} reads in their places, {} serializable reads, {} without an answer, of which {} \
          were done)\n\
