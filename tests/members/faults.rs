@@ -69,7 +69,7 @@ const ALL: [Fault; 15] = {
 /// Rounds with a full disk: each writes a lot, which nothing takes back.
 const FULL_DISKS_MAX: usize = 3;
 const FILL_BYTES: usize = 512 << 10;
-const FILLS_MAX: usize = 96;
+const FILLS_MAX: usize = 240;
 
 #[derive(Default)]
 pub struct Told {
