@@ -190,7 +190,6 @@ table! {
     NO_REQUEST_MESSAGE: Internal, "cardinality violation: received no request message from non-client-streaming RPC";
     HEALTH_UNKNOWN_SERVICE: NotFound, "unknown service";
     UNKNOWN_METHOD: Unknown, "etcdserver: unknown method";
-    SECOND_VOTER: Unimplemented, "this version serves one voting member: add the member as a learner";
     RANGE_STREAM_NO_FILTER: Unimplemented, "RangeStream does not support revision filters";
 }
 

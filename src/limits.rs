@@ -22,6 +22,16 @@ pub const LEARNER_READY_PERCENT: u64 = 90;
 pub const BOOTSTRAP_PATIENCE_MS: u64 = 1_000;
 pub const JOIN_PATIENCE_MS: u64 = 10_000;
 
+/// Calls of an executor that are on their way to the leader at once, which shards of other members answer: as many as
+/// connections are kept. Others wait for their turn, each in its own client's stream.
+pub const FORWARDS_AT_ONCE: usize = PEER_CONNECTIONS_KEPT;
+
+/// How long after a leader was not heard it is asked again, in milliseconds (etcd: v3_server.go, LeaseRenew).
+pub const FORWARD_AGAIN_MS: u64 = 50;
+
+/// Since how long a member must have been reached to count where members are changed, in milliseconds (etcd: HealthInterval).
+pub const HEALTH_MS: u64 = 5_000;
+
 /// How long a member that was removed goes on, so that it is heard (etcd: stopWithDelay).
 pub const DEPARTURE_MS: u64 = 1_000;
 

@@ -77,7 +77,6 @@ const OWN: &[&error::Status] = &[
     &error::SNAPSHOT_PIN_TOO_OLD,
     &error::SNAPSHOT_PIN_TOO_LARGE,
     &error::TOO_MANY_UNFINISHED,
-    &error::SECOND_VOTER,
 ];
 
 /// The names of what has been provoked.

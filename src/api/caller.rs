@@ -51,6 +51,13 @@ impl Caller {
         }
     }
 
+    /// What it shows, to be shown to another member.
+    pub(super) fn token(&self) -> Option<String> {
+        let Caller::Client { metadata, .. } = self else { return None };
+        let token = metadata.get("token").or_else(|| metadata.get("authorization"))?;
+        String::from_utf8(token.to_vec()).ok()
+    }
+
     /// The same caller, now at a part of its call that etcd gives a span of its own. That ends with the caller.
     #[must_use]
     #[inline]

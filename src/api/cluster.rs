@@ -5,7 +5,7 @@
 use std::{
     rc::Rc,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use prost::Message as _;
 
 use super::{
     caller::Caller,
+    leader,
     service::{Services, decode, later, refuse},
 };
 use crate::{
@@ -20,6 +21,9 @@ use crate::{
     config::url::{self, Url},
     error::{self, Status},
     grpc::{Frame, Unary},
+    limits, log,
+    observe::log::hex,
+    peers::{client::Client, remote},
     proto::{
         etcdserverpb::{
             Member, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest,
@@ -29,6 +33,7 @@ use crate::{
         raftpb::{ConfChange, ConfChangeType},
     },
     raft::identity,
+    runtime,
     shard::{Shard, view::View},
     store::membership::{self, promotion_context},
 };
@@ -75,9 +80,8 @@ pub fn member_add(services: Rc<Services>, caller: Caller, message: Bytes) -> Una
     if let Err(status) = services.authorize(&caller, &view, Ask::Admin) {
         return refuse(status);
     }
-    let strict = shard.member.config.strict_reconfig_check;
-    if strict && !added.is_learner && !view.state.membership.may_add_voter() {
-        return refuse(error::MEMBER_NOT_ENOUGH_STARTED);
+    if let Err(status) = may_add(&shard, &view, &added) {
+        return refuse(status);
     }
     let kind = match added.is_learner {
         true => ConfChangeType::ConfChangeAddLearnerNode,
@@ -85,11 +89,6 @@ pub fn member_add(services: Rc<Services>, caller: Caller, message: Bytes) -> Una
     };
     let context = serde_json::to_vec(&added).expect("a member has a JSON form");
     let change = Change { kind, member: added.id, context: context.into(), promotes: None };
-    if !added.is_learner {
-        // Logged, it would take the cluster's quorum away until a second member runs, for which there is no way in here.
-        let fits = view.state.membership.check(&change.entry(0), view.state.learners_max());
-        return refuse(fits.err().unwrap_or(error::SECOND_VOTER));
-    }
     later(async move {
         let view = change.make(&shard).await?;
         let member =
@@ -109,12 +108,8 @@ pub fn member_remove(services: Rc<Services>, caller: Caller, message: Bytes) -> 
     if let Err(status) = services.authorize(&caller, &view, Ask::Admin) {
         return refuse(status);
     }
-    let known = &view.state.membership;
-    let is_learner = known.get(id).is_some_and(|member| member.is_learner);
-    let is_last = known.voters().all(|member| member.id == id);
-    // The last one is never removed: etcd itself does not outlive that, whatever it was told not to check.
-    if is_last || shard.member.config.strict_reconfig_check && !is_learner && !known.may_remove_voter(id) {
-        return refuse(error::MEMBER_NOT_ENOUGH_STARTED);
+    if let Err(status) = may_remove(&shard, &view, id) {
+        return refuse(status);
     }
     let change =
         Change { kind: ConfChangeType::ConfChangeRemoveNode, member: id, context: Bytes::new(), promotes: None };
@@ -160,29 +155,123 @@ pub fn member_promote(services: Rc<Services>, caller: Caller, message: Bytes) ->
         Err(status) => return refuse(status),
     };
     later(async move {
-        let view = promote(&services, &caller, id).await?;
-        Ok(Frame::of(&MemberPromoteResponse { header: Some(header(&services.shard)), members: members(&view) }))
+        let promoted = promote(&services, &caller, id).await?;
+        let members = promoted.iter().map(told).collect();
+        Ok(Frame::of(&MemberPromoteResponse { header: Some(header(&services.shard)), members }))
     })
 }
 
-/// Lets a learner vote, and gives the state in which it does.
-pub async fn promote(services: &Services, caller: &Caller, id: u64) -> Result<Arc<View>, Status> {
+/// Lets a learner vote, and gives the members of whom it then is one. Only who leads knows whether it is ready.
+pub async fn promote(services: &Services, caller: &Caller, id: u64) -> Result<Vec<membership::Member>, Status> {
     let shard = &services.shard;
+    match promoted_here(services, caller, id).await {
+        Ok(view) => return Ok(view.state.membership.members().cloned().collect()),
+        Err(status) if status == error::NOT_LEADER => {}
+        Err(status) => {
+            shard.metrics.promote_failures.count(&status);
+            return Err(status);
+        }
+    }
+    let until_ms = runtime::now_ms() + shard.member.config.request_timeout_ms();
+    let token = caller.token();
+    loop {
+        let question = async |client: &Client, url: &str, patience| {
+            remote::promote(client, url, id, token.as_deref(), patience).await
+        };
+        if let Some(members) = leader::ask(services, until_ms, question).await? {
+            return Ok(members);
+        }
+        if runtime::now_ms() >= until_ms {
+            return Err(error::TIMEOUT);
+        }
+        runtime::sleep(Duration::from_millis(limits::FORWARD_AGAIN_MS)).await;
+    }
+}
+
+async fn promoted_here(services: &Services, caller: &Caller, id: u64) -> Result<Arc<View>, Status> {
+    let shard = &services.shard;
+    let view = shard.view();
+    services.authorize(caller, &view, Ask::Admin)?;
+    let known = &view.state.membership;
+    let is_learner = known.get(id).is_some_and(|member| member.is_learner);
+    if shard.member.is_leader() && shard.member.config.strict_reconfig_check && is_learner && !known.may_promote() {
+        return Err(error::MEMBER_NOT_ENOUGH_STARTED);
+    }
     let change = Change {
         kind: ConfChangeType::ConfChangeAddNode,
         member: id,
         context: promotion_context(id).into(),
         promotes: Some(id),
     };
-    let may = services.authorize(caller, &shard.view(), Ask::Admin);
-    let promoted = match may {
-        Ok(()) => change.make(shard).await,
-        Err(status) => Err(status),
+    change.make(shard).await
+}
+
+/// How many voters this member has reached for a while, itself among them.
+fn connected(shard: &Shard, view: &View) -> usize {
+    let now_ms = runtime::now_ms();
+    view.state.membership.voters().filter(|voter| shard.member.is_connected(voter.id, now_ms)).count()
+}
+
+/// `--strict-reconfig-check`: the cluster has a quorum also if the new member never comes. (etcd: mayAddMember.)
+fn may_add(shard: &Shard, view: &View, added: &membership::Member) -> Result<(), Status> {
+    let known = &view.state.membership;
+    let refused = |message: &'static str, status: Status| {
+        log!(Warn, message, "local-member-id" = hex(shard.member.id), "error" = status.message.as_ref());
+        Err(status)
     };
-    if let Err(status) = &promoted {
-        shard.metrics.promote_failures.count(status);
+    if !shard.member.config.strict_reconfig_check {
+        return Ok(());
     }
-    promoted
+    if !added.is_learner && !known.may_add_voter() {
+        let message = "rejecting member add request; not enough healthy members";
+        return refused(message, error::MEMBER_NOT_ENOUGH_STARTED);
+    }
+    // One more voter than there are makes a quorum of half of them and one.
+    let voters = known.voters().count();
+    if voters != 1 && connected(shard, view) < (voters + 1) / 2 + 1 {
+        let message = "rejecting member add request; local member has not been connected to majority peers, reconfigure \
+                       breaks active quorum";
+        return refused(message, error::UNHEALTHY);
+    }
+    Ok(())
+}
+
+/// The cluster keeps its quorum without that member. (etcd: mayRemoveMember.)
+fn may_remove(shard: &Shard, view: &View, id: u64) -> Result<(), Status> {
+    let known = &view.state.membership;
+    let refused = |message: &'static str, status: Status| {
+        log!(
+            Warn,
+            message,
+            "local-member-id" = hex(shard.member.id),
+            "requested-member-remove-id" = hex(id),
+            "error" = status.message.as_ref()
+        );
+        Err(status)
+    };
+    let not_enough = "rejecting member remove request; not enough healthy members";
+    // The last one is never removed: etcd itself does not outlive that, whatever it was told not to check.
+    if known.voters().all(|member| member.id == id) {
+        return refused(not_enough, error::MEMBER_NOT_ENOUGH_STARTED);
+    }
+    let is_learner = known.get(id).is_some_and(|member| member.is_learner);
+    if !shard.member.config.strict_reconfig_check || is_learner {
+        return Ok(());
+    }
+    if !known.may_remove_voter(id) {
+        return refused(not_enough, error::MEMBER_NOT_ENOUGH_STARTED);
+    }
+    // One that is down is no part of the quorum that there is.
+    if id != shard.member.id && shard.member.reached.since(id).is_none() {
+        return Ok(());
+    }
+    let voters = known.voters().count();
+    if connected(shard, view).saturating_sub(1) < 1 + (voters - 1) / 2 {
+        let message = "rejecting member remove request; local member has not been connected to all peers, reconfigure \
+                       breaks active quorum";
+        return refused(message, error::UNHEALTHY);
+    }
+    Ok(())
 }
 
 /// A change of the members that is to be made.
@@ -230,14 +319,17 @@ fn urls(texts: &[String]) -> Result<Vec<String>, Status> {
 }
 
 fn members(view: &View) -> Vec<Member> {
-    let told = |member: &membership::Member| Member {
+    view.state.membership.members().map(told).collect()
+}
+
+fn told(member: &membership::Member) -> Member {
+    Member {
         id: member.id,
         name: member.name.clone(),
         peer_ur_ls: member.peer_urls.clone(),
         client_ur_ls: member.client_urls.clone(),
         is_learner: member.is_learner,
-    };
-    view.state.membership.members().map(told).collect()
+    }
 }
 
 /// Cluster states no revision (etcd: v3rpc/member.go, header).

@@ -1,7 +1,7 @@
 //! Lease: grants and revokes go through the log, keep-alives never do. (etcd API, service Lease;
 //! etcdserver/v3_server.go for what waits for what.)
 
-use std::{future::poll_fn, rc::Rc};
+use std::{future::poll_fn, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -9,6 +9,7 @@ use prost::Message;
 
 use super::{
     caller::Caller,
+    leader,
     request::Kind,
     service::{Served, Services, decode, header, later, refuse},
 };
@@ -20,6 +21,7 @@ use crate::{
         stream::{Replies, Requests},
     },
     limits,
+    peers::{client::Client, remote},
     proto::etcdserverpb::{
         LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest,
         LeaseLeasesResponse, LeaseRevokeRequest, LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
@@ -114,41 +116,83 @@ async fn serve_keep_alive(
 /// Renews one lease and answers.
 ///
 /// # Errors
-/// Where the caller may not; where this member cannot tell: it does not lead, or lost its lead meanwhile.
+/// Where the caller may not; where nobody leads who can tell.
 async fn renewed(services: &Services, caller: &Caller, id: i64) -> Result<Frame, Status> {
     let shard = &*services.shard;
     let _span = caller.span().map(|span| span.child("lease_renew", |say| say.int("id", id)));
     // Made before the renewal: a client must not see a revision later than one at which the lease was seen alive.
     let header = Some(header(shard, 0));
-    shard.published.look(|view| {
-        services.authorize(caller, view, Ask::Known)?;
-        services.authorize(caller, view, Ask::LeaseWrite(id))
-    })?;
-    let ttl = match primary(shard, id, LeaseCall::Renew(id)).await? {
-        LeaseAnswer::Renewed { ttl } => ttl,
-        // Gone is told when its keys are gone, not when its time has passed.
-        LeaseAnswer::Expired => {
-            shard.expired_lease_gone(id).await?;
-            0
+    let until_ms = runtime::now_ms() + shard.member.config.request_timeout_ms();
+    let ttl = loop {
+        shard.check_running()?;
+        shard.advance(runtime::now_ms());
+        if shard.member.is_leader() && !shard.surely_leads().await {
+            return Err(error::NOT_PRIMARY_LESSOR);
         }
-        _ => 0,
+        shard.published.look(|view| {
+            services.authorize(caller, view, Ask::Known)?;
+            services.authorize(caller, view, Ask::LeaseWrite(id))
+        })?;
+        match shard.lease(id, LeaseCall::Renew(id)).await {
+            LeaseAnswer::Renewed { ttl } => break ttl,
+            // Gone is told when its keys are gone, not when its time has passed.
+            LeaseAnswer::Expired => match shard.expired_lease_gone(id).await {
+                Ok(()) => break 0,
+                // Then it is the next leader's to say.
+                Err(status) if status == error::LEADER_CHANGED => {}
+                Err(status) => return Err(status),
+            },
+            LeaseAnswer::NotPrimary => {}
+            _ => break 0,
+        }
+        let question = async |client: &Client, url: &str, patience| remote::renew(client, url, id, patience).await;
+        match leader::ask(services, until_ms, question).await {
+            Ok(Some(ttl)) => break ttl,
+            Err(status) if status == error::LEASE_NOT_FOUND => break 0,
+            Err(status) => return Err(status),
+            Ok(None) => wait_for_leader(until_ms).await?,
+        }
     };
     Ok(Frame::of(&LeaseKeepAliveResponse { header, id, ttl }))
 }
 
-/// Asks the owner of a lease; waits for a while where no member leads yet.
-async fn primary(shard: &Shard, id: i64, call: LeaseCall) -> Result<LeaseAnswer, Status> {
-    let start_ms = runtime::now_ms();
+/// A pause before the leader is asked again.
+///
+/// # Errors
+/// Where the caller has waited for long enough.
+async fn wait_for_leader(until_ms: u64) -> Result<(), Status> {
+    runtime::sleep(Duration::from_millis(limits::FORWARD_AGAIN_MS)).await;
+    match runtime::now_ms() < until_ms {
+        true => Ok(()),
+        false => Err(error::TIMEOUT),
+    }
+}
+
+/// What is left of a lease, of what it was granted for, and its keys if they are asked for; from whoever leads.
+async fn remaining(services: &Services, id: i64, keys: bool) -> Result<LeaseTimeToLiveResponse, Status> {
+    let shard = &*services.shard;
+    let until_ms = runtime::now_ms() + shard.member.config.request_timeout_ms();
+    let told = |ttl, granted_ttl| {
+        let keys = if keys { shard.view().state.leases.keys_owned(id) } else { Vec::new() };
+        LeaseTimeToLiveResponse { header: None, id, ttl, granted_ttl, keys }
+    };
     loop {
         shard.check_running()?;
-        let now_ms = runtime::now_ms();
-        shard.advance(now_ms);
-        match shard.lease(id, call).await {
-            LeaseAnswer::NotPrimary if now_ms - start_ms < shard.member.config.request_timeout_ms() => {
-                runtime::sleep(std::time::Duration::from_millis(shard.member.config.heartbeat_ms)).await;
+        shard.advance(runtime::now_ms());
+        match shard.lease(id, LeaseCall::Remaining(id)).await {
+            LeaseAnswer::Remaining { left_ms, ttl } => return Ok(told(whole_seconds(left_ms), ttl)),
+            LeaseAnswer::NotPrimary => {}
+            _ => return Ok(told(-1, 0)),
+        }
+        let question =
+            async |client: &Client, url: &str, patience| remote::time_to_live(client, url, id, keys, patience).await;
+        match leader::ask(services, until_ms, question).await {
+            Ok(Some(told)) => return Ok(told),
+            Err(status) if status == error::LEASE_NOT_FOUND => {
+                return Ok(LeaseTimeToLiveResponse { id, ttl: -1, ..Default::default() });
             }
-            LeaseAnswer::NotPrimary => return Err(error::NO_LEADER),
-            answer => return Ok(answer),
+            Err(status) => return Err(status),
+            Ok(None) => wait_for_leader(until_ms).await?,
         }
     }
 }
@@ -167,20 +211,13 @@ pub fn time_to_live(services: Rc<Services>, caller: Caller, message: Bytes) -> U
         services.authorize(&caller, &before, ask)?;
         let (asked, revision) = (before.state.auth.is_enabled(), before.state.auth.revision());
         drop(before);
-        let (ttl, granted_ttl) = match primary(shard, id, LeaseCall::Remaining(id)).await? {
-            LeaseAnswer::Remaining { left_ms, ttl } => (whole_seconds(left_ms), ttl),
-            _ => (-1, 0),
-        };
+        let told = remaining(&services, id, request.keys).await?;
         let view = shard.view();
         if asked && request.keys && view.state.auth.revision() != revision {
             return Err(error::AUTH_OLD_REVISION);
         }
-        let keys = match request.keys {
-            true => view.state.leases.keys_owned(id),
-            false => Vec::new(),
-        };
         let header = Some(header(shard, view.revision()));
-        Ok(Frame::of(&LeaseTimeToLiveResponse { header, id, ttl, granted_ttl, keys }))
+        Ok(Frame::of(&LeaseTimeToLiveResponse { header, ..told }))
     })
 }
 

@@ -9,6 +9,7 @@ pub mod encode;
 pub mod health;
 mod inside;
 pub mod kv;
+mod leader;
 pub mod lease;
 pub mod listing;
 pub mod lock;

@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use hashbrown::HashMap;
 use prost::Message;
+use tokio::sync::Semaphore;
 
 use super::{
     auth,
@@ -26,8 +27,9 @@ use crate::{
         Call, Frame, Handler, LocalBoxFuture, Route, Shape, Unary,
         stream::{Replies, Requests},
     },
-    log,
+    limits, log,
     observe::metrics::{Operation, Stage, methods},
+    peers::client::Client,
     proto::etcdserverpb::{AlarmRequest, AlarmType, ResponseHeader, alarm_request::AlarmAction},
     runtime,
     shard::{Shard, view::View},
@@ -147,6 +149,9 @@ fn watch_stream(services: Rc<Services>, call: Call, requests: Requests, replies:
 /// Everything that one shard serves.
 pub struct Services {
     pub shard: Rc<Shard>,
+    pub(super) client: Client,
+    /// Turns of what is asked of the leader.
+    pub(super) forwards: Semaphore,
     routes: HashMap<String, Route>,
     /// By `methods::number`.
     rows: Box<[&'static Row]>,
@@ -161,7 +166,8 @@ pub struct Services {
 }
 
 impl Services {
-    pub fn new(shard: Rc<Shard>) -> Rc<Self> {
+    /// `client`: for what only the leader can answer.
+    pub fn new(shard: Rc<Shard>, client: Client) -> Rc<Self> {
         let row_of = |(service, method): (&str, &str)| {
             METHODS
                 .iter()
@@ -179,6 +185,8 @@ impl Services {
             .collect();
         Rc::new(Services {
             shard,
+            client,
+            forwards: Semaphore::new(limits::FORWARDS_AT_ONCE),
             routes,
             rows,
             reads: ReadClock::default(),

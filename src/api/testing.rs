@@ -8,6 +8,7 @@ use std::{
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use crate::{
     config::Config,
     error::Status,
     grpc::{Call, Frame, Handler, Metadata, Origin, Parts, Unary, stream::Gone},
+    peers::client::Client,
     proto::{etcdserverpb::InternalRaftRequest, raftpb::ConfChange},
     shard::{
         Member, Shard,
@@ -64,11 +66,13 @@ impl Bench {
         let member = Arc::new(Member::new(MEMBER_ID, CLUSTER_ID, config, 0));
         member.standing.leader.store(MEMBER_ID, Relaxed);
         member.standing.term.store(TERM, Relaxed);
+        member.standing.ticked_ms.store(u64::MAX, Relaxed);
+        let client = Client::new(Default::default(), Default::default(), Duration::from_secs(1));
         let published = Published::new(View { state: state.clone(), segments: SegmentTable::default() });
         let shard = Rc::new(Shard::new(0, member, published.clone()));
         shard.tick(1);
         Bench {
-            services: Services::new(shard),
+            services: Services::new(shard, client),
             state,
             segments: Vec::new(),
             index: 0,
@@ -210,7 +214,10 @@ impl Bench {
             self.controls.push(format!("{control:?}"));
             outcomes.push(match control {
                 Control::Install { .. } => unreachable!("no client sends a snapshot"),
+                Control::TransferLeader { .. } => unreachable!("nobody is there to lead instead"),
                 Control::CompactionDone { token, .. } | Control::Defragment { token } => (token, Outcome::Done),
+                // Nobody else is there, and nobody waits for an answer.
+                Control::TransferLeader { .. } => continue,
                 Control::Configure { token, data, .. } => {
                     self.index += 1;
                     let change = ConfChange::decode(data).expect("a change is spelled as one");

@@ -232,6 +232,8 @@ struct Queued {
     data: Bytes,
     /// The tick in which it came.
     came: u64,
+    /// The term in which alone it may be logged, by this member.
+    only_in: Option<u64>,
 }
 
 pub struct Core {
@@ -293,7 +295,7 @@ pub struct Core {
     /// The first segment that the capture may have replay begin in.
     capture_wanted: Option<u32>,
     roll_wanted: bool,
-    /// In the log's order; of those that a state of now would do for only the last.
+    /// In the log's order; of those behind which all entries lie that other members may still ask for only the last.
     marks: VecDeque<Mark>,
     /// The last segment that the raft log knows of.
     shown_life: u32,
@@ -535,7 +537,7 @@ impl Core {
                 self.fail(caller(proposal.token), error::TOO_MANY_REQUESTS);
                 continue;
             }
-            self.enqueue(caller(proposal.token), proposal.id, proposal.data);
+            self.enqueue(caller(proposal.token), proposal);
         }
         let came = self.ticks;
         self.reads_new.extend(mail.reads.into_iter().map(|token| (caller(token), came)));
@@ -639,9 +641,13 @@ impl Core {
     fn mark(&mut self) {
         self.show_segments();
         let last_index = self.node.store().last_index().expect("the log's last index is always known");
+        if self.marks.back().is_some_and(|mark| mark.last_index == last_index) {
+            self.marks.pop_back();
+        }
         self.marks.push_back(Mark { position: self.writer.position(), last_index });
-        let applied = self.state.applied().0;
-        while self.marks.get(1).is_some_and(|mark| mark.last_index <= applied) {
+        let kept = if self.is_alone() { 0 } else { self.catch_up_entries };
+        let superfluous = self.state.applied().0.saturating_sub(kept);
+        while self.marks.get(1).is_some_and(|mark| mark.last_index <= superfluous) {
             self.marks.pop_front();
         }
     }
@@ -665,10 +671,14 @@ impl Core {
             return None;
         }
         let applied = self.state.applied().0;
+        let until = self.superfluous_until(applied);
         #[cfg(any(test, feature = "sim"))]
-        let applied = if self.has(Planted::CheckpointsAhead) { u64::MAX } else { applied };
-        let suits = |mark: &&Mark| mark.last_index <= applied;
-        self.marks.iter().rev().find(suits).map(|mark| mark.position).filter(|position| position.life >= from)
+        let (applied, until) =
+            if self.has(Planted::CheckpointsAhead) { (u64::MAX, u64::MAX) } else { (applied, until) };
+        let mut suits = self.marks.iter().filter(|mark| mark.last_index <= applied && mark.position.life >= from);
+        // So that the next process, too, finds what others may ask for; as much of it as there can be.
+        let earliest = suits.clone().next();
+        suits.rfind(|mark| mark.last_index <= until).or(earliest).map(|mark| mark.position)
     }
 
     fn may_write(&self) -> bool {

@@ -322,6 +322,7 @@ impl Driver {
     async fn ticks(self: Rc<Self>) {
         for ticks in 1u64.. {
             runtime::sleep(Duration::from_millis(self.member.config.heartbeat_ms)).await;
+            self.member.standing.ticked_ms.store((self.clock)(), Relaxed);
             self.with_core(|core| core.tick());
             self.member.tokens.sweep((self.clock)());
             if ticks % limits::SPACE_LOOK_TICKS == 0 {

@@ -25,6 +25,8 @@ pub struct Proposal {
     pub token: Token,
     pub id: u64,
     pub data: Bytes,
+    /// To be logged by this member as the leader of that term, or not at all.
+    pub only_in: Option<u64>,
 }
 
 /// A snapshot that has come from another member: raft's message, and the database, as it came.

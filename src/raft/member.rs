@@ -14,6 +14,7 @@ use super::identity;
 use crate::{
     auth::tokens::{SimpleTokens, Tokens},
     config::Config,
+    limits,
     observe::metrics::{CoreMetrics, PeersMetrics, ShardMetrics, health::HealthMetrics},
     store::hash::CompactionHashes,
     wire::head::Head,
@@ -62,6 +63,8 @@ pub struct SharedStanding {
     pub vote: AtomicU64,
     /// `Role` as a number.
     pub role: AtomicU64,
+    /// When raft's clock has gone on last, by `runtime::now_ms`.
+    pub ticked_ms: AtomicU64,
     /// On a leader, of its own log: the highest index that is durable, and the one after the last.
     pub matched: AtomicU64,
     pub next: AtomicU64,
@@ -150,8 +153,25 @@ impl Member {
         self.next_id.fetch_add(1, Relaxed) + 1
     }
 
+    /// Whether raft's clock goes on, so that what this member believes of its leadership is not older than a heartbeat or two. Otherwise
+    /// it may have stood still while others elected another leader. (etcd: EtcdServer.isActive.)
+    pub fn is_active(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.standing.ticked_ms.load(Relaxed)) < 3 * self.config.heartbeat_ms
+    }
+
+    /// Whether a member has been reached for long enough to be counted on.
+    pub fn is_connected(&self, member: u64, now_ms: u64) -> bool {
+        let since_ms = now_ms.saturating_sub(limits::HEALTH_MS);
+        member == self.id || self.reached.since(member).is_some_and(|active_ms| active_ms < since_ms)
+    }
+
     pub fn is_leader(&self) -> bool {
         self.standing.leader.load(Relaxed) == self.id
+    }
+
+    /// The term in which this member leads.
+    pub fn leads_in(&self) -> Option<u64> {
+        self.is_leader().then(|| self.term())
     }
 
     pub fn term(&self) -> u64 {

@@ -241,9 +241,12 @@ pub(crate) fn resume(
     hard_state.commit = recovered.hard_state.commit.max(applied);
     let conf_state: ConfState = translate::conf_state_for_crate(state.conf_state());
     let values = Arc::new(recovered.writer.table().clone());
-    let mut log = RaftLog::new(applied, applied_term, hard_state, conf_state, values);
+    // Of the first that is kept the term alone is needed.
+    let before = recovered.kept.first().map_or((applied, applied_term), |first| (first.index, first.term));
+    let mut log = RaftLog::new(before.0, before.1, hard_state, conf_state, values);
+    log.set_applied((applied, applied_term));
     let tail = recovered.entries.len();
-    for entry in recovered.entries {
+    for entry in recovered.kept.into_iter().skip(1).chain(recovered.entries) {
         let kind = match entry.kind {
             0 => EntryType::EntryNormal,
             1 => EntryType::EntryConfChange,
@@ -251,6 +254,7 @@ pub(crate) fn resume(
         };
         log.append(entry.index, entry.term, kind, entry.data, entry.place);
     }
+    log.forget(applied);
     let parts = Parts {
         id: recovered.member_id,
         log,

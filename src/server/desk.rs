@@ -14,7 +14,12 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{House, Letter, doors::Door, source::ShardSource, ways::ToPeers};
+use super::{
+    House, Letter,
+    doors::{self, Door},
+    source::ShardSource,
+    ways::ToPeers,
+};
 use crate::{
     api::service::Services,
     grpc::{self, Drain, Origin, Settings, local::Local},
@@ -30,6 +35,7 @@ use crate::{
         tls::Guard,
     },
     observe::{self, log::shown, trace::Tracer},
+    peers::{Peers, client::Client},
     runtime::{
         self,
         mesh::Port,
@@ -73,7 +79,10 @@ const TICKS_PER_LOOK: u32 = 1000 / limits::SHARD_TICK_MS as u32;
 
 impl Desk {
     pub fn new(house: Arc<House>, port: Rc<Port<Letter>>, shard: Rc<Shard>, way: ToPeers) -> Self {
-        let services = Services::new(shard.clone());
+        let config = &house.member.config;
+        let tls_files = doors::peer_files(config).expect("what is needed of them was made at the start");
+        let client = Client::new(config.tls.clone(), tls_files, Peers::dial_patience_of(&house.member));
+        let services = Services::new(shard.clone(), client);
         let settings = Settings::of(&house.member.config, shard.metrics.clone());
         let tracer = house
             .exporter

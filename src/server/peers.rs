@@ -34,6 +34,10 @@ async fn asked(services: &Services, id: i64, call: LeaseCall) -> LeaseAnswer {
 }
 
 async fn renewed(services: Rc<Services>, id: i64) -> Result<i64, Status> {
+    services.shard.advance(runtime::now_ms());
+    if !services.shard.surely_leads().await {
+        return Err(error::NOT_PRIMARY_LESSOR);
+    }
     match asked(&services, id, LeaseCall::Renew(id)).await {
         LeaseAnswer::Renewed { ttl } => Ok(ttl),
         LeaseAnswer::NotPrimary => Err(error::NOT_PRIMARY_LESSOR),
@@ -99,7 +103,7 @@ impl peer::Source for ShardSource {
         let metadata = Metadata::of_pairs(token.map(|token| ("token", token)));
         Box::pin(async move {
             let caller = Caller::Client { metadata, certified: None, span: None };
-            cluster::promote(&services, &caller, id).await.map(|view| members(&view))
+            cluster::promote(&services, &caller, id).await
         })
     }
 

@@ -76,7 +76,8 @@ impl Deadline {
 /// Deadlines of the leases that a shard owns, while its member leads; empty while it does not.
 #[derive(Debug, Default)]
 pub struct Deadlines {
-    primary: bool,
+    /// The term in which its member leads.
+    term: Option<u64>,
     leases: HashMap<i64, Deadline>,
     /// When a slot comes up, and the leases that may be in it.
     slots: BTreeMap<u64, Vec<i64>>,
@@ -86,7 +87,12 @@ pub struct Deadlines {
 
 impl Deadlines {
     pub fn is_primary(&self) -> bool {
-        self.primary
+        self.term.is_some()
+    }
+
+    /// The term in which this member looks after leases; None while it does not.
+    pub fn term(&self) -> Option<u64> {
+        self.term
     }
 
     pub fn len(&self) -> usize {
@@ -99,7 +105,7 @@ impl Deadlines {
 
     /// A lease was granted for `ttl` seconds. Known ones are left as they are: the news may come twice.
     pub fn granted(&mut self, id: i64, ttl: i64, now_ms: u64) {
-        if self.primary {
+        if self.is_primary() {
             self.insert(id, ttl, after(now_ms, ttl), now_ms);
         }
     }
@@ -164,11 +170,11 @@ impl Deadlines {
         due
     }
 
-    /// This member leads from now on: every lease has what a checkpoint left of it, or its whole time, and
+    /// This member leads from now on, in that term: every lease has what a checkpoint left of it, or its whole time, and
     /// `extend_ms` more, for renewals that the old leader took and nobody knows of. (etcd: lessor.go, Promote. Its
     /// spreading of deadlines that pile up is not needed: expired leases are handed out at a bounded rate anyway.)
-    pub fn promote(&mut self, leases: impl IntoIterator<Item = Lease>, extend_ms: u64, now_ms: u64) {
-        *self = Deadlines { primary: true, ..Deadlines::default() };
+    pub fn promote(&mut self, term: u64, leases: impl IntoIterator<Item = Lease>, extend_ms: u64, now_ms: u64) {
+        *self = Deadlines { term: Some(term), ..Deadlines::default() };
         for lease in leases {
             let left = if lease.remaining > 0 { lease.remaining } else { lease.ttl };
             self.insert(lease.id, lease.ttl, after(now_ms, left) + extend_ms, now_ms);

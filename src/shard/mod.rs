@@ -128,7 +128,7 @@ impl Shard {
         }
         self.check_running()?;
         let waiting = self.pending.wait(self.now_ms.get());
-        self.outbox.propose(Proposal { token: waiting.token(), id, data });
+        self.outbox.propose(Proposal { token: waiting.token(), id, data, only_in: None });
         match waiting.await {
             (Outcome::Applied(result), view) => Ok((*result, view)),
             (Outcome::Failed(status), _) => {
@@ -336,14 +336,26 @@ impl Shard {
 
     fn take_or_give_up_leases(&self, view: &View) {
         let mut leases = self.leases.borrow_mut();
-        match (self.member.is_leader(), leases.is_primary()) {
-            (true, false) => {
-                let owned = view.state.leases.iter().filter(|lease| self.owns(lease.id));
-                leases.promote(owned, self.member.config.election_ms, self.now_ms.get());
-            }
-            (false, true) => leases.demote(),
-            _ => {}
+        let leads_in = self.member.leads_in();
+        if leads_in == leases.term() {
+            return;
         }
+        match leads_in {
+            Some(term) => {
+                let owned = view.state.leases.iter().filter(|lease| self.owns(lease.id));
+                leases.promote(term, owned, self.member.config.election_ms, self.now_ms.get());
+            }
+            None => leases.demote(),
+        }
+    }
+
+    /// Whether this member leads, surely: one that stood still for a while asks the others before it says so.
+    /// (etcd: EtcdServer.ensureLeadership.)
+    pub async fn surely_leads(&self) -> bool {
+        if !self.member.is_active(self.now_ms.get()) && self.linearizable().await.is_err() {
+            return false;
+        }
+        self.member.is_leader()
     }
 
     /// Asks the shard that owns a lease. One that does not answer in time counts as not primary.
@@ -376,9 +388,7 @@ impl Shard {
     fn answer_lease(&self, call: LeaseCall) -> LeaseAnswer {
         let now_ms = self.now_ms.get();
         // Leadership may be younger than the last tick.
-        if self.member.is_leader() != self.leases.borrow().is_primary() {
-            self.take_or_give_up_leases(&self.view());
-        }
+        self.take_or_give_up_leases(&self.view());
         let mut leases = self.leases.borrow_mut();
         if !leases.is_primary() {
             return LeaseAnswer::NotPrimary;
@@ -429,7 +439,7 @@ impl Shard {
             applied.is_none()
         });
         let room = limits::LEASE_REVOKES_IN_FLIGHT.saturating_sub(revokes.len());
-        if room == 0 || !self.member.is_leader() {
+        if room == 0 || self.leases.borrow().term().is_none() || self.member.leads_in() != self.leases.borrow().term() {
             return;
         }
         let due = self.leases.borrow_mut().due(now_ms, room);
@@ -439,7 +449,8 @@ impl Shard {
         }
     }
 
-    /// Proposes to revoke a lease whose time has passed.
+    /// Proposes to revoke a lease whose time has passed, as the leader of the term in which this shard has counted its time: one that does
+    /// not lead any more knows of no renewals.
     fn revoke(&self, lease: i64) -> Waiting<Told> {
         let waiting = self.pending.wait(self.now_ms.get());
         let id = self.member.next_id();
@@ -451,7 +462,8 @@ impl Shard {
             lease_revoke: Some(LeaseRevokeRequest { id: lease }),
             ..Default::default()
         };
-        self.outbox.propose(Proposal { token: waiting.token(), id, data: request.encode_to_vec().into() });
+        let only_in = self.leases.borrow().term();
+        self.outbox.propose(Proposal { token: waiting.token(), id, data: request.encode_to_vec().into(), only_in });
         waiting
     }
 

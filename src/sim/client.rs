@@ -86,7 +86,12 @@ impl Client {
         if matches!(told, Told::Read { .. }) {
             mail.reads.push(token);
         } else {
-            mail.proposals.push(Proposal { token, id: request.id, data: request.encode_to_vec().into() });
+            mail.proposals.push(Proposal {
+                token,
+                id: request.id,
+                data: request.encode_to_vec().into(),
+                only_in: None,
+            });
         }
         self.waits = Some(Asked { slot, floor, told });
         (slot, mail)

@@ -108,6 +108,12 @@ impl Membership {
         started >= quorum(voters)
     }
 
+    /// Whether most voters would be running if a learner, which is, were one. (etcd: RaftCluster.IsReadyToPromoteMember.)
+    pub fn may_promote(&self) -> bool {
+        let (started, voters) = count(self.voters());
+        started + 1 >= quorum(voters + 1)
+    }
+
     /// Whether a configuration change fits the members there are. (etcd: RaftCluster.ValidateConfigurationChange.)
     ///
     /// # Errors

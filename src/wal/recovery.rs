@@ -76,6 +76,9 @@ pub struct Recovered {
     pub checkpoint: Option<Checkpoint>,
     /// Of the checkpoint or the log, whichever is later.
     pub hard_state: HardState,
+    /// Entries that the checkpoint has applied and that are behind its position all the same, up to the last of them, without
+    /// gaps: other members may ask for them. Their bytes are left in the log.
+    pub kept: Vec<LogEntry>,
     /// The entries behind the checkpoint's applied index (without a checkpoint: all), without gaps.
     pub entries: Vec<LogEntry>,
     /// Relocations in the log's order: each is due once the state has applied the index beside it (at once, if it
@@ -135,7 +138,7 @@ pub enum RecoveryError {
 pub fn recover(dir: &Dir, options: &Options) -> Result<Recovered, RecoveryError> {
     assert_eq!(options.segment_bytes % LOG_BLOCK_BYTES, 0, "segments are whole blocks");
     let Some(found) = read(dir)? else { return begin(dir, options) };
-    let Found { checkpoint, hard_state, entries, moves, mut segments, tail, .. } = found;
+    let Found { checkpoint, hard_state, kept, entries, moves, mut segments, tail, .. } = found;
     let first = segments[0].header;
 
     // From the back, so that a crash in between leaves a log that is torn at the same spot.
@@ -186,6 +189,7 @@ pub fn recover(dir: &Dir, options: &Options) -> Result<Recovered, RecoveryError>
     Ok(Recovered {
         checkpoint,
         hard_state,
+        kept,
         entries,
         moves,
         writer,
@@ -207,6 +211,7 @@ fn begin(dir: &Dir, options: &Options) -> Result<Recovered, RecoveryError> {
     Ok(Recovered {
         checkpoint: None,
         hard_state: HardState::default(),
+        kept: Vec::new(),
         entries: Vec::new(),
         moves: Vec::new(),
         writer,
@@ -245,6 +250,8 @@ pub struct Tail {
 pub struct Found {
     pub checkpoint: Option<Checkpoint>,
     pub hard_state: HardState,
+    /// See `Recovered`.
+    pub kept: Vec<LogEntry>,
     pub entries: Vec<LogEntry>,
     pub moves: Vec<(u64, Vec<Move>)>,
     /// In order of life.
@@ -289,8 +296,12 @@ pub fn read(dir: &Dir) -> Result<Option<Found>, RecoveryError> {
 
     let mut replay = Replay::new(dir, checkpoint.as_ref());
     let tail = replay.run(&mut segments, position)?;
-    let Replay { hard_state, entries, moves, .. } = replay;
-    Ok(Some(Found { checkpoint, hard_state, entries, moves, segments, tail }))
+    let Replay { applied, hard_state, entries: mut kept, moves, .. } = replay;
+    let entries = kept.split_off(kept.partition_point(|entry| entry.index <= applied));
+    if kept.last().is_some_and(|last| last.index != applied) {
+        kept.clear();
+    }
+    Ok(Some(Found { checkpoint, hard_state, kept, entries, moves, segments, tail }))
 }
 
 fn read_checkpoint(dir: &Dir) -> Result<Option<Checkpoint>, RecoveryError> {
@@ -374,6 +385,7 @@ struct Replay<'a> {
     hard_state: HardState,
     /// The write that the hard state came with.
     hard_state_write: u64,
+    /// Those that are applied first, if there are any.
     entries: Vec<LogEntry>,
     moves: Vec<(u64, Vec<Move>)>,
 }
@@ -498,12 +510,12 @@ impl<'a> Replay<'a> {
                 if index > expected {
                     return Err(self.damaged(header.life, offset, format!("it is the record of entry {index}")));
                 }
-                // A new leader has overruled the tail; what is applied it cannot have.
-                let first = expected - self.entries.len() as u64;
+                // A new leader has overruled the tail.
+                let first = self.entries.first().map_or(index, |first| first.index);
                 self.entries.truncate(index.saturating_sub(first) as usize);
-                if index > self.applied {
-                    self.entries.push(LogEntry { index, term: header.term, kind: header.entry_type, data, place });
-                }
+                // What is applied is asked for by few.
+                let data = if index > self.applied { data } else { Bytes::new() };
+                self.entries.push(LogEntry { index, term: header.term, kind: header.entry_type, data, place });
             }
             Type::HardState => {
                 let Ok(vote) = data.as_ref().try_into().map(u64::from_le_bytes) else {
@@ -569,7 +581,7 @@ impl<'a> Replay<'a> {
     /// A commit beyond the last entry is what a torn write may leave of a batch; otherwise entries are missing.
     /// True if it had to be taken back.
     fn settle_commit(&mut self, life: u32, offset: u32, cursor: Cursor) -> Result<bool, RecoveryError> {
-        let last = self.expected() - 1;
+        let last = (self.expected() - 1).max(self.applied);
         let ahead = self.hard_state.commit > last;
         if ahead {
             if self.hard_state_write != cursor.write {

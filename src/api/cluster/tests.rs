@@ -79,14 +79,24 @@ fn urls_that_are_none_are_refused() {
 }
 
 #[test]
-fn a_second_voter_is_refused_after_all_else_that_is_wrong() {
+fn a_voter_is_let_in_where_enough_run_to_be_a_quorum_without_it() {
     let mut bench = alone(|_| {});
     assert_eq!(add(&mut bench, &[OWN_URL], false), Err(error::PEER_URL_EXIST));
-    assert_eq!(add(&mut bench, &["http://127.0.0.1:1"], false), Err(error::SECOND_VOTER));
     // While this member has not told its name it does not count as one that runs.
+    let (name, client_urls) = {
+        let own = bench.state.membership.get(MEMBER_ID).unwrap();
+        (own.name.clone(), own.client_urls.clone())
+    };
     bench.state.membership.set_attributes(MEMBER_ID, "", &[]);
     bench.call("/etcdserverpb.Maintenance/Alarm", &AlarmRequest::default()).unwrap();
     assert_eq!(add(&mut bench, &["http://127.0.0.1:1"], false), Err(error::MEMBER_NOT_ENOUGH_STARTED));
+    bench.state.membership.set_attributes(MEMBER_ID, &name, &client_urls);
+    bench.call("/etcdserverpb.Maintenance/Alarm", &AlarmRequest::default()).unwrap();
+    add(&mut bench, &["http://127.0.0.1:1"], false).unwrap();
+    // Of two, of whom one has never run, a third would make a cluster without a quorum.
+    assert_eq!(add(&mut bench, &["http://127.0.0.1:2"], false), Err(error::MEMBER_NOT_ENOUGH_STARTED));
+    // A learner needs a quorum that has been connected for a while.
+    assert_eq!(add(&mut bench, &["http://127.0.0.1:2"], true), Err(error::UNHEALTHY));
 }
 
 #[test]

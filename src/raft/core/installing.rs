@@ -236,3 +236,6 @@ impl Core {
         self.outcomes[caller.shard as usize].push((caller.token, outcome));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use super::{Caller, Core, Queued};
 use crate::{
     error::{self, Status},
     limits,
-    raft::translate,
+    raft::{mail::Proposal, translate},
 };
 
 /// Of what the member proposes by itself: it is not given up.
@@ -22,7 +22,7 @@ impl Core {
             if self.queued_bytes + entry.data.len() > limits::PROPOSAL_BYTES_QUEUED {
                 return;
             }
-            let queued = Queued { caller: None, id: 0, data: entry.data, came: self.ticks };
+            let queued = Queued { caller: None, id: 0, data: entry.data, came: self.ticks, only_in: None };
             self.queued_bytes += queued.data.len();
             match entry.entry_type {
                 EntryType::EntryNormal => self.queue.push_back(queued),
@@ -36,14 +36,14 @@ impl Core {
     /// Proposes a request of the member's own, with nobody waiting: its attributes, the cluster's version.
     pub fn propose_own(&mut self, data: Bytes) {
         self.queued_bytes += data.len();
-        self.queue.push_back(Queued { caller: None, id: 0, data, came: FOREVER });
+        self.queue.push_back(Queued { caller: None, id: 0, data, came: FOREVER, only_in: None });
     }
 
     /// Proposes to make this member known to all; to be asked again where it is not known in time.
     pub fn introduce(&mut self, id: u64, data: Bytes) {
         self.introduction = Some(id);
         self.queued_bytes += data.len();
-        self.queue.push_back(Queued { caller: None, id, data, came: self.ticks });
+        self.queue.push_back(Queued { caller: None, id, data, came: self.ticks, only_in: None });
     }
 
     /// Whether what this member has said of itself last is known.
@@ -51,12 +51,16 @@ impl Core {
         self.introduction.is_none()
     }
 
-    pub(super) fn enqueue(&mut self, caller: Caller, id: u64, data: Bytes) {
+    pub(super) fn enqueue(&mut self, caller: Caller, proposal: Proposal) {
+        let Proposal { id, data, only_in, .. } = proposal;
         self.queued_bytes += data.len();
-        self.queue.push_back(Queued { caller: Some(caller), id, data, came: self.ticks });
+        self.queue.push_back(Queued { caller: Some(caller), id, data, came: self.ticks, only_in });
     }
 
     pub(super) fn configure(&mut self, caller: Caller, id: u64, data: Bytes, promotes: Option<u64>) {
+        if promotes.is_some() && !self.is_leader() {
+            return self.fail(caller, error::NOT_LEADER);
+        }
         if let Err(status) = promotes.map_or(Ok(()), |learner| self.check_caught_up(learner)) {
             return self.fail(caller, status);
         }
@@ -64,7 +68,7 @@ impl Core {
             return self.fail(caller, error::TOO_MANY_REQUESTS);
         }
         self.queued_bytes += data.len();
-        self.changes.push_back(Queued { caller: Some(caller), id, data, came: self.ticks });
+        self.changes.push_back(Queued { caller: Some(caller), id, data, came: self.ticks, only_in: None });
     }
 
     /// A learner may vote once its log is close behind the leader's. (etcd: server.go, isLearnerReady.)
@@ -113,7 +117,7 @@ impl Core {
         if !self.may_change() {
             return;
         }
-        let Queued { caller, id, data, came } = self.changes.pop_front().expect("there is one");
+        let Queued { caller, id, data, came, .. } = self.changes.pop_front().expect("there is one");
         self.queued_bytes -= data.len();
         let entry = Entry { entry_type: EntryType::EntryConfChange, data, ..Entry::default() };
         let proposed = match self.is_leader() {
@@ -148,6 +152,12 @@ impl Core {
         let (mut entries, mut ids, mut bytes) = (Vec::with_capacity(self.queue.len()), Vec::new(), 0);
         while bytes < limits::WRITE_BATCH_BYTES {
             let Some(queued) = self.queue.pop_front() else { break };
+            if queued.only_in.is_some_and(|term| !self.is_leader() || term != self.node.raft.term) {
+                // Who led then has nothing to say now: it must not be sent to who leads.
+                self.queued_bytes -= queued.data.len();
+                queued.caller.into_iter().for_each(|caller| self.fail(caller, error::LEADER_CHANGED));
+                continue;
+            }
             bytes += queued.data.len();
             if let Some(caller) = queued.caller {
                 self.callers.insert(queued.id, (caller, queued.came));
@@ -156,6 +166,9 @@ impl Core {
             entries.push(Entry { data: queued.data, ..Entry::default() });
         }
         self.queued_bytes -= bytes;
+        if entries.is_empty() {
+            return;
+        }
         if let Err(status) = self.propose(entries) {
             for id in ids {
                 if let Some((caller, _)) = self.callers.remove(&id) {

@@ -212,7 +212,7 @@ impl World {
                     let request = self.request();
                     let (id, data) = (request.id, Bytes::from(request.encode_to_vec()));
                     self.requests.push(data.clone());
-                    mail.proposals.push(Proposal { token: self.pending.wait(0).token(), id, data });
+                    mail.proposals.push(Proposal { token: self.pending.wait(0).token(), id, data, only_in: None });
                 }
                 if self.random.below(3) == 0 {
                     mail.reads.push(self.pending.wait(0).token());
@@ -461,7 +461,7 @@ fn a_compaction_is_waited_for_no_longer_than_it_takes() {
         let put = PutRequest { key: Bytes::from_static(b"k"), ..Default::default() };
         let data = Bytes::from(InternalRaftRequest { id, put: Some(put), ..Default::default() }.encode_to_vec());
         world.requests.push(data.clone());
-        let proposal = Proposal { token: world.pending.wait(0).token(), id, data };
+        let proposal = Proposal { token: world.pending.wait(0).token(), id, data, only_in: None };
         world.core.receive(0, ToCore { proposals: vec![proposal], ..ToCore::default() });
         world.turn();
         world.finish_write();
@@ -472,7 +472,9 @@ fn a_compaction_is_waited_for_no_longer_than_it_takes() {
         let data = Bytes::from(InternalRaftRequest { id, compaction, ..Default::default() }.encode_to_vec());
         world.requests.push(data.clone());
         let token = world.pending.wait(0).token();
-        world.core.receive(0, ToCore { proposals: vec![Proposal { token, id, data }], ..ToCore::default() });
+        world
+            .core
+            .receive(0, ToCore { proposals: vec![Proposal { token, id, data, only_in: None }], ..ToCore::default() });
         world.turn();
         world.finish_write();
     };

@@ -39,7 +39,7 @@ proptest! {
     #[test]
     fn deadlines_are_those_of_a_plain_list(steps in steps()) {
         let mut deadlines = Deadlines::default();
-        deadlines.promote([], 0, 0);
+        deadlines.promote(1, [], 0, 0);
         let mut model: BTreeMap<i64, Plain> = BTreeMap::new();
         let mut now_ms = 1000;
         for step in steps {
@@ -105,7 +105,7 @@ proptest! {
 #[test]
 fn slots_are_few_however_many_the_leases() {
     let mut deadlines = Deadlines::default();
-    deadlines.promote([], 0, 0);
+    deadlines.promote(1, [], 0, 0);
     for id in 0..20_000 {
         deadlines.granted(id, 2 + id * 450_000, id as u64);
     }
@@ -115,7 +115,7 @@ fn slots_are_few_however_many_the_leases() {
 #[test]
 fn leases_that_come_and_go_leave_nothing_behind() {
     let mut deadlines = Deadlines::default();
-    deadlines.promote([], 0, 0);
+    deadlines.promote(1, [], 0, 0);
     for id in 0..100_000 {
         deadlines.granted(id, 1_000_000 + id % 7, 0);
         deadlines.revoked(id);
@@ -139,7 +139,7 @@ fn a_new_leader_extends_and_an_old_one_forgets() {
     let leases = [Lease { id: 1, ttl: 60, remaining: 0 }, Lease { id: 2, ttl: 60, remaining: 7 }];
     deadlines.granted(3, 60, 0);
     assert!(deadlines.is_empty(), "who does not lead keeps no deadlines");
-    deadlines.promote(leases, 1000, 5000);
+    deadlines.promote(1, leases, 1000, 5000);
     assert_eq!(deadlines.remaining(1, 5000), Some((61_000, 60)));
     assert_eq!(deadlines.remaining(2, 5000), Some((8_000, 60)));
     assert_eq!(deadlines.renew(2, 6000), Some(60));

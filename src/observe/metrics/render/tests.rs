@@ -19,7 +19,8 @@ fn scrape(shards: &[Arc<ShardMetrics>], core: &CoreMetrics, health: &HealthMetri
         extensive: true,
     };
     let traces = Some([("exported", 1), ("failed", 2), ("dropped", 3)]);
-    render(&Sources { shards, core, health, traces, member })
+    let peers = &PeersMetrics::default();
+    render(&Sources { shards, core, health, traces, member, peers })
 }
 
 /// A scrape in which everything that appears only once it has occurred has occurred.
