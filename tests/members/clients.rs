@@ -14,7 +14,8 @@ use urd::{error::Code, random::Random};
 use urd_client::{
     Client, Error,
     etcdserverpb::{
-        PutRequest, RangeRequest, ResponseHeader, TxnRequest, WatchResponse, response_op::Response as Answered,
+        DefragmentRequest, PutRequest, RangeRequest, ResponseHeader, TxnRequest, WatchResponse,
+        response_op::Response as Answered,
     },
     mvccpb::{KeyValue, event::EventType},
     op,
@@ -39,6 +40,8 @@ pub struct Run {
     pub last: AtomicI64,
     /// Nothing is to be concluded any more.
     pub is_given_up: AtomicBool,
+    /// How far the watch on each member has come: nobody needs what was before that.
+    pub watched: [AtomicI64; MEMBERS],
     breaks: bool,
 }
 
@@ -54,6 +57,7 @@ impl Run {
             is_over: AtomicBool::default(),
             last: AtomicI64::default(),
             is_given_up: AtomicBool::default(),
+            watched: Default::default(),
             breaks,
         }
     }
@@ -159,6 +163,19 @@ impl Session {
         };
         self.ops.push(Op { what, asked, answer: answer.clone() });
         answer
+    }
+
+    /// Compacts, or gives space back on the member that it talks to. Says whether it was told that it is done.
+    pub async fn keep_house(&mut self, compact_to: Option<i64>) -> bool {
+        let asked = async {
+            let client = self.client().await?;
+            match compact_to {
+                Some(revision) => client.compact(revision).await.map(drop),
+                None => client.call(&DefragmentRequest {}).await.map(drop),
+            }
+        };
+        let told = tokio::time::timeout(Duration::from_secs(5), asked).await;
+        matches!(told, Ok(Ok(())))
     }
 
     pub fn talk_to(&mut self, member: usize) {
@@ -377,6 +394,7 @@ async fn follow(run: &Run, member: usize, watched: &mut Watched) -> Result<(), S
             Ok(response) => {
                 quiet = 0;
                 watched.take(&response?, run.now()).map_err(Stop::Wrong)?;
+                run.watched[member].store(watched.next - 1, Relaxed);
             }
             Err(_) => {
                 quiet += 1;

@@ -80,6 +80,8 @@ pub struct Told {
     pub went_on: usize,
     /// From the mending of each round to the first write on every member.
     pub recoveries: Vec<Duration>,
+    pub compactions: usize,
+    pub defragmentations: usize,
     pub ops: Vec<Op>,
 }
 
@@ -113,6 +115,7 @@ impl<'a> Faults<'a> {
             }
             let first = due.pop().expect("it was filled");
             self.inject(first).await;
+            self.keep_house().await;
             self.hold(first).await;
             if self.random.below(4) == 0 {
                 let second = *self.random.pick(&ALL);
@@ -126,6 +129,19 @@ impl<'a> Faults<'a> {
         }
         self.told.ops = std::mem::take(&mut self.session.ops);
         Ok(self.told)
+    }
+
+    /// In a third of the rounds, in the middle of trouble, what all watches have seen is compacted, and a member is told to give
+    /// the space back.
+    async fn keep_house(&mut self) {
+        let seen = self.run.watched.iter().map(|seen| seen.load(Relaxed)).min().unwrap_or(0);
+        if self.random.below(3) > 0 || seen < 10 {
+            return;
+        }
+        self.session.talk_to(self.random.below(MEMBERS as u64) as usize);
+        let revision = seen - self.random.below(10) as i64;
+        self.told.compactions += usize::from(self.session.keep_house(Some(revision)).await);
+        self.told.defragmentations += usize::from(self.session.keep_house(None).await);
     }
 
     /// Every other time it is the leader that is hit.

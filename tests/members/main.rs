@@ -184,6 +184,7 @@ fn conclude(told: &Told, records: &Records, last: i64, lasting: Duration, seed: 
          recovered after {} rounds, every member writing: median {:?}, longest {:?}\n\
          operations: {} ({} writes and {} reads in their places, {} serializable reads, {} without an answer, of which {} \
          were done)\n\
+         house: {} compactions and {} defragmentations among it\n\
          leases: {}, with {} promises kept; watches: {MEMBERS}, resumed {resumed} times, {bookmarks} bookmarks\n\
          members: revision {last}, HashKV {hash} on all\n\
          members: all of it holds ({} s, seed {seed})",
@@ -200,6 +201,8 @@ fn conclude(told: &Told, records: &Records, last: i64, lasting: Duration, seed: 
         counts.stale_reads,
         counts.unknown,
         counts.unknown_done,
+        told.compactions,
+        told.defragmentations,
         records.leases.len(),
         records.leases.iter().map(|lease| lease.promises.len()).sum::<usize>(),
         lasting.as_secs(),

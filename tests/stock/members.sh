@@ -162,7 +162,7 @@ commands() {
     sleep 6
     # A learner: added, started, caught up, promoted; asked of the leader and of a follower.
     ctl member add m4 --peer-urls="${peers[m4]}" --learner
-    learner=$(id m4)
+    learner=$(id m4) own=$(id m1)
     {
         all_forms member list
         ctl member add m5 --peer-urls="${peers[m5]}" --learner
@@ -189,7 +189,7 @@ commands() {
         ctl endpoint health
         ctl lease grant 60
         ctl member promote "$learner"
-        ctl move-leader "$(id m1)"
+        ctl move-leader "$own"
         at m1
         ctl move-leader "$learner"
         at m2
@@ -373,6 +373,7 @@ normalise() {
         -e 's/^(\[\{"endpoint".*)"took":"[^"]*"/\1"took":T/; s/"took":"[^"]*"/"took":T/g; s/^"Took" : .*/"Took" : T/' \
         -e 's/\[[0-9.]+[a-zµ]+\]/[T]/' \
         -e 's/lease [0-9a-f]{16}/lease LEASE/' \
+        -e 's/(cluster|Member) +/\1 /' \
         -e 's/\{"ID":[0-9]+,"peerURLs"/{"ID":UNSTARTED,"peerURLs"/g' \
         -e 's/^Member [0-9a-f]{15,16} added/Member ID added/' \
         -e 's/, 3\.7\.3, 3\.7\.0, [0-9.]+ [kMG]?B, [0-9.]+ [kMG]?B, [0-9]+%/, 3.7.3, 3.7.0, SIZES/' \
