@@ -30,7 +30,7 @@ use crate::{
     limits, log,
     observe::metrics::{Operation, Stage, methods},
     peers::client::Client,
-    proto::etcdserverpb::{AlarmRequest, AlarmType, ResponseHeader, alarm_request::AlarmAction},
+    proto::etcdserverpb::{AlarmRequest, AlarmType, RangeRequest, ResponseHeader, alarm_request::AlarmAction},
     runtime,
     shard::{Shard, view::View},
     store::apply::Answer,
@@ -331,6 +331,12 @@ impl Services {
         result
     }
 
+    /// Whether this member does not vote: what it serves is its status, what it has applied, and a snapshot of that. (etcd:
+    /// v3rpc/interceptor.go; util.go, isRPCSupportedForLearner.)
+    fn is_learner(&self) -> bool {
+        self.shard.member.is_learner.load(Relaxed)
+    }
+
     /// What every call is refused for, whatever its method. (etcd: v3rpc/interceptor.go.)
     fn check_metadata(&self, call: &Call, is_stream: bool) -> Result<(), Status> {
         let version = call.metadata.get("client-api-version").map_or(Ok(""), std::str::from_utf8);
@@ -340,6 +346,14 @@ impl Services {
             return Err(error::NO_LEADER);
         }
         Ok(())
+    }
+}
+
+fn learner_serves(row: &Row, message: &Bytes) -> bool {
+    match (row.service, row.method) {
+        ("etcdserverpb.Maintenance", "Status") => true,
+        ("etcdserverpb.KV", "Range") => RangeRequest::decode(&message[..]).is_ok_and(|range| range.serializable),
+        _ => false,
     }
 }
 
@@ -424,6 +438,9 @@ impl Handler for Services {
 
     fn unary(self: Rc<Self>, method: u16, call: Call, message: Bytes) -> Unary {
         let row = self.rows[usize::from(method)];
+        if self.is_learner() && !learner_serves(row, &message) {
+            return refuse(error::NOT_SUPPORTED_FOR_LEARNER);
+        }
         match (self.check_metadata(&call, false), row.serve) {
             (Err(status), _) => refuse(status),
             (Ok(()), Serve::Unary(serve)) => serve(self, Caller::of(call), message),
@@ -439,6 +456,9 @@ impl Handler for Services {
         replies: Replies,
     ) -> LocalBoxFuture<Result<(), Status>> {
         let row = self.rows[usize::from(method)];
+        if self.is_learner() && row.method != "Snapshot" {
+            return Box::pin(std::future::ready(Err(error::NOT_SUPPORTED_FOR_LEARNER)));
+        }
         if let Err(status) = self.check_metadata(&call, true) {
             return Box::pin(std::future::ready(Err(status)));
         }

@@ -534,6 +534,8 @@ impl Driver {
     fn tell_members(&self, membership: &Membership) {
         if !self.membership.borrow().is_same(membership) {
             *self.membership.borrow_mut() = membership.clone();
+            let is_learner = membership.get(self.member.id).is_some_and(|member| member.is_learner);
+            self.member.is_learner.store(is_learner, Relaxed);
             self.ways.update(membership);
         }
     }

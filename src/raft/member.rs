@@ -34,6 +34,8 @@ pub struct Member {
     /// Whether all members know this one by its name and client URLs.
     pub introduced: AtomicBool,
     pub reached: Reached,
+    /// Whether this member does not vote.
+    pub is_learner: AtomicBool,
     /// How users are known by what they show.
     pub tokens: Tokens,
     /// Told by the raft core at each compaction.
@@ -136,6 +138,7 @@ impl Member {
             db_size_in_use: AtomicU64::new(0),
             introduced: AtomicBool::new(false),
             reached: Reached::default(),
+            is_learner: AtomicBool::new(false),
             compaction_hashes: CompactionHashes::default(),
             departed: AtomicBool::new(false),
             next_id: AtomicU64::new(identity::first_id(id, now_ms)),

@@ -147,7 +147,7 @@ impl One {
     fn ask(&mut self, request: InternalRaftRequest) {
         let mut mail = ToCore::default();
         let token = Token { slot: 0, life: 0 };
-        mail.proposals.push(Proposal { token, id: 0, data: request.encode_to_vec().into() });
+        mail.proposals.push(Proposal { token, id: 0, data: request.encode_to_vec().into(), only_in: None });
         self.core.receive(0, mail);
         self.turn();
     }
