@@ -6,7 +6,6 @@ mod server;
 use std::{fs, path::PathBuf, sync::Arc};
 
 use http::Request;
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::aws_lc_rs,
@@ -26,39 +25,16 @@ use urd_client::{
     etcdserverpb::{AuthUserAddRequest, AuthUserDeleteRequest},
 };
 
-/// An authority, a server's certificate for 127.0.0.1 and a client's, with the common names "server" and "client".
-struct Certificates(TempDir);
+/// How clients call the server whose certificates these are.
+trait Calls {
+    fn connector(&self, with_own: bool, protocol: &[u8]) -> TlsConnector;
+    async fn dial(&self, address: &str, with_own: bool, protocol: &[u8]) -> std::io::Result<TlsStream<TcpStream>>;
+    async fn client(&self, address: &str, with_own: bool) -> Result<Client, String>;
+    async fn http(&self, address: &str, path: &str) -> String;
+    async fn http_with(&self, address: &str, with_own: bool, method: &str, path: &str) -> String;
+}
 
-impl Certificates {
-    fn make() -> Self {
-        let dir = TempDir::new().unwrap();
-        let write = |name: &str, text: String| fs::write(dir.path().join(name), text).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "an authority");
-        write("ca.pem", params.self_signed(&key).unwrap().pem());
-        let issuer = Issuer::new(params, key);
-        for name in ["server", "client"] {
-            let key = KeyPair::generate().unwrap();
-            let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-            params.distinguished_name.push(DnType::CommonName, name);
-            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-            write(&format!("{name}.pem"), params.signed_by(&key, &issuer).unwrap().pem());
-            write(&format!("{name}.key"), key.serialize_pem());
-        }
-        Certificates(dir)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn server_flags(&self) -> [String; 2] {
-        let path = |name| self.path(name).display().to_string();
-        [format!("--cert-file={}", path("server.pem")), format!("--key-file={}", path("server.key"))]
-    }
-
+impl Calls for Certificates {
     /// A client that trusts the authority, with a certificate of its own or without.
     fn connector(&self, with_own: bool, protocol: &[u8]) -> TlsConnector {
         let mut roots = RootCertStore::empty();

@@ -5,6 +5,8 @@
 // Each test file uses a part of it.
 #![allow(dead_code)]
 
+pub mod certificates;
+pub mod cluster;
 pub mod users;
 
 use std::{
@@ -183,6 +185,10 @@ impl Server {
         let status = wait(self.child_mut());
         self.child = None;
         status
+    }
+
+    pub fn runs(&self) -> bool {
+        self.child.is_some()
     }
 
     pub fn pid(&self) -> u32 {

@@ -1,5 +1,6 @@
 use std::{
     future::Future,
+    sync::atomic::Ordering::Relaxed,
     task::{Context, Poll, Waker},
 };
 
@@ -166,4 +167,31 @@ fn shards_ask_the_owner() {
         let wanted = if id <= 20 { LeaseAnswer::Renewed { ttl: 60 } } else { LeaseAnswer::Unknown };
         assert_eq!(question.as_mut().poll(context), Poll::Ready(wanted), "lease {id}");
     }
+}
+
+/// It may have been followed by another leader and back, who took renewals that this member knows nothing of.
+#[test]
+fn a_leader_of_another_term_gives_every_lease_its_time_again() {
+    let mut bench = Bench::new();
+    grant(&mut bench, 7, 100).unwrap();
+    let shard = bench.services.shard.clone();
+    shard.advance(50_000);
+    assert!(time_to_live(&mut bench, 7, false).ttl <= 50);
+    shard.member.standing.term.store(TERM + 1, Relaxed);
+    // And an election timeout more.
+    assert_eq!(time_to_live(&mut bench, 7, false).ttl, 100);
+}
+
+/// (etcd: EtcdServer.ensureLeadership.)
+#[test]
+fn a_leader_that_stood_still_asks_the_others_before_it_renews() {
+    let mut bench = Bench::new();
+    grant(&mut bench, 7, 100).unwrap();
+    keep_alive(&mut bench, 7).unwrap();
+    assert_eq!(bench.reads, 0);
+    let shard = bench.services.shard.clone();
+    shard.member.standing.ticked_ms.store(0, Relaxed);
+    shard.advance(1_000);
+    keep_alive(&mut bench, 7).unwrap();
+    assert_eq!(bench.reads, 1);
 }

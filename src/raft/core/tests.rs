@@ -86,9 +86,19 @@ struct World {
 }
 
 fn resume(dir: &Dir) -> (Core, Covered) {
+    let founder = Founder { id: OPTIONS.member_id, name: "n".into(), peer_urls: vec!["http://localhost:2380".into()] };
+    let Resumed { parts, covered, .. } = resumed(dir, vec![founder], false);
+    (Core::new(parts).unwrap(), covered)
+}
+
+fn resume_as(dir: &Dir, founders: Vec<Founder>, force_new_cluster: bool) -> Parts {
+    resumed(dir, founders, force_new_cluster).parts
+}
+
+fn resumed(dir: &Dir, founders: Vec<Founder>, force_new_cluster: bool) -> Resumed {
     let manner = Manner {
-        founders: |id| vec![Founder { id, name: "n".into(), peer_urls: vec!["http://localhost:2380".into()] }],
-        force_new_cluster: false,
+        founders: |_| founders,
+        force_new_cluster,
         lease_ttl_min: 1,
         shards: 1,
         election_ticks: 10,
@@ -100,8 +110,7 @@ fn resume(dir: &Dir) -> (Core, Covered) {
         catch_up_entries: 5000,
         logger: slog::Logger::root(slog::Discard, slog::o!()),
     };
-    let Resumed { parts, covered, .. } = start::resume(dir, &OPTIONS, manner).unwrap();
-    (Core::new(parts).unwrap(), covered)
+    start::resume(dir, &OPTIONS, manner).unwrap()
 }
 
 impl World {
@@ -406,6 +415,77 @@ fn what_was_acknowledged_outlives_a_crash_at_any_point() {
         }
     }
     assert!(recycled > 0, "no segment was ever written again, so nothing was proven of that");
+}
+
+/// What only a leader of a certain term may say is not logged in another, and never sent on to who leads then.
+#[test]
+fn what_is_of_one_term_is_logged_in_no_other() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(temp.path()).unwrap();
+    let (mut core, _) = resume(&dir);
+    core.turn().unwrap();
+    core.campaign().unwrap();
+    dir.write(&core.turn().unwrap().write.unwrap()).unwrap();
+    core.written();
+    core.turn().unwrap();
+    let term = core.standing().term;
+    let pending: Rc<Pending<()>> = Rc::default();
+    let put = PutRequest { key: Bytes::from_static(b"k"), ..Default::default() };
+    for (id, only_in) in [(1, Some(term)), (2, Some(term - 1)), (3, Some(term + 1)), (4, None)] {
+        let data = InternalRaftRequest { id, put: Some(put.clone()), ..Default::default() }.encode_to_vec().into();
+        let proposals = vec![Proposal { token: pending.wait(0).token(), id, data, only_in }];
+        core.receive(0, ToCore { proposals, ..ToCore::default() });
+        let mut effects = core.turn().unwrap();
+        if let Some(write) = effects.write.take() {
+            dir.write(&write).unwrap();
+            core.written();
+            effects = core.turn().unwrap();
+        }
+        let outcomes: Vec<&Outcome> =
+            effects.mail.iter().flat_map(|(_, mail)| &mail.outcomes).map(|(_, outcome)| outcome).collect();
+        let fits = only_in.is_none_or(|only| only == term);
+        match &outcomes[..] {
+            [Outcome::Applied(_)] => assert!(fits, "{only_in:?}"),
+            [Outcome::Failed(status)] => assert!(!fits && *status == error::LEADER_CHANGED, "{only_in:?}"),
+            other => panic!("{only_in:?}: {other:?}"),
+        }
+    }
+}
+
+/// `--force-new-cluster`: what is known to be committed stays, what is not goes, and so does everybody else.
+#[test]
+fn a_member_that_is_to_go_on_alone_keeps_what_is_committed() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(temp.path()).unwrap();
+    let founder = |id| Founder { id, name: format!("n{id}"), peer_urls: vec![format!("http://localhost:{id}")] };
+    let founders = || vec![founder(0xe1), founder(0xe2), founder(0xe3)];
+    let put = |key: &'static [u8]| -> Bytes {
+        let put = Some(PutRequest { key: Bytes::from_static(key), ..Default::default() });
+        InternalRaftRequest { put, ..Default::default() }.encode_to_vec().into()
+    };
+    {
+        let mut parts = resume_as(&dir, founders(), false);
+        for (index, key) in [(4, b"committed".as_slice()), (5, b"not committed")] {
+            parts.writer.append_entry(index, 2, EntryType::EntryNormal as u8, &put(key));
+        }
+        parts.writer.append_hard_state(2, 0xe2, 4);
+        dir.write(&parts.writer.take_write().unwrap()).unwrap();
+    }
+    let assert_alone = |force| {
+        let mut core = Core::new(resume_as(&dir, founders(), force)).unwrap();
+        core.turn().unwrap();
+        let state = core.state();
+        assert_eq!(state.conf_state().voters, [0xe1]);
+        assert_eq!(state.membership.members().map(|member| member.id).collect::<Vec<_>>(), [0xe1]);
+        assert!(state.membership.is_removed(0xe2) && state.membership.is_removed(0xe3));
+        assert_eq!(state.applied(), (6, 2), "two were removed behind the entry that was committed");
+        assert_eq!(state.index.live_keys(), 1);
+        assert!(core.is_alone());
+    };
+    assert_alone(true);
+    // What was done once is in the log, and doing it again does nothing.
+    assert_alone(false);
+    assert_alone(true);
 }
 
 /// The crate drops a ReadIndex before the first commit of the leader's term; here it waits.

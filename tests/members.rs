@@ -1,0 +1,204 @@
+//! Several members: they agree, they go on without one of them, they take in new ones and let go of old ones.
+
+mod server;
+
+use std::time::Duration;
+
+use server::{PATIENCE, certificates::Certificates, cluster::Cluster, ended_well, refused, soon};
+use urd::error;
+use urd_client::{Client, Error, etcdserverpb::*};
+
+/// Puts, however often it takes: who leads may just have gone.
+async fn put(client: &Client, key: &str, value: &str) -> PutResponse {
+    let begin = std::time::Instant::now();
+    loop {
+        match client.put(key.to_owned(), value.to_owned()).await {
+            Ok(done) => return done,
+            Err(cause) => assert!(begin.elapsed() < PATIENCE, "{cause:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn value(client: &Client, key: &str) -> Option<String> {
+    let got = client.get(key.to_owned()).await.expect("a read is answered");
+    got.kvs.first().map(|kv| String::from_utf8_lossy(&kv.value).into_owned())
+}
+
+#[tokio::test]
+async fn what_one_takes_all_have() {
+    let mut cluster = Cluster::start(3).await;
+    for at in 0..3 {
+        let client = cluster.client(at).await;
+        put(&client, &format!("by {at}"), "here").await;
+        // A linearizable read of each other one sees it at once.
+        for other in 0..3 {
+            assert_eq!(value(&cluster.client(other).await, &format!("by {at}")).await.as_deref(), Some("here"));
+        }
+    }
+    cluster.agree().await;
+
+    // The leader is killed: the two that are left go on, and it finds its way back.
+    let old = cluster.leader(0).await;
+    cluster.members[old].kill();
+    let left = cluster.client((old + 1) % 3).await;
+    put(&left, "without", "it").await;
+    cluster.members[old].restart().await;
+    assert_eq!(value(&cluster.client(old).await, "without").await.as_deref(), Some("it"));
+    cluster.agree().await;
+
+    // Two are killed: nothing is acknowledged, and nothing is read that might be old.
+    let leader = cluster.leader(0).await;
+    let others: Vec<usize> = (0..3).filter(|at| *at != leader).collect();
+    let alone = cluster.client(leader).await;
+    for at in &others {
+        cluster.members[*at].kill();
+    }
+    let (put_alone, get_alone) = tokio::join!(alone.put("alone", "no"), alone.get("without"));
+    put_alone.unwrap_err();
+    get_alone.unwrap_err();
+    let old =
+        alone.call(&RangeRequest { key: "without".into(), serializable: true, ..Default::default() }).await.unwrap();
+    assert_eq!(old.kvs.len(), 1);
+    for at in &others {
+        cluster.members[*at].spawn();
+    }
+    cluster.wait().await;
+    put(&alone, "again", "all").await;
+    cluster.agree().await;
+}
+
+#[tokio::test]
+async fn leadership_goes_where_it_is_sent() {
+    let mut cluster = Cluster::start(3).await;
+    let old = cluster.leader(0).await;
+    let new = (old + 1) % 3;
+    let id_of = |status: StatusResponse| status.header.unwrap().member_id;
+    let (client, target_id) = (cluster.client(old).await, id_of(cluster.status(new).await));
+    let other = cluster.client(new).await.call(&MoveLeaderRequest { target_id }).await;
+    refused(other, &error::NOT_LEADER);
+    refused(client.call(&MoveLeaderRequest { target_id: 77 }).await, &error::BAD_LEADER_TRANSFEREE);
+    let term = cluster.status(old).await.raft_term;
+    assert_eq!(client.call(&MoveLeaderRequest { target_id }).await.unwrap().header, None);
+    let status = cluster.status(old).await;
+    assert_eq!((status.leader, status.raft_term), (target_id, term + 1));
+
+    // One that is told to stop hands its leadership over before it goes: the next term begins without an election timeout.
+    let status = cluster.members[new].terminate();
+    assert!(ended_well(status));
+    let log = cluster.members[new].log();
+    assert!(log.contains("leadership transfer finished"), "{log}");
+    put(&client, "after", "it").await;
+    assert_eq!(cluster.status(old).await.raft_term, term + 2);
+}
+
+#[tokio::test]
+async fn members_come_and_go() {
+    let mut cluster = Cluster::start(1).await;
+    let first = cluster.client(0).await;
+    for at in 0..500 {
+        put(&first, &format!("key {}", at % 50), &format!("{at}")).await;
+    }
+    first.call(&CompactionRequest { revision: 400, physical: true }).await.unwrap();
+    let url = cluster.prepare();
+    let added = first.call(&MemberAddRequest { peer_ur_ls: vec![url], is_learner: true }).await.unwrap();
+    let learner = added.member.unwrap().id;
+    cluster.members[1].spawn();
+    let client = soon(async || Client::connect(&cluster.members[1].address).await.ok()).await;
+    // A learner serves what it has, and its status, and nothing else.
+    let serializable = RangeRequest { key: "key 7".into(), serializable: true, ..Default::default() };
+    let has_it = async || client.call(&serializable).await.ok().filter(|got| got.kvs.len() == 1);
+    assert_eq!(soon(has_it).await.kvs[0].value, "457");
+    refused(client.get("key 7").await, &error::NOT_SUPPORTED_FOR_LEARNER);
+    refused(client.put("key 7", "8").await, &error::NOT_SUPPORTED_FOR_LEARNER);
+    refused(client.call(&HashKvRequest::default()).await, &error::NOT_SUPPORTED_FOR_LEARNER);
+    assert!(client.call(&StatusRequest {}).await.unwrap().is_learner);
+
+    let promoted = soon(async || first.call(&MemberPromoteRequest { id: learner }).await.ok()).await;
+    assert!(promoted.members.iter().all(|member| !member.is_learner));
+    soon(async || client.get("key 7").await.ok()).await;
+    cluster.agree().await;
+
+    // A third one votes from the start.
+    let url = cluster.prepare();
+    let is_not_healthy = |result: Result<MemberAddResponse, Error>| match result {
+        Ok(added) => Some(added),
+        // Within the first seconds the second one has not been heard of for long enough.
+        Err(cause) => {
+            assert!(cause.is(&error::UNHEALTHY), "{cause:?}");
+            None
+        }
+    };
+    let request = MemberAddRequest { peer_ur_ls: vec![url], is_learner: false };
+    soon(async || is_not_healthy(first.call(&request).await)).await;
+    cluster.members[2].spawn();
+    cluster.wait().await;
+    cluster.agree().await;
+
+    // The first is removed: it stops by itself, and the others go on.
+    let id = cluster.status(0).await.header.unwrap().member_id;
+    let second = cluster.client(1).await;
+    let request = MemberRemoveRequest { id };
+    soon(async || second.call(&request).await.ok()).await;
+    cluster.members[0].wait();
+    let third = cluster.client(2).await;
+    put(&third, "after", "the first").await;
+    assert_eq!(value(&second, "after").await.as_deref(), Some("the first"));
+    assert_eq!(second.call(&MemberListRequest { linearizable: true }).await.unwrap().members.len(), 2);
+}
+
+#[tokio::test]
+async fn members_speak_within_tls() {
+    let certificates = Certificates::make();
+    let path = |name| certificates.path(name).display().to_string();
+    let proven = [
+        format!("--peer-cert-file={}", path("server.pem")),
+        format!("--peer-key-file={}", path("server.key")),
+        format!("--peer-trusted-ca-file={}", path("ca.pem")),
+        "--peer-client-cert-auth".to_owned(),
+        "--peer-cert-allowed-cn=server".to_owned(),
+    ];
+    for flags in [&proven[..], &["--peer-auto-tls".to_owned()]] {
+        let cluster = Cluster::start_with(3, "https", flags).await;
+        let client = cluster.client(0).await;
+        put(&client, "within", "tls").await;
+        assert_eq!(value(&cluster.client(1).await, "within").await.as_deref(), Some("tls"));
+        cluster.agree().await;
+    }
+}
+
+/// Who cannot prove to be a member is none, whatever it knows of the cluster.
+#[tokio::test]
+async fn strangers_are_not_heard() {
+    let (ours, theirs) = (Certificates::make(), Certificates::make());
+    let flags = |of: &Certificates, trusted: &Certificates| {
+        let path = |of: &Certificates, name: &str| of.path(name).display().to_string();
+        [
+            format!("--peer-cert-file={}", path(of, "server.pem")),
+            format!("--peer-key-file={}", path(of, "server.key")),
+            format!("--peer-trusted-ca-file={}", path(trusted, "ca.pem")),
+            "--peer-client-cert-auth".to_owned(),
+        ]
+    };
+    let mut cluster = Cluster::start_with(3, "https", &flags(&ours, &ours)).await;
+    let leader = cluster.leader(0).await;
+    let stranger = (leader + 1) % 3;
+    cluster.members[stranger].kill();
+    for flag in flags(&theirs, &ours) {
+        cluster.members[stranger].add(flag);
+    }
+    cluster.members[stranger].spawn();
+    let client = cluster.client(leader).await;
+    put(&client, "a", "b").await;
+    let is_refused =
+        async || cluster.members[leader].log().contains("rejected connection on peer endpoint").then_some(());
+    soon(is_refused).await;
+    refused_here(&cluster, stranger).await;
+}
+
+/// It hears nobody, so it does not serve.
+async fn refused_here(cluster: &Cluster, at: usize) {
+    let log = cluster.members[at].log();
+    let begun = log.matches("ready to serve client requests").count();
+    assert_eq!(begun, 1, "it served once, before it was killed:\n{log}");
+}
