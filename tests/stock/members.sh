@@ -166,6 +166,8 @@ commands() {
     {
         all_forms member list
         ctl member add m5 --peer-urls="${peers[m5]}" --learner
+        # In another second: else its id, a hash of its URLs and of the second, is there as well.
+        sleep 1.1
         ctl member add m4 --peer-urls="${peers[m4]}" --learner
         ctl member promote "$learner"
         ctl move-leader "$learner"
