@@ -29,7 +29,7 @@ use tokio::{
 
 pub const MEMBERS: usize = 3;
 pub const PEER_PORT: u16 = 2380;
-const INSIDE: &str = "URD_MEMBERS_INSIDE";
+const INSIDE: &str = "URD_TROUBLE_INSIDE";
 
 /// Runs this test once more in namespaces of its own (network, mounts, processes), unless it is in them already: then None.
 /// Whatever it starts, mounts and makes there ends with it.

@@ -175,6 +175,6 @@ impl Drop for Member {
 /// Further flags: one executor for clients, as all members share a machine that may have no more than two.
 fn flags() -> Vec<String> {
     let own = if is_reference() { "" } else { "--shards=1" };
-    let given = std::env::var("URD_MEMBERS_FLAGS").unwrap_or_default();
+    let given = std::env::var("URD_TROUBLE_FLAGS").unwrap_or_default();
     own.split_whitespace().chain(given.split_whitespace()).map(str::to_owned).collect()
 }

@@ -2,9 +2,9 @@
 //! paused, cut off from each other in one way or both, behind slow links, on disks that are full, fail or lose their power. What
 //! clients and watches were told is held against the one history (`checker.rs`).
 //!
-//! Needs root, ip(8), unshare(1) and mkfs.ext4, and is run by name: `tests/members/run SECONDS SEED`, or
-//! `cargo test --test members -- --ignored`. `URD_TEST_SERVER` names the server (the reference's will do as well),
-//! `URD_MEMBERS_SECONDS` how long (60), `URD_SEED` what is drawn; `URD_MEMBERS_BREAK=serializable` takes serializable reads for
+//! Needs root, ip(8), unshare(1) and mkfs.ext4, and is run by name: `tests/trouble/run SECONDS SEED`, or
+//! `cargo test --test trouble -- --ignored`. `URD_TEST_SERVER` names the server (the reference's will do as well),
+//! `URD_TROUBLE_SECONDS` how long (60), `URD_SEED` what is drawn; `URD_TROUBLE_BREAK=serializable` takes serializable reads for
 //! linearizable ones, so that the checker must find them.
 
 mod checker;
@@ -46,7 +46,7 @@ fn nothing_is_lost_and_nobody_is_misled() {
         return;
     }
     let home = network::home();
-    let (seconds, seed) = (variable("URD_MEMBERS_SECONDS", 60), variable("URD_SEED", 1));
+    let (seconds, seed) = (variable("URD_TROUBLE_SECONDS", 60), variable("URD_SEED", 1));
     println!("{} for {seconds} s, seed {seed}", binary().display());
     let mut cluster = Cluster::start(&home);
     let result = trial(&mut cluster, Duration::from_secs(seconds), seed);

@@ -30,7 +30,7 @@ use crate::{
 /// Few, so that clients meet at them.
 const KEYS: u64 = 6;
 /// What a serializable read is taken for, to see the checker find it.
-const BREAK: &str = "URD_MEMBERS_BREAK";
+const BREAK: &str = "URD_TROUBLE_BREAK";
 
 /// The run's clock, and whether it is over.
 pub struct Run {
