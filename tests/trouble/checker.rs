@@ -416,7 +416,10 @@ mod tests {
         ]
     }
 
-    fn op(asked: Micros, what: What, answer: Option<(Micros, i64, bool, Vec<(String, Kv)>)>) -> Op {
+    /// When an answer came, its revision, whether it succeeded, and what it read.
+    type Came = (Micros, i64, bool, Vec<(String, Kv)>);
+
+    fn op(asked: Micros, what: What, answer: Option<Came>) -> Op {
         let answer = answer.map(|(at, revision, changed, found)| Answer { at, revision, changed, found });
         Op { what, asked, answer }
     }
