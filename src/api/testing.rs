@@ -213,10 +213,10 @@ impl Bench {
         for control in mail.controls {
             self.controls.push(format!("{control:?}"));
             outcomes.push(match control {
+                Control::TransferLeader { .. } => continue,
                 Control::Install { .. } => unreachable!("no client sends a snapshot"),
                 Control::CompactionDone { token, .. } | Control::Defragment { token } => (token, Outcome::Done),
                 // Nobody else is there, and nobody waits for an answer.
-                Control::TransferLeader { .. } => continue,
                 Control::Configure { token, data, .. } => {
                     self.index += 1;
                     let change = ConfChange::decode(data).expect("a change is spelled as one");

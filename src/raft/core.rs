@@ -49,12 +49,16 @@ use crate::{
 
 mod elections;
 mod installing;
+#[cfg(any(test, feature = "sim"))]
+mod planted;
 mod proposals;
 mod reads;
 mod space;
 
 use elections::Elections;
 pub use installing::{Incoming, Installing};
+#[cfg(any(test, feature = "sim"))]
+pub use planted::Planted;
 
 /// What the core is made from.
 pub struct Parts {
@@ -80,36 +84,6 @@ pub struct Parts {
     /// Entries that are kept behind a checkpoint.
     pub catch_up_entries: u64,
     pub logger: slog::Logger,
-}
-
-/// A bug that is put in on purpose, to see that the simulator finds it.
-#[cfg(any(test, feature = "sim"))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Planted {
-    /// A leader takes its own entries for durable before they are.
-    CountsUnsynced,
-    /// A follower answers for entries, and for its vote, before they are durable.
-    AnswersUnsynced,
-    /// A vote is not logged.
-    ForgetsVotes,
-    /// Reads are answered without asking whether the leader still leads.
-    ReadsWithoutQuorum,
-    /// Reads are answered before what they have to see is applied.
-    ReadsBeforeApply,
-    /// A checkpoint says that replay begins behind entries that it does not hold.
-    CheckpointsAhead,
-}
-
-#[cfg(any(test, feature = "sim"))]
-impl Planted {
-    pub const ALL: [Planted; 6] = [
-        Planted::CountsUnsynced,
-        Planted::AnswersUnsynced,
-        Planted::ForgetsVotes,
-        Planted::ReadsWithoutQuorum,
-        Planted::ReadsBeforeApply,
-        Planted::CheckpointsAhead,
-    ];
 }
 
 /// A caller that waits for a proposal to be applied.
@@ -314,6 +288,8 @@ pub struct Core {
     compactions: Vec<Compaction>,
     #[cfg(any(test, feature = "sim"))]
     planted: Option<Planted>,
+    #[cfg(any(test, feature = "sim"))]
+    told_early: i64,
 }
 
 impl Core {
@@ -385,19 +361,11 @@ impl Core {
             compactions: Vec::new(),
             #[cfg(any(test, feature = "sim"))]
             planted: None,
+            #[cfg(any(test, feature = "sim"))]
+            told_early: 0,
         };
         core.draw_timeout();
         Ok(core)
-    }
-
-    #[cfg(any(test, feature = "sim"))]
-    pub fn plant(&mut self, bug: Option<Planted>) {
-        self.planted = bug;
-    }
-
-    #[cfg(any(test, feature = "sim"))]
-    fn has(&self, bug: Planted) -> bool {
-        self.planted == Some(bug)
     }
 
     pub fn state(&self) -> &State {
@@ -457,7 +425,10 @@ impl Core {
             self.commit_due = false;
         }
         self.commit_waits = self.commit_unlogged;
-        self.node.tick();
+        // Who takes a state over cannot stand for election: what is committed then is not in its log.
+        if !self.install.has_begun() {
+            self.node.tick();
+        }
         self.draw_timeout();
         self.look_after_reads();
         if self.ticks.is_multiple_of(limits::PROPOSAL_LOOK_TICKS) {
@@ -492,6 +463,11 @@ impl Core {
         if message.get_msg_type() == MessageType::MsgPropose {
             return self.forwarded(message.take_entries().into());
         }
+        if message.get_msg_type() == MessageType::MsgTimeoutNow && self.install.has_begun() {
+            return;
+        }
+        #[cfg(any(test, feature = "sim"))]
+        self.misread(&mut message);
         // What the crate says of a message is that it dropped it.
         let _ = self.node.step(message);
         self.draw_timeout();
@@ -602,8 +578,11 @@ impl Core {
             let hard_state = self.node.store().hard_state();
             // Entries beyond may be committed, and not be on this member's disk yet.
             let commit = self.state.applied().0;
+            let state = self.state.clone();
+            #[cfg(any(test, feature = "sim"))]
+            let state = self.without_leases(state);
             effects.capture = Some(Box::new(Capture {
-                state: self.state.clone(),
+                state,
                 hard_state: checkpoint::HardState { term: hard_state.term, vote: hard_state.vote, commit },
                 position,
                 extents: self.writer.extents(),
@@ -711,6 +690,8 @@ impl Core {
         }
         let entries = ready.take_entries();
         self.entries_gathering += entries.len() as u64;
+        #[cfg(any(test, feature = "sim"))]
+        let appended = entries.clone();
         for entry in entries {
             let place = self.writer.append_entry(entry.index, entry.term, entry.entry_type as u8, &entry.data);
             self.node.mut_store().append(entry.index, entry.term, entry.entry_type, entry.data, place);
@@ -747,6 +728,8 @@ impl Core {
         if self.has(Planted::CountsUnsynced) && self.is_leader() {
             self.node.on_persist_ready(number);
         }
+        #[cfg(any(test, feature = "sim"))]
+        self.tell_early(&appended);
         self.apply(committed)
     }
 
@@ -783,6 +766,8 @@ impl Core {
             unapplied = unapplied.saturating_sub(bytes);
             match entry.entry_type {
                 EntryType::EntryNormal if entry.data.is_empty() => self.state.apply_empty(index, term),
+                #[cfg(any(test, feature = "sim"))]
+                EntryType::EntryNormal if self.passes_over(index) => self.state.apply_empty(index, term),
                 EntryType::EntryNormal => self.apply_request(entry, room)?,
                 EntryType::EntryConfChange => self.apply_conf_change(&entry),
                 EntryType::EntryConfChangeV2 => {
@@ -812,7 +797,11 @@ impl Core {
     fn apply_request(&mut self, entry: Entry, quota_room: Option<u64>) -> io::Result<()> {
         let base = self.node.store().place(entry.index).expect("a committed entry has a place in the log");
         let entry = ApplyEntry { index: entry.index, term: entry.term, base, data: entry.data, quota_room };
+        #[cfg(any(test, feature = "sim"))]
+        let told = self.batch.events.len();
         let applied = self.state.apply(&entry, self.writer.table(), &mut self.batch)?;
+        #[cfg(any(test, feature = "sim"))]
+        self.tell_once(told);
         if entry.index <= self.recovered {
             self.batch.tokens.clear();
         }
@@ -854,6 +843,17 @@ impl Core {
         let conf_state = conf_state.expect("a committed configuration change fits the configuration before it");
         self.state.set_conf_state(translate::conf_state(&conf_state));
         self.node.mut_store().set_conf_state(conf_state);
+        self.stop_leading_if_removed();
+    }
+
+    /// A leader that does not vote any more tells the others what is committed and leads no more. The crate would let it lead
+    /// on, and fails at the next commit, which it wants to note of a leader that is none of its members.
+    fn stop_leading_if_removed(&mut self) {
+        let raft = &mut self.node.raft;
+        if raft.state == StateRole::Leader && !self.state.conf_state().voters.contains(&raft.id) {
+            raft.bcast_append();
+            raft.become_follower(raft.term, 0);
+        }
     }
 
     fn finish_compactions(&mut self) {
@@ -908,5 +908,7 @@ impl Core {
     }
 }
 
+#[cfg(test)]
+mod scenarios;
 #[cfg(test)]
 mod tests;

@@ -204,7 +204,13 @@ impl Storage for RaftLog {
         let mut entries = Vec::with_capacity((high - low) as usize);
         let mut size = 0;
         for index in low..high {
-            let entry = self.entry(index)?;
+            let entry = match self.entry(index) {
+                Ok(entry) => entry,
+                // A record that is damaged is as good as gone: who needs it is given the state instead. The crate does not
+                // live with any other error.
+                Err(_) if entries.is_empty() => return Err(raft::Error::Store(raft::StorageError::Compacted)),
+                Err(_) => break,
+            };
             // 16 bytes: what the envelope of an entry takes at most beside its data, as the crate counts it.
             size += entry.data.len() as u64 + 16;
             if size > max_size && !entries.is_empty() {
@@ -285,6 +291,25 @@ mod tests {
         log.forget(3);
         assert_eq!(data(&log, 3), "disk 3");
         assert_eq!(data(&log, 4), "memory 4");
+    }
+
+    /// The crate would end the process.
+    #[test]
+    fn what_cannot_be_read_counts_as_compacted() {
+        struct Damaged;
+        impl Values for Damaged {
+            fn read(&self, place: Place) -> io::Result<Bytes> {
+                if place.offset == 3 { Err(io::Error::other("damaged")) } else { Disk.read(place) }
+            }
+        }
+        let mut log = log_of(5);
+        log.set_values(Arc::new(Damaged));
+        log.forget(4);
+        let before = log.entries(1, 6, None, GetEntriesContext::empty(false)).unwrap();
+        assert_eq!(before.iter().map(|entry| entry.index).collect::<Vec<_>>(), [1, 2]);
+        let at = log.entries(3, 6, None, GetEntriesContext::empty(false));
+        assert!(matches!(at, Err(raft::Error::Store(raft::StorageError::Compacted))), "{at:?}");
+        assert_eq!(log.entries(4, 6, None, GetEntriesContext::empty(false)).unwrap().len(), 2);
     }
 
     #[test]

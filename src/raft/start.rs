@@ -210,6 +210,7 @@ pub(crate) fn resume(
     let nothing = recovered.hard_state == crate::store::checkpoint::HardState::default();
     if nothing && recovered.checkpoint.is_none() && recovered.entries.is_empty() {
         let founders = (manner.founders)(recovered.member_id);
+        // Who joins a cluster learns who is in it from its log; what it has voted since it must not forget.
         if !founders.is_empty() {
             recovered.hard_state = begin_log(&founders, &mut recovered.writer, &mut recovered.entries);
             let write = recovered.writer.take_write().expect("a new log has something to write");
@@ -281,7 +282,7 @@ fn force_new_cluster(dir: &Dir, recovered: &mut Recovered, logger: &slog::Logger
         Some(checkpoint) => (checkpoint.state.applied().0, checkpoint.state.conf_state().clone()),
         None => Default::default(),
     };
-    let old = recovered.hard_state.clone();
+    let old = recovered.hard_state;
     let commit = old.commit.max(applied);
     let kept = recovered.entries.iter().take_while(|entry| entry.index <= commit).count();
     let discarded = recovered.entries.len() - kept;

@@ -106,14 +106,29 @@ impl Checker {
         self.told.push((revision, told));
     }
 
+    /// The newest revision that anybody told.
+    pub fn newest(&self) -> i64 {
+        FIRST - 1 + self.history.len() as i64
+    }
+
+    /// What a revision has changed: nothing, if nobody has told it.
+    pub fn changes(&self, revision: i64) -> &[Change] {
+        let at = usize::try_from(revision - FIRST).ok();
+        at.and_then(|at| self.history.get(at)).map_or(&[], Vec::as_slice)
+    }
+
+    /// A key's value before a revision, if it was there.
+    pub fn value_before(&self, key: &Bytes, revision: i64) -> Option<&Bytes> {
+        self.before(key, revision).and_then(|(_, value)| value.as_ref())
+    }
+
     fn before(&self, key: &Bytes, revision: i64) -> Option<&(i64, Option<Bytes>)> {
         let changes = self.keys.get(key)?;
         changes[..changes.partition_point(|(at, _)| *at < revision)].last()
     }
 
     fn is_at(&self, revision: i64, key: &Bytes, value: Option<&Bytes>) -> bool {
-        let changes = usize::try_from(revision - FIRST).ok().and_then(|at| self.history.get(at));
-        changes.is_some_and(|changes| changes.iter().any(|change| change.key == *key && change.value.as_ref() == value))
+        self.changes(revision).iter().any(|change| change.key == *key && change.value.as_ref() == value)
     }
 
     /// Holds all answers against the history. Gives the number of revisions.

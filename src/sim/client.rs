@@ -46,6 +46,10 @@ impl Client {
         self.resting = true;
     }
 
+    pub fn rests(&self) -> bool {
+        self.resting
+    }
+
     pub fn next(&mut self, random: &mut Random, floor: i64) -> (u32, ToCore) {
         self.asked += 1;
         let slot = (self.number as u32) << 24 | self.asked;
@@ -106,15 +110,21 @@ impl Client {
         self.waits.take_if(|asked| u64::from(asked.slot) == operation).is_some()
     }
 
-    pub fn answered(&mut self, checker: &mut Checker, view: &View, outcome: Outcome) {
-        let Some(Asked { floor, mut told, .. }) = self.waits.take() else { return };
+    /// Whether it was told something. `damaged`: the member's disk is.
+    pub fn answered(&mut self, checker: &mut Checker, view: &View, outcome: Outcome, damaged: bool) -> bool {
+        let Some(Asked { floor, mut told, .. }) = self.waits.take() else { return false };
         let revision = match outcome {
             // Not done, or nobody knows: nothing is promised.
-            Outcome::Failed(_) => return,
+            Outcome::Failed(_) => return false,
             Outcome::Done => {
                 let Told::Read { key, value } = &mut told else { panic!("{told:?} is answered as a read is") };
                 let meta = view.state.index.get(key, view.revision());
-                *value = meta.as_ref().map(|meta| view.segments.value(meta.place).expect("a value of the view"));
+                *value = match meta.as_ref().map(|meta| view.segments.value(meta.place)).transpose() {
+                    Ok(value) => value,
+                    // What cannot be read is not answered.
+                    Err(_) if damaged => return false,
+                    Err(cause) => panic!("a sound disk cannot be read: {cause}"),
+                };
                 let at = usize::from(key[4] - b'0');
                 self.seen[at] = meta.map_or(0, |meta| meta.revision.main);
                 view.revision()
@@ -133,5 +143,6 @@ impl Client {
             },
         };
         checker.answered(revision, floor, told);
+        true
     }
 }

@@ -1,31 +1,25 @@
-//! One member: a core, the disk under it, and a process that may be killed, stopped for a while, or be slow.
+//! One member: a core, the disk under it, its clock, its watches and lease deadlines, and a process that may be killed,
+//! stopped for a while, or be slow.
 
-use std::{collections::BTreeMap, io, os::unix::fs::FileExt, path::Path, sync::Arc};
+use std::{collections::BTreeMap, os::unix::fs::FileExt, path::Path, sync::Arc};
 
-use bytes::Bytes;
-
+use super::{Waiter, disk::Disk, snapshots::Exchange, watcher};
 use crate::{
-    bolt::read::Database,
-    limits::LOG_BLOCK_BYTES,
-    proto::raftpb,
+    limits::{self, LOG_BLOCK_BYTES},
     raft::{
         bootstrap::Founder,
-        core::{Capture, Core, Covered, Effects, Incoming, Installing, Planted},
-        install::Numbering,
+        core::{Capture, Core, Covered, Effects, Installing, Planted},
         start::{self, Manner, Resumed},
-        translate::messages,
         view::View,
     },
     random::Random,
-    store::{
-        backend::import::{self, KeepValues},
-        checkpoint::CheckpointHead,
-        types::{Place, Revision},
-    },
+    shard::{lease::Deadlines, watch::Watches},
+    store::checkpoint::CheckpointHead,
     wal::{
         bulk::Pace,
         disk::{Dir, Recycled},
         recovery::Options,
+        replay::TRUSTS_TORN_WRITES,
         segment::Segment,
         writer::PendingWrite,
     },
@@ -42,6 +36,33 @@ pub const ELECTION_TICKS: usize = 10;
 /// Ticks after which a member gives up what it was asked.
 pub const REQUEST_TICKS: u64 = 70;
 
+/// A member's clock, which may go at another speed than time does.
+#[derive(Clone, Copy)]
+pub struct Clock {
+    at_us: u64,
+    since: u64,
+    /// How long a heartbeat interval takes by it.
+    pub tick_us: u64,
+}
+
+impl Clock {
+    fn new() -> Self {
+        Clock { at_us: 0, since: 0, tick_us: super::TICK_US }
+    }
+
+    pub fn ms(&self, now: u64) -> u64 {
+        self.us(now) / 1000
+    }
+
+    fn us(&self, now: u64) -> u64 {
+        self.at_us + (now - self.since) * super::TICK_US / self.tick_us
+    }
+
+    pub fn set_pace(&mut self, now: u64, tick_us: u64) {
+        *self = Clock { at_us: self.us(now), since: now, tick_us };
+    }
+}
+
 pub struct Member {
     pub id: u64,
     dir: Dir,
@@ -55,32 +76,34 @@ pub struct Member {
     pub view: Option<Arc<View>>,
     /// The revision that is to be told next.
     pub next_revision: i64,
-    /// Of clients that wait, by token.
-    pub waiting: BTreeMap<u32, usize>,
+    /// Who waits, by token.
+    pub waiting: BTreeMap<u32, Waiter>,
+    pub deadlines: Deadlines,
+    pub watches: Watches<Arc<View>>,
     covered: Covered,
     capture: Option<Box<Capture>>,
-    /// A state from another member whose values are on their way into the log.
-    incoming: Option<Box<Incoming>>,
-    /// One whose checkpoint is being written.
-    installing: Option<Box<Capture>>,
-    /// Member and life of the process that sent it.
-    install_from: Option<(usize, u64)>,
-    is_installed: bool,
+    /// A state from another member, on its way in.
+    pub exchange: Exchange,
     retired: Vec<Arc<Segment>>,
     /// The process stands still until then.
     pub still_until: u64,
-    /// How long a heartbeat interval takes by this member's clock.
-    pub tick_us: u64,
+    pub clock: Clock,
     /// How long a write takes at most.
     pub write_us: u64,
+    pub disk: Disk,
+    /// It does not come back: it was removed, or its disk was lost.
+    pub gone: bool,
+    /// It knows that it was removed, and is about to stop.
+    pub retiring: bool,
 }
 
 impl Member {
-    pub fn new(root: &Path, founders: &[Founder], at: usize, planted: Option<Planted>) -> Member {
-        let path = root.join(format!("member-{at}"));
+    /// `founders`: none for a member that joins.
+    pub fn new(root: &Path, id: u64, founders: &[Founder], planted: Option<Planted>) -> Member {
+        let path = root.join(format!("member-{id:x}"));
         std::fs::create_dir_all(&path).expect("a folder for a member");
         Member {
-            id: founders[at].id,
+            id,
             dir: Dir::open(&path).expect("a member's folder"),
             founders: founders.to_vec(),
             planted,
@@ -90,21 +113,50 @@ impl Member {
             view: None,
             next_revision: 0,
             waiting: BTreeMap::new(),
+            deadlines: Deadlines::default(),
+            watches: Watches::new(watcher::settings(id), 0),
             covered: Covered::default(),
             capture: None,
-            incoming: None,
-            installing: None,
-            install_from: None,
-            is_installed: false,
+            exchange: Exchange::default(),
             retired: Vec::new(),
             still_until: 0,
-            tick_us: super::TICK_US,
+            clock: Clock::new(),
             write_us: super::WRITE_US,
+            disk: Disk::default(),
+            gone: false,
+            retiring: false,
         }
     }
 
-    /// The process starts, with what the disk has kept.
-    pub fn start(&mut self) {
+    /// Whether it has to be replaced: it is not there, or its disk does not hold what was written, or will not.
+    pub fn is_broken(&self) -> bool {
+        self.gone || self.disk.damaged || self.disk.misdirects
+    }
+
+    /// Whether it has heard that a member was removed.
+    pub fn knows_removed(&self, id: u64) -> bool {
+        self.view.as_ref().is_some_and(|view| view.state.membership.is_removed(id))
+    }
+
+    pub fn has(&self, bug: Planted) -> bool {
+        self.planted == Some(bug)
+    }
+
+    /// The term in which it leads and may serve.
+    pub fn leads(&self) -> Option<u64> {
+        let core = self.core.as_ref()?;
+        (core.is_leader() && core.serves()).then(|| core.standing().term)
+    }
+
+    /// The process starts, with what the disk has kept. False if it refuses to.
+    pub fn start(&mut self, random: &mut Random) -> bool {
+        let misread = std::mem::take(&mut self.disk.misreads).then(|| self.disk.flip(&self.dir, random)).flatten();
+        let started = self.try_start(misread.is_some());
+        misread.into_iter().for_each(|flip| flip.take_back());
+        started
+    }
+
+    fn try_start(&mut self, misread: bool) -> bool {
         self.life += 1;
         let options =
             Options { segment_bytes: SEGMENT_BYTES, recent_bytes: RECENT_BYTES, cluster_id: 0xc1, member_id: self.id };
@@ -122,23 +174,34 @@ impl Member {
             catch_up_entries: CATCH_UP_ENTRIES,
             logger: slog::Logger::root(slog::Discard, slog::o!()),
         };
-        let Resumed { parts, covered, .. } = start::resume(&self.dir, &options, manner).expect("the log is sound");
+        TRUSTS_TORN_WRITES.set(self.has(Planted::TrustsTornWrites));
+        let resumed = start::resume(&self.dir, &options, manner);
+        TRUSTS_TORN_WRITES.set(false);
+        let Resumed { parts, covered, .. } = match resumed {
+            Ok(resumed) => resumed,
+            Err(_) if self.disk.damaged || misread => return false,
+            Err(why) => panic!("the log of a sound disk is refused: {why}"),
+        };
         let mut core = Core::new(parts).expect("the log suits the crate");
         core.plant(self.planted);
         self.next_revision = core.state().index.current() + 1;
+        self.watches = Watches::new(watcher::settings(self.id), core.state().index.current());
         self.covered = covered;
         self.retired = core.checkpointed(&self.covered);
         self.core = Some(core);
+        true
     }
 
     /// The process ends at once. Of the write under way any blocks may be on the disk: of its first pieces all, of one
-    /// some, of those after none.
-    /// Gives who has sent a snapshot that is being taken in.
+    /// some, of those after none. Gives who has sent a snapshot that is being taken in.
     pub fn kill(&mut self, random: &mut Random) -> Option<(usize, u64)> {
         let core = self.core.take()?;
         if let Some(write) = self.write.take() {
             let reached = random.below(write.pieces.len() as u64 + 1) as usize;
             for (at, piece) in write.pieces.iter().enumerate().take(reached + 1) {
+                if self.disk.full && !piece.segment.path().exists() {
+                    break;
+                }
                 let header = core.writer().segment_header(piece.segment.life());
                 self.dir.ensure_segment(&header, Pace::Hurried).expect("a segment");
                 let file = std::fs::OpenOptions::new().write(true).open(piece.segment.path()).expect("a segment");
@@ -152,17 +215,22 @@ impl Member {
         }
         self.view = None;
         self.capture = None;
-        self.incoming = None;
-        self.installing = None;
-        self.is_installed = false;
         self.retired.clear();
         self.still_until = 0;
-        self.install_from.take()
+        self.deadlines.demote();
+        // Nothing on the disk shows that a part of it is missing: what it has promised it would not know.
+        self.gone |= self.disk.hides_damage;
+        std::mem::take(&mut self.exchange).sender
     }
 
-    pub fn turn(&mut self) -> Effects {
+    /// None if the process ends because its disk gives it what it did not write.
+    pub fn turn(&mut self) -> Option<Effects> {
         let core = self.core.as_mut().expect("a process that runs");
-        let mut effects = core.turn().expect("values can be read");
+        let mut effects = match core.turn() {
+            Ok(effects) => effects,
+            Err(_) if self.disk.damaged => return None,
+            Err(cause) => panic!("a sound disk cannot be read: {cause}"),
+        };
         if let Some(view) = &effects.view {
             if let Some(before) = &self.view {
                 assert!(before.revision() <= view.revision(), "the published state goes back");
@@ -177,41 +245,65 @@ impl Member {
         }
         match effects.installing.take() {
             Some(Installing::Begun(capture)) => {
-                self.installing = Some(capture);
+                self.exchange.begun = Some(capture);
                 // It would be a state of before.
                 self.capture = None;
             }
-            Some(Installing::Ignored) => self.is_installed = true,
+            Some(Installing::Ignored) => self.exchange.is_over = true,
             None => {}
         }
-        effects
+        Some(effects)
     }
 
-    /// Whether a checkpoint of a state from another member waits to be written.
-    pub fn is_installing(&self) -> bool {
-        self.installing.is_some()
-    }
-
-    /// The write under way has reached the disk.
-    pub fn written(&mut self) {
+    /// The write under way has reached the disk. False if it has failed, with which the process is to end.
+    pub fn written(&mut self, random: &mut Random) -> bool {
         let core = self.core.as_mut().expect("a process that runs");
-        let write = self.write.take().expect("a write that is under way");
+        let write = self.write.as_ref().expect("a write that is under way");
+        if !self.disk.takes(&self.dir, write) {
+            return false;
+        }
         for piece in &write.pieces {
             let header = core.writer().segment_header(piece.segment.life());
             self.dir.ensure_segment(&header, Pace::Hurried).expect("a segment");
         }
-        self.dir.write(&write).expect("a write");
+        self.disk.write(&self.dir, write, random);
+        self.write = None;
         core.written();
+        true
     }
 
-    /// Writes a checkpoint, if there is a state for it, and recycles what it makes useless.
+    /// Follows the core's lead with the deadlines of leases, and gives those whose time has passed, with the term in which
+    /// that was found.
+    pub fn expired(&mut self, now: u64) -> (Option<u64>, Vec<i64>) {
+        self.follow_lead(now);
+        let Some(term) = self.leads() else { return (None, Vec::new()) };
+        let due = self.deadlines.due(self.clock.ms(now), limits::LEASE_REVOKES_IN_FLIGHT);
+        (if self.has(Planted::KeepsOldDeadlines) { Some(term) } else { self.deadlines.term() }, due)
+    }
+
+    /// As a shard follows its member.
+    pub fn follow_lead(&mut self, now: u64) {
+        let Some(view) = &self.view else { return };
+        let leads = match self.leads() {
+            Some(_) if self.has(Planted::KeepsOldDeadlines) => Some(1),
+            None if self.has(Planted::KeepsOldDeadlines) => return,
+            leads => leads,
+        };
+        let extend_ms = ELECTION_TICKS as u64 * super::TICK_US / 1000;
+        match leads {
+            Some(_) if leads == self.deadlines.term() => {}
+            Some(term) => self.deadlines.promote(term, view.state.leases.iter(), extend_ms, self.clock.ms(now)),
+            None => self.deadlines.demote(),
+        }
+    }
+
+    /// Writes a checkpoint, if there is a state for it and room, and recycles what it makes useless.
     pub fn checkpoint(&mut self) -> bool {
-        let capture = self.capture.take();
+        let capture = self.capture.take_if(|_| !self.disk.full);
         let done = capture.is_some();
         if let Some(capture) = capture {
             self.write_checkpoint(*capture);
-            let core = self.core.as_mut().expect("a process that runs");
-            self.retired.extend(core.checkpointed(&self.covered));
+            self.recycle_after();
         }
         for segment in std::mem::take(&mut self.retired) {
             if let Recycled::Pinned(segment) = self.dir.recycle(segment, Pace::Hurried).expect("a segment") {
@@ -221,7 +313,7 @@ impl Member {
         done
     }
 
-    fn write_checkpoint(&mut self, capture: Capture) {
+    pub(super) fn write_checkpoint(&mut self, capture: Capture) {
         let core = self.core.as_ref().expect("a process that runs");
         let Capture { state, hard_state, position, extents } = capture;
         self.dir.ensure_segment(&core.writer().segment_header(position.life), Pace::Hurried).expect("a segment");
@@ -231,64 +323,16 @@ impl Member {
         self.dir.write_checkpoint(&state, &head, Pace::Hurried).expect("a checkpoint");
     }
 
-    // ---- snapshots ----
-
-    /// Takes a snapshot in: its values are on their way into the log then. False if there is one already.
-    pub fn receive(&mut self, message: raftpb::Message, database: &[u8], from: (usize, u64)) -> bool {
-        if self.incoming.is_some() || self.installing.is_some() {
-            return false;
-        }
+    /// What the last checkpoint has made useless is to be recycled.
+    pub(super) fn recycle_after(&mut self) {
         let core = self.core.as_mut().expect("a process that runs");
-        let message = messages::message_for_crate(message).expect("a message between members");
-        self.install_from = Some(from);
-        if !core.wants_snapshot(&message) {
-            core.step(message);
-            self.is_installed = true;
-            return true;
-        }
-        core.begin_keeping();
-        let index = message.get_snapshot().get_metadata().index;
-        let database = Database::open(database, "snapshot").expect("a database");
-        let mut keeper = Keeper { core, numbering: Numbering::default() };
-        let imported = import::import(&database, 1, &mut keeper).expect("a sound database");
-        assert_eq!(imported.consistent_index, index, "the state is that of the message");
-        self.incoming = Some(Box::new(Incoming { message, state: imported.state }));
-        true
+        self.retired.extend(core.checkpointed(&self.covered));
     }
 
-    /// Goes on with a snapshot whose values are durable.
-    pub fn install_if_kept(&mut self) {
-        let Some(core) = self.core.as_mut() else { return };
-        if self.incoming.is_some() && core.has_kept() && !core.relocating() {
-            core.install(self.incoming.take().expect("just seen"));
-        }
-    }
-
-    /// The checkpoint of a state from another member is on the disk, under its name. `dies`: and the process gets no further.
-    pub fn exchange(&mut self, dies: bool) {
-        let Some(capture) = self.installing.take() else { return };
-        self.write_checkpoint(*capture);
-        if !dies {
-            let core = self.core.as_mut().expect("a process that runs");
-            core.installed();
-            self.retired.extend(core.checkpointed(&self.covered));
-            self.is_installed = true;
-        }
-    }
-
-    /// Whose process sent a snapshot that has been dealt with since this was last asked.
-    pub fn take_installed(&mut self) -> Option<(usize, u64)> {
-        std::mem::take(&mut self.is_installed).then(|| self.install_from.take()).flatten()
-    }
-}
-
-struct Keeper<'a> {
-    core: &'a mut Core,
-    numbering: Numbering,
-}
-
-impl KeepValues for Keeper<'_> {
-    fn keep(&mut self, values: Vec<(Revision, Bytes)>) -> io::Result<Vec<Place>> {
-        Ok(self.core.keep_values(&self.numbering.moved(values)?))
+    /// A bit of what has been written changes. False if there is none that would be noticed.
+    pub fn flip(&mut self, random: &mut Random) -> bool {
+        let flipped = self.disk.flip(&self.dir, random).is_some();
+        self.disk.damaged |= flipped;
+        flipped
     }
 }

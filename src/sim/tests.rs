@@ -14,7 +14,7 @@ fn folder() -> tempfile::TempDir {
     if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.expect("a folder")
 }
 
-fn run_in_a_folder(seed: u64, plan: Plan) -> Report {
+fn run_in_a_folder(seed: u64, plan: &Plan) -> Report {
     let folder = folder();
     let told = catch_unwind(AssertUnwindSafe(|| run(seed, plan, folder.path())));
     told.unwrap_or_else(|cause| {
@@ -25,22 +25,41 @@ fn run_in_a_folder(seed: u64, plan: Plan) -> Report {
 
 #[test]
 fn whatever_fails_nothing_untrue_is_told_and_the_cluster_recovers() {
-    for members in [1, 3, 5] {
-        let plan = Plan { members, ..Plan::default() };
-        let mut operations = 0;
+    for (members, changes) in [(1, false), (3, false), (3, true), (5, false), (5, true)] {
+        let plan = Plan { members, changes, ..Plan::default() };
+        let (mut operations, mut watched, mut expired, mut changed) = (0, 0, 0, 0);
         for seed in 0..seeds() {
-            operations += run_in_a_folder(seed, plan).operations;
+            let report = run_in_a_folder(seed, &plan);
+            operations += report.operations;
+            watched += report.watched;
+            expired += report.expired;
+            changed += report.changes;
         }
-        assert!(operations > 100 * seeds(), "{operations} operations with {members} members are too few to show much");
+        let enough = [operations > 100 * seeds(), watched > 10 * seeds(), expired > 0, changed > 0 || !changes];
+        let told = [operations, watched, expired, changed];
+        assert_eq!(enough, [true; 4], "too little has happened to show much, with {members} members: {told:?}");
     }
 }
 
 #[test]
 fn a_seed_is_a_run() {
-    for seed in 100..103 {
-        let plan = Plan { faulty_ms: 8_000, ..Plan::default() };
-        assert_eq!(run_in_a_folder(seed, plan), run_in_a_folder(seed, plan));
+    for seed in 100..104 {
+        let plan = Plan { faulty_ms: 8_000, changes: seed % 2 == 0, ..Plan::default() };
+        assert_eq!(run_in_a_folder(seed, &plan), run_in_a_folder(seed, &plan));
     }
+}
+
+/// What is left out is not there, and what comes after it still comes.
+#[test]
+fn a_fault_can_be_left_out() {
+    let plan = Plan { ambushes: false, ..Plan::default() };
+    let count = |report: &Report| report.faults.values().sum::<u64>();
+    let whole = run_in_a_folder(7, &plan);
+    assert!(count(&whole) > 3, "{whole:?}");
+    let none = run_in_a_folder(7, &Plan { omitted: (0..1000).collect(), ..plan.clone() });
+    assert_eq!(none.faults, BTreeMap::new());
+    let some = run_in_a_folder(7, &Plan { omitted: [0, 1, 2].into(), ..plan });
+    assert!(count(&some) > 0 && count(&some) < count(&whole), "{some:?}");
 }
 
 /// What the simulator is worth: each of these bugs must show, within so many seeds.
@@ -50,10 +69,10 @@ fn bugs_that_are_put_in_are_found() {
     std::panic::set_hook(Box::new(|_| {}));
     let mut missed = Vec::new();
     for bug in Planted::ALL {
-        let plan = Plan { planted: Some(bug), ..Plan::default() };
         let shows = |seed: &u64| {
+            let plan = Plan { planted: Some(bug), changes: seed % 2 == 1, ..Plan::default() };
             let folder = folder();
-            catch_unwind(AssertUnwindSafe(|| run(*seed, plan, folder.path()))).is_err()
+            catch_unwind(AssertUnwindSafe(|| run(*seed, &plan, folder.path()))).is_err()
         };
         match (0..400).find(shows) {
             Some(seed) => println!("{bug:?}: seed {seed}"),

@@ -53,6 +53,8 @@ impl Core {
 
     pub(super) fn enqueue(&mut self, caller: Caller, proposal: Proposal) {
         let Proposal { id, data, only_in, .. } = proposal;
+        #[cfg(any(test, feature = "sim"))]
+        let only_in = only_in.filter(|_| !self.has(super::Planted::RevokesAsDeposed));
         self.queued_bytes += data.len();
         self.queue.push_back(Queued { caller: Some(caller), id, data, came: self.ticks, only_in });
     }
@@ -136,12 +138,16 @@ impl Core {
     fn append_change(&mut self, entry: Entry) -> Result<(), Status> {
         let (change, _) = translate::conf_change(&entry.data).map_err(|cause| Status::internal(cause.to_string()))?;
         self.state.membership.check(&change, self.state.learners_max())?;
+        #[cfg(any(test, feature = "sim"))]
+        let data = entry.data.clone();
         let raft = &mut self.node.raft;
         if !raft.append_entry(&mut [entry]) {
             return Err(error::TOO_MANY_REQUESTS);
         }
         raft.pending_conf_index = raft.raft_log.last_index();
         raft.bcast_append();
+        #[cfg(any(test, feature = "sim"))]
+        self.change_early(&data);
         Ok(())
     }
 

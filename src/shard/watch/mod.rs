@@ -153,7 +153,7 @@ impl<S: Snapshot> Watches<S> {
     }
 
     /// Fans out one slice of what is in the inbox. True if there is more.
-    fn fan_out(&self, term: u64) -> bool {
+    pub fn fan_out(&self, term: u64) -> bool {
         self.with(|table| {
             let mut inbox = self.inbox.borrow_mut();
             let mut responses = 0;

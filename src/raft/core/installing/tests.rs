@@ -392,6 +392,28 @@ fn a_kill_at_any_step_leaves_a_sound_state_and_no_vote_is_taken_back() {
     }
 }
 
+/// What is committed then is not in its log: the crate, which looks there for changes of the members, would end the process.
+#[test]
+fn who_takes_a_state_over_does_not_stand_for_election_meanwhile() {
+    let mut three = Three::new();
+    three.leave_behind();
+    let snapshot = three.snapshot();
+    three.take_in(snapshot, Step::Begun);
+    let one = &mut three.ones[BEHIND];
+    for _ in 0..50 {
+        one.core.tick();
+        one.turn();
+    }
+    let mut stand = Message { from: id(0), to: id(BEHIND), term: one.core.standing().term, ..Message::default() };
+    stand.set_msg_type(raft::eraftpb::MessageType::MsgTimeoutNow);
+    one.core.step(stand);
+    one.turn();
+    assert!(one.out.is_empty(), "{:?}", one.out);
+    one.restart();
+    one.turn();
+    assert_eq!(one.core.standing().vote, id(0));
+}
+
 #[test]
 fn a_snapshot_of_what_the_member_has_changes_nothing() {
     let mut three = Three::new();
