@@ -110,7 +110,6 @@ async fn members_join_vote_and_go() {
 
     let mut newcomer = newcomer.with(&["--name=n3", "--initial-cluster-state=existing", &flags]);
     newcomer.spawn();
-    assert!(newcomer.is_ready().await, "{}", newcomer.log());
     // Whoever is asked, the leader knows when it is ready.
     for (at, member) in members.iter().enumerate() {
         let asked = member.client().await;
@@ -128,6 +127,7 @@ async fn members_join_vote_and_go() {
         }
         refused(asked.call(&MemberPromoteRequest { id: 77 }).await, &error::MEMBER_NOT_FOUND);
     }
+    assert!(newcomer.is_ready().await, "{}", newcomer.log());
     let read = newcomer.client().await.call(&RangeRequest { key: "k".into(), ..Default::default() }).await.unwrap();
     assert_eq!(read.count, 1);
 

@@ -3,7 +3,7 @@
 
 mod server;
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{fs, sync::Arc};
 
 use http::Request;
 use rustls::{
@@ -11,8 +11,7 @@ use rustls::{
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
-use server::{Server, ended_well, free_address, names, refused, soon, users};
-use tempfile::TempDir;
+use server::{Server, certificates::Certificates, ended_well, free_address, names, refused, soon, users};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

@@ -8,6 +8,7 @@ mod gauge;
 mod interrupt;
 mod machine;
 mod measure;
+mod members;
 mod pace;
 mod plan;
 mod pressure;
@@ -67,6 +68,9 @@ enum Action {
     },
     /// Starts urd and etcd in turn, drives both, and puts the figures side by side.
     Compare(CompareOptions),
+    /// Starts three members of each in turn: what a put and a get cost all of them, how long no write is taken when the
+    /// leader goes, and how a learner of many keys comes up.
+    Members(members::MembersOptions),
     /// Repeats what a results file says, with all its parameters.
     Again {
         results: PathBuf,
@@ -99,6 +103,7 @@ fn main() {
             run(target, pid, data_dir, plans, out.as_deref())
         }
         Action::Compare(options) => compare::compare(&options),
+        Action::Members(options) => members::members(&options),
         Action::Again { results, etcd, urd, user, out } => again(&results, etcd, urd, user, out),
         Action::Report { results, out } => Results::load(&results).and_then(|results| report::write(&results, &out)),
         Action::Soak(options) => soak::soak(&options),
@@ -125,7 +130,7 @@ fn run(
 ) -> Result<(), String> {
     let machine = Machine::look(data_dir.as_deref().unwrap_or(&std::env::temp_dir()));
     let server = target.endpoints.join(",");
-    let gauge = pid.map(|pid| Gauge { pid, cgroup: None, data_dir: data_dir.clone() });
+    let gauge = pid.map(|pid| Gauge { pid, cgroup: None, data_dir: data_dir.clone(), beside: Vec::new() });
     let mut rows = Vec::new();
     println!("{}", report::line_head());
     for plan in &plans {

@@ -35,8 +35,20 @@ pub struct Recipe {
     pub tls: bool,
 }
 
+/// A server's place in a cluster of several.
+#[derive(Clone, Debug)]
+pub struct Seat {
+    pub name: String,
+    /// As in --initial-cluster.
+    pub cluster: String,
+    /// It joins one that there is.
+    pub joins: bool,
+}
+
 pub struct Server {
     recipe: Recipe,
+    /// None: it is alone.
+    seat: Option<Seat>,
     child: Option<Child>,
     cgroup: Option<Cgroup>,
     limit: Option<MemoryLimit>,
@@ -55,6 +67,13 @@ impl Server {
 
     /// The same under a limit on its memory.
     pub async fn start_within(recipe: Recipe, limit: Option<MemoryLimit>) -> Result<Self, String> {
+        let mut server = Self::prepare(recipe, limit)?;
+        server.launch().await?;
+        Ok(server)
+    }
+
+    /// Its folder and its ports, and nothing that runs.
+    pub fn prepare(recipe: Recipe, limit: Option<MemoryLimit>) -> Result<Self, String> {
         let text = |cause: io::Error| format!("{}: {cause}", recipe.program.display());
         let dir = tempfile::Builder::new().prefix("urd-bench-").tempdir_in(&recipe.parent).map_err(text)?;
         let ports = free_ports().map_err(text)?;
@@ -62,9 +81,25 @@ impl Server {
         if recipe.tls {
             certificates::make(dir.path())?;
         }
-        let mut server = Server { recipe, child: None, cgroup: Cgroup::create(), limit, dir, ports };
-        server.launch().await?;
-        Ok(server)
+        Ok(Server { recipe, seat: None, child: None, cgroup: Cgroup::create(), limit, dir, ports })
+    }
+
+    /// From its next start on.
+    pub fn sit(&mut self, seat: Seat) {
+        self.seat = Some(seat);
+    }
+
+    pub fn peer_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.ports.1)
+    }
+
+    /// `host:port` for clients.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.0)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
     }
 
     pub fn target(&self) -> Target {
@@ -89,8 +124,7 @@ impl Server {
     }
 
     pub fn gauge(&self) -> Gauge {
-        let pid = self.child.as_ref().map_or(0, Child::id);
-        Gauge { pid, cgroup: self.cgroup.clone(), data_dir: Some(self.data_dir()) }
+        Gauge { pid: self.pid(), cgroup: self.cgroup.clone(), data_dir: Some(self.data_dir()), beside: Vec::new() }
     }
 
     /// How it has ended by itself, if it has.
@@ -108,9 +142,21 @@ impl Server {
         }
     }
 
+    /// SIGTERM; it goes on as long as it likes.
+    pub fn terminate(&mut self) {
+        // SAFETY: signals a child that has not been waited for, so that its id is nobody else's.
+        unsafe { libc::kill(self.pid() as libc::pid_t, libc::SIGTERM) };
+    }
+
     /// Starts it again on the same data. Gives the time from the start of the process to the first answered linearizable
     /// read.
     pub async fn launch(&mut self) -> Result<Duration, String> {
+        let begin = self.spawn()?;
+        self.ready(begin).await
+    }
+
+    /// Starts it, and gives when.
+    pub fn spawn(&mut self) -> Result<Instant, String> {
         assert!(self.child.is_none(), "the one before was killed");
         let log_path = self.dir.path().join("log");
         let text = |cause: io::Error| format!("{}: {cause}", self.recipe.program.display());
@@ -121,15 +167,20 @@ impl Server {
         ];
         let (core, fds) =
             (self.recipe.core, entrances.each_ref().map(|one| one.as_ref().map(|entrance| entrance.fd())));
-        let (client, peer) = (self.client_url(), format!("http://127.0.0.1:{}", self.ports.1));
+        let (client, peer) = (self.client_url(), self.peer_url());
+        let seat = self.seat.clone();
+        let seat =
+            seat.unwrap_or_else(|| Seat { name: "default".into(), cluster: format!("default={peer}"), joins: false });
         let mut command = Command::new(&self.recipe.program);
         command
+            .arg(format!("--name={}", seat.name))
             .arg(format!("--data-dir={}", self.data_dir().display()))
             .arg(format!("--listen-client-urls={client}"))
             .arg(format!("--advertise-client-urls={client}"))
             .arg(format!("--listen-peer-urls={peer}"))
             .arg(format!("--initial-advertise-peer-urls={peer}"))
-            .arg(format!("--initial-cluster=default={peer}"))
+            .arg(format!("--initial-cluster={}", seat.cluster))
+            .arg(format!("--initial-cluster-state={}", if seat.joins { "existing" } else { "new" }))
             .arg("--log-level=error")
             .args(self.tls_flags())
             .args(&self.recipe.flags)
@@ -154,6 +205,12 @@ impl Server {
         }
         let begin = Instant::now();
         self.child = Some(command.spawn().map_err(text)?);
+        Ok(begin)
+    }
+
+    /// The time from then to the first answered linearizable read.
+    pub async fn ready(&mut self, begin: Instant) -> Result<Duration, String> {
+        let log_path = self.dir.path().join("log");
         let answered = self.first_read(begin).await;
         answered.map_err(|cause| {
             let log = fs::read_to_string(&log_path).unwrap_or_default();
@@ -175,7 +232,7 @@ impl Server {
     }
 
     async fn first_read(&mut self, begin: Instant) -> Result<Duration, String> {
-        let address = format!("127.0.0.1:{}", self.ports.0);
+        let address = self.address();
         let dialer = Dialer::new(self.target())?;
         loop {
             if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten()) {

@@ -228,7 +228,7 @@ fn may_add(shard: &Shard, view: &View, added: &membership::Member) -> Result<(),
     }
     // One more voter than there are makes a quorum of half of them and one.
     let voters = known.voters().count();
-    if voters != 1 && connected(shard, view) < (voters + 1) / 2 + 1 {
+    if voters != 1 && connected(shard, view) < voters.div_ceil(2) + 1 {
         let message = "rejecting member add request; local member has not been connected to majority peers, reconfigure \
                        breaks active quorum";
         return refused(message, error::UNHEALTHY);

@@ -1,7 +1,9 @@
 //! What only the member that leads can answer, asked of it on a client's behalf. (etcd: v3_server.go, LeaseRenew,
 //! leaseTimeToLive; server.go, PromoteMember and waitLeader.)
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{pin::pin, sync::atomic::Ordering::Relaxed, time::Duration};
+
+use futures_util::future::{Either, select};
 
 use super::service::Services;
 use crate::{
@@ -40,7 +42,17 @@ pub(super) async fn ask<T>(
         }
         Ok(None)
     });
-    asked.await.unwrap_or(Ok(None))
+    match select(pin!(asked), pin!(leads_no_more(shard, leader.id))).await {
+        Either::Left((answer, _)) => answer.unwrap_or(Ok(None)),
+        Either::Right(_) => Ok(None),
+    }
+}
+
+/// Until another leads, or nobody: one that stands still answers nothing, and whoever leads now can.
+async fn leads_no_more(shard: &Shard, id: u64) {
+    while shard.member.standing.leader.load(Relaxed) == id {
+        runtime::sleep(Duration::from_millis(shard.member.config.heartbeat_ms)).await;
+    }
 }
 
 /// The member that leads, waited for.

@@ -149,7 +149,7 @@ fn watch_stream(services: Rc<Services>, call: Call, requests: Requests, replies:
 /// Everything that one shard serves.
 pub struct Services {
     pub shard: Rc<Shard>,
-    pub(super) client: Client,
+    pub client: Client,
     /// Turns of what is asked of the leader.
     pub(super) forwards: Semaphore,
     routes: HashMap<String, Route>,
@@ -279,8 +279,12 @@ impl Services {
 
     /// Raises an alarm of this member. Whether that succeeds is seen by whether it is raised.
     pub async fn raise(&self, kind: AlarmType) {
-        let alarm =
-            AlarmRequest { action: AlarmAction::Activate as i32, member_id: self.shard.member.id, alarm: kind as i32 };
+        self.raise_of(self.shard.member.id, kind).await;
+    }
+
+    /// The same of another member; 0: of nobody in particular.
+    pub async fn raise_of(&self, member_id: u64, kind: AlarmType) {
+        let alarm = AlarmRequest { action: AlarmAction::Activate as i32, member_id, alarm: kind as i32 };
         let (id, data) = kv::internal(&self.shard, Kind::Alarm, &alarm.encode_to_vec());
         let _ = self.shard.propose(id, data).await;
     }

@@ -27,29 +27,39 @@ pub struct Gate {
     pub no_effect: Option<&'static str>,
 }
 
-const ONE_MEMBER: Option<&str> = Some("it concerns clusters of several members, which this version does not form");
+const NO_CHECKPOINTS: Option<&str> = Some("a lease begins anew under a new leader, as in etcd without this gate");
 
 /// Every gate of etcd 3.7.3, sorted by name.
 pub const GATES: [Gate; 11] = [
     Gate { name: "AllAlpha", stage: Stage::Alpha, default: false, no_effect: None },
     Gate { name: "AllBeta", stage: Stage::Beta, default: false, no_effect: None },
-    Gate { name: "CompactHashCheck", stage: Stage::Alpha, default: false, no_effect: ONE_MEMBER },
+    Gate {
+        name: "CompactHashCheck",
+        stage: Stage::Alpha,
+        default: false,
+        no_effect: Some("what members have compacted is compared in any case"),
+    },
     Gate {
         name: "FastLeaseKeepAlive",
         stage: Stage::Beta,
         default: true,
         no_effect: Some("a keep-alive never waits for the disk here"),
     },
-    Gate { name: "InitialCorruptCheck", stage: Stage::Alpha, default: false, no_effect: ONE_MEMBER },
-    Gate { name: "LeaseCheckpoint", stage: Stage::Alpha, default: false, no_effect: ONE_MEMBER },
-    Gate { name: "LeaseCheckpointPersist", stage: Stage::Alpha, default: false, no_effect: ONE_MEMBER },
+    Gate { name: "InitialCorruptCheck", stage: Stage::Alpha, default: false, no_effect: None },
+    Gate { name: "LeaseCheckpoint", stage: Stage::Alpha, default: false, no_effect: NO_CHECKPOINTS },
+    Gate { name: "LeaseCheckpointPersist", stage: Stage::Alpha, default: false, no_effect: NO_CHECKPOINTS },
     Gate {
         name: "PriorityRequest",
         stage: Stage::Alpha,
         default: false,
         no_effect: Some("requests are served in the order in which they come"),
     },
-    Gate { name: "SetMemberLocalAddr", stage: Stage::Alpha, default: false, no_effect: ONE_MEMBER },
+    Gate {
+        name: "SetMemberLocalAddr",
+        stage: Stage::Alpha,
+        default: false,
+        no_effect: Some("the system chooses the address that other members are called from"),
+    },
     Gate {
         name: "StopGRPCServiceOnDefrag",
         stage: Stage::Alpha,

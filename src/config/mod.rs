@@ -93,6 +93,8 @@ pub struct Config {
     pub memory_mlock: bool,
     /// Between two looks of the member at its own data; 0: none.
     pub corrupt_check_ms: u64,
+    /// Between two comparisons of what members have compacted.
+    pub compact_hash_check_ms: u64,
     /// Where spans of calls go; None: calls are not traced.
     pub tracing: Option<trace::Settings>,
     /// Where all of this was read from, if not from words and variables.
@@ -232,6 +234,7 @@ impl Default for Config {
             socket_reuse_port: false,
             memory_mlock: false,
             corrupt_check_ms: 0,
+            compact_hash_check_ms: 60_000,
             tracing: None,
             config_file: None,
             warnings: Vec::new(),

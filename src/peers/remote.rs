@@ -19,7 +19,7 @@ use crate::{
         },
         leasepb::{LeaseInternalRequest, LeaseInternalResponse},
     },
-    store::membership::Member,
+    store::{hash::KvHash, membership::Member},
 };
 
 const PROTOBUF: &[(&str, &str)] = &[("content-type", "application/protobuf")];
@@ -123,6 +123,71 @@ async fn first<T>(
         let address = format!("{url}{path}");
         log!(Warn, message, "address" = address, "remote-member-id" = hex(member.id), "error" = shown(&cause));
         failed = cause;
+    }
+    Err(failed)
+}
+
+/// What a member tells of its data at a revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hashed {
+    pub hash: KvHash,
+    /// The newest revision that it has.
+    pub newest: i64,
+}
+
+/// Hashes of a member's data at a revision. (etcd: corrupt.go, HashByRev.)
+///
+/// # Errors
+/// Where it cannot be asked, and what it refuses to tell.
+pub async fn hash_kv(
+    client: &Client,
+    member: &Member,
+    cluster_id: u64,
+    revision: i64,
+    patience: Duration,
+) -> Result<Hashed, String> {
+    #[derive(Deserialize)]
+    struct Header {
+        #[serde(default)]
+        revision: i64,
+    }
+    #[derive(Deserialize)]
+    struct Told {
+        header: Header,
+        #[serde(default)]
+        hash: u32,
+        #[serde(default)]
+        compact_revision: i64,
+        #[serde(default)]
+        hash_revision: i64,
+    }
+    let (cluster, body) = (format!("{cluster_id:x}"), Bytes::from(format!("{{\"revision\":{revision}}}")));
+    let headers = [("content-type", "application/json"), ("x-etcd-cluster-id", cluster.as_str())];
+    let mut failed = "it has no URL".to_owned();
+    for url in &member.peer_urls {
+        let asked = client.exchange(url, "/members/hashkv", Method::GET, &headers, body.clone(), patience).await;
+        let read = asked.and_then(|answer| match answer.status {
+            StatusCode::OK => serde_json::from_slice::<Told>(&answer.body).map_err(|cause| cause.to_string()),
+            _ => Err(String::from_utf8_lossy(&answer.body).trim_end().to_owned()),
+        });
+        match read {
+            Ok(Told { header, hash, compact_revision: compacted, hash_revision }) => {
+                return Ok(Hashed {
+                    hash: KvHash { hash, compacted, revision: hash_revision },
+                    newest: header.revision,
+                });
+            }
+            Err(cause) => {
+                log!(
+                    Warn,
+                    "failed hash kv request",
+                    "requested-revision" = revision,
+                    "remote-peer-endpoint" = url.as_str(),
+                    "error" = shown(&cause)
+                );
+                failed = cause;
+            }
+        }
     }
     Err(failed)
 }

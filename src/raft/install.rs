@@ -6,6 +6,7 @@ use std::{cell::Cell, io, rc::Rc};
 
 use bytes::Bytes;
 use futures_util::future::join;
+use prost::Message as _;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::{core::Incoming, driver::Driver, mail::ReceivedSnapshot, translate::messages};
@@ -75,8 +76,19 @@ impl Driver {
     pub(super) fn take_snapshot(self: &Rc<Self>, caller: super::core::Caller, received: ReceivedSnapshot) {
         let driver = self.clone();
         runtime::spawn(async move {
-            let ReceivedSnapshot { message, database } = received;
+            let ReceivedSnapshot { message, database, began } = received;
+            let metrics = driver.member().metrics.peers.of(message.from.unwrap_or_default());
+            let transfers = &metrics.snapshots_received;
+            transfers.under_way.set(1);
+            metrics.received_bytes.add(message.encoded_len() as u64 + database.bytes());
             let result = driver.install(message, database).await;
+            transfers.under_way.set(0);
+            if result.is_ok() {
+                transfers.done.increment();
+                transfers.duration.observe(runtime::now() - began);
+            } else {
+                transfers.failed.increment();
+            }
             driver.with_core(|core| core.snapshot_taken(caller, result));
         });
     }
@@ -232,3 +244,6 @@ impl Numbering {
         values.into_iter().map(moved).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

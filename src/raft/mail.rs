@@ -1,6 +1,6 @@
 //! What travels between a shard and the raft core: batches, once a turn of the loop, never single requests.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 
@@ -34,6 +34,8 @@ pub struct Proposal {
 pub struct ReceivedSnapshot {
     pub message: raftpb::Message,
     pub database: Spooled,
+    /// When it began to come.
+    pub began: Instant,
 }
 
 /// What a shard asks of the raft core besides proposals and reads.

@@ -282,7 +282,7 @@ fn force_new_cluster(dir: &Dir, recovered: &mut Recovered, logger: &slog::Logger
         Some(checkpoint) => (checkpoint.state.applied().0, checkpoint.state.conf_state().clone()),
         None => Default::default(),
     };
-    let old = recovered.hard_state.clone();
+    let old = recovered.hard_state;
     let commit = old.commit.max(applied);
     let kept = recovered.entries.iter().take_while(|entry| entry.index <= commit).count();
     let discarded = recovered.entries.len() - kept;

@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::future::{Either, select};
 
-use super::{Letter, departure::unless_departed, desk::Desk, take};
+use super::{Letter, departure::unless_departed, desk::Desk, integrity, take};
 use crate::{
     config::{Config, tls::Files},
     http::Surface,
@@ -150,6 +150,15 @@ fn with_pair<'a>(
 /// members, and who asks for its health or metrics, at once.
 pub(super) async fn open_and_wait(desk: Rc<Desk>) {
     let (listeners, signals) = take(&desk.house.entrance);
+    let gates = &desk.house.member.config.gates;
+    // One that has nothing yet has nothing to compare.
+    if gates.is_on("InitialCorruptCheck")
+        && desk.house.published.load().revision() > 1
+        && let Err(error) = integrity::check_at_start(&desk.services).await
+    {
+        log!(Fatal, "checkInitialHashKV failed", "error" = error);
+        std::process::exit(1);
+    }
     let (at_once, clients): (Vec<_>, Vec<_>) =
         listeners.into_iter().partition(|(_, door)| matches!(door.surface, Surface::Metrics | Surface::Peer));
     let mut doors: Vec<runtime::Task<()>> = Vec::new();

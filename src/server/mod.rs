@@ -210,7 +210,7 @@ async fn live(house: Arc<House>, number: usize) {
             runtime::spawn(desk.clone().write_to_core());
         }
         if number == 0 {
-            runtime::spawn(integrity::watch_over(desk.services.clone()));
+            integrity::watch_over(&desk.services);
         }
     }
     runtime::spawn(sort_letters(port.clone(), desk.clone(), driver.clone(), peers));

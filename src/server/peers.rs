@@ -10,17 +10,15 @@ use crate::{
     grpc::{LocalBoxFuture, Metadata},
     http::peer,
     peers::Brought,
-    proto::{
-        etcdserverpb::{LeaseTimeToLiveResponse, ResponseHeader},
-        raftpb::Message,
-    },
+    proto::etcdserverpb::{LeaseTimeToLiveResponse, ResponseHeader},
+    raft::mail::ReceivedSnapshot,
     runtime,
     shard::{
         lease::{LeaseAnswer, LeaseCall, whole_seconds},
         view::View,
     },
     store::{hash::KvHash, membership::Member},
-    wal::spool::{Spool, Spooled},
+    wal::spool::Spool,
 };
 
 fn members(view: &View) -> Vec<Member> {
@@ -89,9 +87,9 @@ impl peer::Source for ShardSource {
         Box::pin(runtime::background(move || Spool::create(&dir)))
     }
 
-    fn install(&self, message: Message, database: Spooled) -> LocalBoxFuture<Result<(), Status>> {
+    fn install(&self, snapshot: ReceivedSnapshot) -> LocalBoxFuture<Result<(), Status>> {
         let services = self.services.clone();
-        Box::pin(async move { services.shard.install(message, database).await })
+        Box::pin(async move { services.shard.install(snapshot).await })
     }
 
     fn is_removed(&self, id: u64) -> bool {

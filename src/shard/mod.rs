@@ -35,17 +35,13 @@ use crate::{
     error::{self, Status},
     limits, log,
     observe::{log::hex, metrics::ShardMetrics},
-    proto::{
-        etcdserverpb::{InternalRaftRequest, LeaseRevokeRequest, RequestHeader},
-        raftpb,
-    },
+    proto::etcdserverpb::{InternalRaftRequest, LeaseRevokeRequest, RequestHeader},
     raft::{
         driver::Beside,
         mail::{ReceivedSnapshot, ToCore},
     },
     runtime,
     store::apply::{Answer, LeaseChange},
-    wal::spool::Spooled,
 };
 
 /// What a request is told, and the view in which the places of its answer are readable.
@@ -221,8 +217,8 @@ impl Shard {
     ///
     /// # Errors
     /// Where it could not be taken over.
-    pub async fn install(&self, message: raftpb::Message, database: Spooled) -> Result<(), Status> {
-        let snapshot = Box::new(ReceivedSnapshot { message, database });
+    pub async fn install(&self, snapshot: ReceivedSnapshot) -> Result<(), Status> {
+        let snapshot = Box::new(snapshot);
         self.control(|token| Control::Install { token, snapshot }).await
     }
 

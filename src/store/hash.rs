@@ -139,6 +139,12 @@ impl CompactionHashes {
         }
     }
 
+    /// Of revisions beyond `revision`, the newest first.
+    pub fn after(&self, revision: i64) -> Vec<KvHash> {
+        let hashes = self.0.lock().expect("no holder of the lock panics");
+        hashes.iter().rev().take_while(|hash| hash.revision > revision).copied().collect()
+    }
+
     pub fn get(&self, revision: i64) -> Option<KvHash> {
         self.0.lock().expect("no holder of the lock panics").iter().find(|hash| hash.revision == revision).copied()
     }

@@ -45,6 +45,8 @@ pub struct Gauge {
     pub cgroup: Option<Cgroup>,
     /// Where its data lie, if that is known.
     pub data_dir: Option<PathBuf>,
+    /// Members of its cluster whose CPU counts with its own.
+    pub beside: Vec<Gauge>,
 }
 
 impl Gauge {
@@ -53,7 +55,8 @@ impl Gauge {
     }
 
     pub fn cpu(&self) -> Duration {
-        self.cgroup.as_ref().and_then(Cgroup::cpu).unwrap_or_else(|| cpu_of(self.pid))
+        let own = self.cgroup.as_ref().and_then(Cgroup::cpu).unwrap_or_else(|| cpu_of(self.pid));
+        own + self.beside.iter().map(Gauge::cpu).sum::<Duration>()
     }
 
     pub fn memory(&self) -> Option<Memory> {

@@ -9,7 +9,6 @@ mod timeline;
 
 use std::{fs, path::Path};
 
-use self::table::Table;
 use crate::{
     measure::Outcome,
     results::{Command, ETCD, Results, RowResult, URD},
@@ -17,6 +16,7 @@ use crate::{
 };
 
 pub use number::number;
+pub use table::Table;
 pub use timeline::{Series, timeline};
 
 /// The head of the lines below.

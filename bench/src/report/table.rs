@@ -11,8 +11,12 @@ impl Table {
     }
 
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
-        assert_eq!(N, self.head.len(), "as many cells as the head has");
-        self.rows.push(cells.into());
+        self.row_of(cells.into());
+    }
+
+    pub fn row_of(&mut self, cells: Vec<String>) {
+        assert_eq!(cells.len(), self.head.len(), "as many cells as the head has");
+        self.rows.push(cells);
     }
 
     pub fn is_empty(&self) -> bool {

@@ -26,9 +26,10 @@ use crate::{
     grpc::LocalBoxFuture,
     limits,
     peers::Brought,
-    proto::{etcdserverpb::LeaseTimeToLiveResponse, raftpb::Message},
+    proto::etcdserverpb::LeaseTimeToLiveResponse,
+    raft::mail::ReceivedSnapshot,
     store::{hash::KvHash, membership::Member},
-    wal::spool::{Spool, Spooled},
+    wal::spool::Spool,
 };
 
 const CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
@@ -64,7 +65,7 @@ pub trait Source: super::Source {
     ///
     /// # Errors
     /// Where it cannot be taken over.
-    fn install(&self, message: Message, database: Spooled) -> LocalBoxFuture<Result<(), Status>>;
+    fn install(&self, snapshot: ReceivedSnapshot) -> LocalBoxFuture<Result<(), Status>>;
     /// The hash of the data at a revision, 0: the newest; and the newest revision.
     fn hash(&self, revision: i64) -> LocalBoxFuture<Result<(KvHash, i64), Status>>;
 }

@@ -27,6 +27,7 @@ use crate::{
         body::{Fault, Reader},
     },
     proto::raftpb::{Message, MessageType},
+    raft::mail::ReceivedSnapshot,
     runtime, version,
     wal::spool::Spooled,
     wire::peer::Kind,
@@ -157,7 +158,7 @@ async fn with_database(source: &dyn Source, mut reader: Reader) -> Answer {
         "incoming-snapshot-size" = metric_size(database.bytes()),
         "download-took" = runtime::now() - began
     );
-    match source.install(message, database).await {
+    match source.install(ReceivedSnapshot { message, database, began }).await {
         Ok(()) => taken(),
         Err(status) => {
             let error = &*status.message;

@@ -111,7 +111,7 @@ impl Source for FakePeer {
     fn spool(&self) -> LocalBoxFuture<io::Result<Spool>> {
         Box::pin(std::future::ready(Err(io::ErrorKind::StorageFull.into())))
     }
-    fn install(&self, _: Message, _: Spooled) -> LocalBoxFuture<Result<(), Status>> {
+    fn install(&self, _: ReceivedSnapshot) -> LocalBoxFuture<Result<(), Status>> {
         unreachable!("nothing is spooled")
     }
     fn hash(&self, _: i64) -> LocalBoxFuture<Result<(KvHash, i64), Status>> {

@@ -46,10 +46,14 @@ pub enum Planted {
     RenewsUnconfirmed,
     /// Who leads again goes on with the deadlines of the time when it led before.
     KeepsOldDeadlines,
+    /// A leader is answered for its snapshot before that has been made this member's.
+    AnswersBeforeInstalled,
+    /// A state that comes from another member takes the vote away with it.
+    InstallsNoVote,
 }
 
 impl Planted {
-    pub const ALL: [Planted; 16] = [
+    pub const ALL: [Planted; 18] = [
         Planted::CountsUnsynced,
         Planted::AnswersUnsynced,
         Planted::ForgetsVotes,
@@ -66,6 +70,8 @@ impl Planted {
         Planted::RevokesAsDeposed,
         Planted::RenewsUnconfirmed,
         Planted::KeepsOldDeadlines,
+        Planted::AnswersBeforeInstalled,
+        Planted::InstallsNoVote,
     ];
 }
 
