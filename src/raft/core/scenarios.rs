@@ -239,7 +239,8 @@ impl Scene {
         let core = one.core.as_ref().expect("it runs");
         let (before, now) = (std::mem::replace(&mut one.applied, core.standing().applied), core.standing().applied);
         if before != now {
-            let members = core.state().conf_state();
+            let mut members = core.state().conf_state().clone();
+            members.voters.sort_unstable();
             let mut line = format!("{id}: has applied {now}, voters {:?}", members.voters);
             if !members.learners.is_empty() {
                 write!(line, ", learners {:?}", members.learners).unwrap();
