@@ -209,10 +209,7 @@ impl Core {
         // The checkpoint is the write that makes this ready durable.
         self.in_flight = Some(InFlight { number: Some(number), moves: Vec::new(), imports: false });
         let hard_state = self.node.store().hard_state();
-        let vote = hard_state.vote;
-        #[cfg(any(test, feature = "sim"))]
-        let vote = if self.has(super::Planted::InstallsNoVote) { 0 } else { vote };
-        let hard_state = checkpoint::HardState { term: hard_state.term, vote, commit: index };
+        let hard_state = checkpoint::HardState { term: hard_state.term, vote: hard_state.vote, commit: index };
         #[cfg(any(test, feature = "sim"))]
         if self.has(super::Planted::AnswersBeforeInstalled) {
             effects.messages.extend(self.waiting_messages.drain(..).map(|(_, message)| message));

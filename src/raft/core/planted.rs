@@ -48,12 +48,10 @@ pub enum Planted {
     KeepsOldDeadlines,
     /// A leader is answered for its snapshot before that has been made this member's.
     AnswersBeforeInstalled,
-    /// A state that comes from another member takes the vote away with it.
-    InstallsNoVote,
 }
 
 impl Planted {
-    pub const ALL: [Planted; 18] = [
+    pub const ALL: [Planted; 17] = [
         Planted::CountsUnsynced,
         Planted::AnswersUnsynced,
         Planted::ForgetsVotes,
@@ -71,7 +69,6 @@ impl Planted {
         Planted::RenewsUnconfirmed,
         Planted::KeepsOldDeadlines,
         Planted::AnswersBeforeInstalled,
-        Planted::InstallsNoVote,
     ];
 }
 
