@@ -62,6 +62,26 @@ fn a_fault_can_be_left_out() {
     assert!(count(&some) > 0 && count(&some) < count(&whole), "{some:?}");
 }
 
+fn showed(bug: Planted) -> u64 {
+    match bug {
+        Planted::ReadsWithoutQuorum
+        | Planted::CheckpointsForgetLeases
+        | Planted::SkipsAnEntry
+        | Planted::TellsUncommitted => 0,
+        Planted::VotesForShorterLogs
+        | Planted::ChangesBeforeCommit
+        | Planted::KeepsOldDeadlines
+        | Planted::AnswersBeforeInstalled => 1,
+        Planted::CheckpointsAhead => 2,
+        Planted::AnswersUnsynced | Planted::ReadsBeforeApply | Planted::CountsLearners => 3,
+        Planted::CountsUnsynced => 10,
+        Planted::RenewsUnconfirmed => 37,
+        Planted::TrustsTornWrites => 58,
+        Planted::ForgetsVotes => 288,
+        Planted::RevokesAsDeposed => 369,
+    }
+}
+
 /// What the simulator is worth: each of these bugs must show, within so many seeds.
 #[test]
 fn bugs_that_are_put_in_are_found() {
@@ -74,7 +94,8 @@ fn bugs_that_are_put_in_are_found() {
             let folder = folder();
             catch_unwind(AssertUnwindSafe(|| run(*seed, &plan, folder.path()))).is_err()
         };
-        match (0..400).find(shows) {
+        // A seed by which it has shown itself before spares the search, until the simulator changes.
+        match [showed(bug)].into_iter().chain(0..400).find(shows) {
             Some(seed) => println!("{bug:?}: seed {seed}"),
             None => missed.push(bug),
         }
