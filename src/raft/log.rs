@@ -178,7 +178,7 @@ impl RaftLog {
         let slot = self.slots[(index - self.first) as usize];
         let data = match index.checked_sub(self.in_memory_from) {
             Some(at) => self.data[at as usize].clone(),
-            None => self.values.read(slot.place).map_err(raft::Error::Io)?,
+            None => self.values.entry(slot.place, index).map_err(raft::Error::Io)?,
         };
         Ok(Entry { entry_type: slot.kind, term: self.term_of(index), index, data, ..Entry::default() })
     }

@@ -74,6 +74,14 @@ pub struct Event {
 pub trait Values {
     fn read(&self, place: Place) -> io::Result<Bytes>;
 
+    /// The data of the entry of that raft index, which lie there whole.
+    ///
+    /// # Errors
+    /// As `read`, and where another record lies there.
+    fn entry(&self, place: Place, _index: u64) -> io::Result<Bytes> {
+        self.read(place)
+    }
+
     /// The same where the value may be empty, so that there is nothing to read.
     fn value(&self, place: Place) -> io::Result<Bytes> {
         if place.len == 0 { Ok(Bytes::new()) } else { self.read(place) }

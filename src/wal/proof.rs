@@ -90,16 +90,34 @@ impl Proof<'_> {
     /// # Errors
     /// The disk's; InvalidData with a `Damaged` in it.
     pub fn read(&self, offset: u32, len: u32) -> io::Result<Bytes> {
+        self.proven(offset, len).map(|(_, bytes)| bytes)
+    }
+
+    /// The same of an entry of the raft log, whole. A disk may have put a block where another one belongs, and what is in it is
+    /// sound: so the record must be that entry's.
+    ///
+    /// # Errors
+    /// As above, also if it is another record.
+    pub fn entry(&self, offset: u32, len: u32, index: u64) -> io::Result<Bytes> {
+        let (payload, bytes) = self.proven(offset, len)?;
+        let is_it = payload.kind == Type::Entry && payload.index == index && payload.begin == offset;
+        match is_it && payload.len() == len {
+            true => Ok(bytes),
+            false => Err(self.damaged(&payload, "it lies where another record belongs")),
+        }
+    }
+
+    fn damaged(&self, payload: &Payload, what: &'static str) -> io::Error {
+        let damaged = Damaged { file: self.path.to_owned(), offset: payload.header_at(), index: payload.index, what };
+        io::Error::new(io::ErrorKind::InvalidData, damaged)
+    }
+
+    fn proven(&self, offset: u32, len: u32) -> io::Result<(Payload, Bytes)> {
         // Most of a put is its value: what follows it is a lease's number and padding.
         let end = offset.saturating_add(len).next_multiple_of(ALIGN).saturating_add(64).min(self.size);
         let (begin, bytes, payload) = self.find(offset, len, end)?;
-        let damaged = |what| {
-            let damaged =
-                Damaged { file: self.path.to_owned(), offset: payload.header_at(), index: payload.index, what };
-            io::Error::new(io::ErrorKind::InvalidData, damaged)
-        };
         if payload.end > self.size {
-            return Err(damaged("it is longer than its segment"));
+            return Err(self.damaged(&payload, "it is longer than its segment"));
         }
         let (base, whole) = match bytes.get((payload.begin - begin) as usize..(payload.end - begin) as usize) {
             Some(_) => (begin, bytes),
@@ -107,9 +125,9 @@ impl Proof<'_> {
         };
         let at = |offset: u32| (offset - base) as usize;
         if !payload.is_sound(&whole[at(payload.begin)..at(payload.end)]) {
-            return Err(damaged("its payload's checksum is wrong"));
+            return Err(self.damaged(&payload, "its payload's checksum is wrong"));
         }
-        Ok(whole.slice(at(offset)..at(offset + len)))
+        Ok((payload, whole.slice(at(offset)..at(offset + len))))
     }
 
     fn bytes(&self, from: u32, to: u32) -> io::Result<Bytes> {

@@ -201,6 +201,20 @@ impl Segment {
     /// Reads `len` bytes at `offset`, from the disk if need be: blocks. An error of the disk is an error here, and so is
     /// what the record's checksums do not vouch for: of kind InvalidData, with a `proof::Damaged` in it.
     pub fn read_blocking(&self, offset: u32, len: u32) -> io::Result<Bytes> {
+        self.read_proven(offset, len, |proof| proof.read(offset, len))
+    }
+
+    /// The same of the data of the entry of that raft index, whole: another record in its place is an error, too.
+    pub fn entry_blocking(&self, offset: u32, len: u32, index: u64) -> io::Result<Bytes> {
+        self.read_proven(offset, len, |proof| proof.entry(offset, len, index))
+    }
+
+    fn read_proven(
+        &self,
+        offset: u32,
+        len: u32,
+        read: impl FnOnce(&Proof<'_>) -> io::Result<Bytes>,
+    ) -> io::Result<Bytes> {
         match &self.bytes {
             #[cfg(test)]
             Store::Cold(memory) => Ok(Bytes::copy_from_slice(memory.get(offset, len).expect("within bounds"))),
@@ -215,7 +229,7 @@ impl Segment {
                 }
                 let (file, path) = (self.file()?, self.path());
                 self.read_ahead(read_until.swap(offset + len, Relaxed), offset);
-                Proof { file, path, life: self.life, size: self.size, salt: self.salt }.read(offset, len)
+                read(&Proof { file, path, life: self.life, size: self.size, salt: self.salt })
             }
         }
     }
@@ -376,6 +390,24 @@ mod tests {
         let damaged = segment.read_blocking(11 * PAGE + 5, 5).unwrap_err();
         let told = format!("{} is damaged at byte {}", segment.path().display(), 10 * PAGE);
         assert!(damaged.to_string().starts_with(&told), "{damaged}");
+    }
+
+    /// What a disk that writes a block to the wrong place does: the record there is sound, and it is another.
+    #[test]
+    fn an_entry_in_the_place_of_another_is_not_taken_for_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let segment = segment(temp.path(), &[(10 * PAGE, PAGE), (20 * PAGE, PAGE)]);
+        let data = 10 * PAGE + HEADER_BYTES as u32;
+        let (own, other) = (u64::from(10 * PAGE), u64::from(20 * PAGE));
+        assert_eq!(segment.entry_blocking(data, PAGE, own).unwrap()[..], [10; PAGE as usize]);
+        segment.entry_blocking(data, PAGE - 8, own).expect_err("a part of it");
+        let file = File::options().read(true).write(true).open(segment.path()).unwrap();
+        let mut block = vec![0; 2 * PAGE as usize];
+        file.read_exact_at(&mut block, other).unwrap();
+        file.write_all_at(&block, own).unwrap();
+        let told = segment.entry_blocking(data, PAGE, own).unwrap_err();
+        assert_eq!(told.kind(), io::ErrorKind::InvalidData);
+        assert!(told.to_string().contains("where another record belongs"), "{told}");
     }
 
     #[test]

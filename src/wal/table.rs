@@ -139,18 +139,28 @@ impl<'a> Resident<'a> {
     }
 }
 
+impl SegmentTable {
+    /// The segment that a place lies in.
+    fn holder(&self, place: Place) -> io::Result<&Arc<Segment>> {
+        self.get(place.segment).ok_or_else(|| {
+            let message = format!("segment {:08x} of the log is gone, and a value in it was asked for", place.segment);
+            io::Error::new(io::ErrorKind::NotFound, message)
+        })
+    }
+}
+
 impl Values for SegmentTable {
     fn read(&self, place: Place) -> io::Result<Bytes> {
-        if place.len == 0 {
-            return Ok(Bytes::new());
+        match place.len {
+            0 => Ok(Bytes::new()),
+            len => self.holder(place)?.read_blocking(place.offset, len),
         }
-        match self.get(place.segment) {
-            Some(segment) => segment.read_blocking(place.offset, place.len),
-            None => {
-                let message =
-                    format!("segment {:08x} of the log is gone, and a value in it was asked for", place.segment);
-                Err(io::Error::new(io::ErrorKind::NotFound, message))
-            }
+    }
+
+    fn entry(&self, place: Place, index: u64) -> io::Result<Bytes> {
+        match place.len {
+            0 => Ok(Bytes::new()),
+            len => self.holder(place)?.entry_blocking(place.offset, len, index),
         }
     }
 }
