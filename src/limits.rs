@@ -534,10 +534,9 @@ pub const PEER_STREAM_BYTES_QUEUED: usize = 64 * 1024 * 1024;
 /// How long after a stream has ended it is asked for again, in milliseconds (etcd: rafthttp, DialRetryFrequency).
 pub const PEER_DIAL_AGAIN_MS: u64 = 100;
 
-/// How long members may say nothing to each other in a stream, in milliseconds, and how often each says that it is there
-/// (etcd: rafthttp.ConnReadTimeout, and a third of it).
+/// How long members may say nothing to each other, in milliseconds, unless `--raft-read-timeout` says longer (etcd:
+/// rafthttp.ConnReadTimeout). A third of it after the last word in a stream each says that it is there.
 pub const PEER_SILENCE_MS_MAX: u64 = 5_000;
-pub const PEER_ALIVE_MS: u64 = PEER_SILENCE_MS_MAX / 3;
 
 /// How often it is looked whether leadership has gone where it was to go, in milliseconds.
 pub const TRANSFER_LOOK_MS: u64 = 1;

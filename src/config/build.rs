@@ -188,6 +188,7 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
         socket_reuse_port: settings.flag("socket-reuse-port"),
         memory_mlock: settings.flag("memory-mlock"),
         corrupt_check_ms: milliseconds(settings.duration("corrupt-check-time")),
+        raft_read_timeout_ms: milliseconds(settings.duration("raft-read-timeout")).max(limits::PEER_SILENCE_MS_MAX),
         compact_hash_check_ms: milliseconds(settings.duration("compact-hash-check-time")),
         tracing,
         config_file: None,

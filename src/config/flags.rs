@@ -122,11 +122,9 @@ pub fn nearest(name: &str) -> Option<&'static str> {
         .map(|(_, name)| name)
 }
 
-const CALLS_NO_PEER: &str =
-    "it is shown to members that are called, and this version calls none: the files are checked";
 const NO_DISCOVERY: &str =
     "discovery is not available in this version: name the founding member with --initial-cluster";
-const ONE_MEMBER: &str = "it concerns clusters of several members, which this version does not form";
+const BOUNDED: &str = "what a member does not take is bounded in bytes; nothing waits for it";
 const NO_BBOLT: &str = "it tunes etcd's bbolt database, which urd does not have";
 const NO_WAL_FILES: &str = "urd's log is the database: its segments are recycled, not purged by count";
 const GONE: &str = "etcd gave it up before 3.7";
@@ -171,8 +169,8 @@ pub const FLAGS: &[Flag] = &[
     row(Member, "socket-reuse-port", Bool, "false", Works, "Share ports with other processes by SO_REUSEPORT."),
     row(Member, "socket-reuse-address", Bool, "false", NoEffect("urd always sets SO_REUSEADDR"), "Bind a port although connections of its last owner linger."),
     row(Member, "enable-grpc-gateway", Bool, "true", Works, "Serve the JSON gateway under /v3/."),
-    row(Member, "raft-read-timeout", Duration, "5s", NoEffect(ONE_MEMBER), "Longest wait for bytes from another member."),
-    row(Member, "raft-write-timeout", Duration, "5s", NoEffect(ONE_MEMBER), "Longest wait to hand bytes to another member."),
+    row(Member, "raft-read-timeout", Duration, "5s", Works, "Longest wait for bytes from another member."),
+    row(Member, "raft-write-timeout", Duration, "5s", NoEffect(BOUNDED), "Longest wait to hand bytes to another member."),
     row(Member, "feature-gates", Gates, "", Works, "Features to turn on or off: `Name=true,…`."),
 
     row(Clustering, "initial-advertise-peer-urls", Urls, "http://localhost:2380", Works, "Where other members reach this one; part of its id."),
@@ -224,8 +222,8 @@ pub const FLAGS: &[Flag] = &[
     row(Security, "peer-cert-file", Text, "", Works, "Certificate for members."),
     row(Security, "peer-key-file", Text, "", Works, "Its key."),
     row(Security, "peer-client-cert-auth", Bool, "false", Works, "Demand certificates of members."),
-    row(Security, "peer-client-cert-file", Text, "", NoEffect(CALLS_NO_PEER), "Certificate shown to other members."),
-    row(Security, "peer-client-key-file", Text, "", NoEffect(CALLS_NO_PEER), "Its key."),
+    row(Security, "peer-client-cert-file", Text, "", Works, "Certificate shown to other members."),
+    row(Security, "peer-client-key-file", Text, "", Works, "Its key."),
     row(Security, "peer-trusted-ca-file", Text, "", Works, "Authorities trusted for members."),
     row(Security, "peer-cert-allowed-cn", Text, "", Works, "Common names that members may carry."),
     row(Security, "peer-cert-allowed-hostname", Text, "", Works, "Host names that members may carry."),

@@ -95,6 +95,8 @@ pub struct Config {
     pub corrupt_check_ms: u64,
     /// Between two comparisons of what members have compacted.
     pub compact_hash_check_ms: u64,
+    /// How long another member may say nothing.
+    pub raft_read_timeout_ms: u64,
     /// Where spans of calls go; None: calls are not traced.
     pub tracing: Option<trace::Settings>,
     /// Where all of this was read from, if not from words and variables.
@@ -235,6 +237,7 @@ impl Default for Config {
             memory_mlock: false,
             corrupt_check_ms: 0,
             compact_hash_check_ms: 60_000,
+            raft_read_timeout_ms: 5_000,
             tracing: None,
             config_file: None,
             warnings: Vec::new(),

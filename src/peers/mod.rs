@@ -106,6 +106,11 @@ impl Peers {
         Peers::dial_patience_of(&self.member)
     }
 
+    /// How long a member may say nothing in a stream.
+    fn silence(&self) -> Duration {
+        Duration::from_millis(self.member.config.raft_read_timeout_ms)
+    }
+
     fn headers(&self) -> Vec<(&'static str, &str)> {
         let mut headers: Vec<(&'static str, &str)> =
             self.introduction.iter().map(|(name, text)| (*name, text.as_str())).collect();
@@ -291,7 +296,8 @@ impl Peers {
 
 async fn say_alive(peers: Weak<Peers>) {
     loop {
-        runtime::sleep(Duration::from_millis(limits::PEER_ALIVE_MS)).await;
+        let Some(pause) = peers.upgrade().map(|peers| peers.silence() / 3) else { return };
+        runtime::sleep(pause).await;
         let Some(peers) = peers.upgrade() else { return };
         for peer in peers.table.borrow().values() {
             peer.say_alive();

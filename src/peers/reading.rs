@@ -125,7 +125,7 @@ fn refused(peers: &Peers, peer: &Peer, status: StatusCode, text: &str) -> String
 /// Hands on what a stream says.
 async fn hear(peers: &Peers, peer: &Peer, kind: Kind, mut body: Incoming) -> Ended {
     let mut decoder = Decoder::new(kind, peers.member.id, peer.id);
-    let silence = Duration::from_millis(limits::PEER_SILENCE_MS_MAX);
+    let silence = peers.silence();
     loop {
         let bytes = match runtime::timeout(silence, body.frame()).await {
             None => return Ended::Broken("i/o timeout".into()),
