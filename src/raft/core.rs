@@ -59,6 +59,7 @@ use elections::Elections;
 pub use installing::{Incoming, Installing};
 #[cfg(any(test, feature = "sim"))]
 pub use planted::Planted;
+use proposals::Introduction;
 
 /// What the core is made from.
 pub struct Parts {
@@ -256,7 +257,7 @@ pub struct Core {
     /// Of both.
     queued_bytes: usize,
     /// The request by which this member makes itself known, until it is applied.
-    introduction: Option<u64>,
+    introduction: Option<Introduction>,
     /// This member does not belong to the cluster any more.
     has_left: bool,
     /// The commit index was ahead of the disk at the last tick; it still is, and gets a write of its own.
@@ -805,9 +806,7 @@ impl Core {
         if entry.index <= self.recovered {
             self.batch.tokens.clear();
         }
-        if self.introduction == Some(applied.id) {
-            self.introduction = None;
-        }
+        self.introduction.take_if(|introduction| introduction.id == applied.id);
         if let Some((caller, _)) = self.callers.remove(&applied.id) {
             self.outcomes[caller.shard as usize].push((caller.token, Outcome::Applied(Box::new(applied.result))));
         }

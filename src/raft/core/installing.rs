@@ -229,6 +229,7 @@ impl Core {
         // Of the state of before.
         self.moves_recovered.clear();
         self.dirty = true;
+        self.look_for_introduction();
         // Who was let in meanwhile is not known, nor who was shut out.
         self.batch.tokens.push(TokenChange::Cleared);
         let (index, _) = self.state.applied();

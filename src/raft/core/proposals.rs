@@ -2,17 +2,25 @@
 //! many at a time, changes of the members one by one.
 
 use bytes::Bytes;
+use prost::Message as _;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
 use super::{Caller, Core, Queued};
 use crate::{
     error::{self, Status},
     limits,
+    proto::etcdserverpb::InternalRaftRequest,
     raft::{mail::Proposal, translate},
 };
 
 /// Of what the member proposes by itself: it is not given up.
 const FOREVER: u64 = u64::MAX;
+
+/// What this member has said of itself: its request, and the id by which that is known.
+pub(super) struct Introduction {
+    pub id: u64,
+    data: Bytes,
+}
 
 impl Core {
     /// Takes what another member has sent on to this one. Beyond the bounds it is lost, as any message may be: its caller
@@ -41,7 +49,7 @@ impl Core {
 
     /// Proposes to make this member known to all; to be asked again where it is not known in time.
     pub fn introduce(&mut self, id: u64, data: Bytes) {
-        self.introduction = Some(id);
+        self.introduction = Some(Introduction { id, data: data.clone() });
         self.queued_bytes += data.len();
         self.queue.push_back(Queued { caller: None, id, data, came: self.ticks, only_in: None });
     }
@@ -49,6 +57,17 @@ impl Core {
     /// Whether what this member has said of itself last is known.
     pub fn is_introduced(&self) -> bool {
         self.introduction.is_none()
+    }
+
+    /// The state has come from another member, and with it perhaps what this one has said of itself, which is not applied here
+    /// any more then.
+    pub(super) fn look_for_introduction(&mut self) {
+        let own = self.state.membership.get(self.node.raft.id);
+        self.introduction.take_if(|introduction| {
+            let request = InternalRaftRequest::decode(&introduction.data[..]).unwrap_or_default();
+            let said = request.cluster_member_attr_set.and_then(|set| set.member_attributes);
+            own.zip(said).is_some_and(|(own, said)| own.name == said.name && own.client_urls == said.client_urls)
+        });
     }
 
     pub(super) fn enqueue(&mut self, caller: Caller, proposal: Proposal) {

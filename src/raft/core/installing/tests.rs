@@ -10,7 +10,7 @@ use crate::{
     bolt::read::Database,
     proto::etcdserverpb::{CompactionRequest, InternalRaftRequest, PutRequest},
     raft::{
-        bootstrap::Founder,
+        bootstrap::{Founder, attributes_request},
         core::{Covered, Roll},
         database::Making,
         install::Numbering,
@@ -412,6 +412,24 @@ fn who_takes_a_state_over_does_not_stand_for_election_meanwhile() {
     one.restart();
     one.turn();
     assert_eq!(one.core.standing().vote, id(0));
+}
+
+/// A newcomer's word may be in the very snapshot that it is sent, and is applied nowhere then.
+#[test]
+fn what_a_member_has_said_of_itself_may_come_with_the_state() {
+    for (said, known) in [("http://c", true), ("http://elsewhere", false)] {
+        let mut three = Three::new();
+        three.leave_behind();
+        let request = |urls: &str| attributes_request(77, id(BEHIND), "newcomer", &[urls.to_owned()]);
+        three.ones[BEHIND].core.introduce(77, request(said));
+        three.ones[0].ask(InternalRaftRequest::decode(request("http://c")).unwrap());
+        three.settle();
+        three.ones[0].checkpoint();
+        let snapshot = three.snapshot();
+        assert!(!three.ones[BEHIND].core.is_introduced());
+        three.take_in(snapshot, Step::Installed);
+        assert_eq!(three.ones[BEHIND].core.is_introduced(), known, "{said}");
+    }
 }
 
 #[test]
