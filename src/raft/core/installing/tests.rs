@@ -338,7 +338,7 @@ fn a_snapshot_is_of_exactly_the_entry_that_its_message_names() {
     three.ones[0].checkpoint();
     three.is_cut = false;
     three.take_in(snapshot, Step::Installed);
-    three.ones[0].core.report_snapshot(id(BEHIND), true);
+    three.ones[0].core.report_snapshot(id(BEHIND), Delivery::Arrived);
     for _ in 0..5 {
         three.tick();
     }
@@ -373,12 +373,13 @@ fn a_kill_at_any_step_leaves_a_sound_state_and_no_vote_is_taken_back() {
         }
         // However it went, the member goes on, by another snapshot if need be.
         three.ones[BEHIND].turn();
-        three.ones[0].core.report_snapshot(id(BEHIND), step >= Step::Exchanged);
+        let delivery = if step >= Step::Exchanged { Delivery::Arrived } else { Delivery::Lost };
+        three.ones[0].core.report_snapshot(id(BEHIND), delivery);
         three.puts(3);
         if step < Step::Exchanged {
             let snapshot = three.snapshot();
             three.take_in(snapshot, Step::Installed);
-            three.ones[0].core.report_snapshot(id(BEHIND), true);
+            three.ones[0].core.report_snapshot(id(BEHIND), Delivery::Arrived);
         }
         for _ in 0..5 {
             three.tick();
@@ -430,4 +431,33 @@ fn a_snapshot_of_what_the_member_has_changes_nothing() {
     assert!(one.ignored == 1 && one.begun.is_none());
     let answer = one.out.last().expect("the leader is told what is committed");
     assert_eq!(answer.index, one.core.standing().commit);
+}
+
+/// Otherwise who needs the state waits for it as long as the leader lives; where a majority does, nothing is committed any more.
+#[test]
+fn a_leader_that_cannot_read_its_state_hands_leadership_to_who_has_all_that_is_committed() {
+    let mut three = Three::new();
+    three.leave_behind();
+    let to = three.snapshot().to();
+    assert_eq!(three.ones[0].core.report_snapshot(to, Delivery::Unreadable), None, "it has only just begun to lead");
+    let mut found = 0;
+    for _ in 0..30 {
+        three.tick();
+        let heir = three.ones[0].core.heir();
+        assert!(heir.is_none_or(|heir| heir == id(1)), "who is behind would need the snapshot itself: {heir:x?}");
+        found += usize::from(heir.is_some());
+    }
+    assert!(found > 10, "{found}");
+    assert_eq!(three.ones[0].core.report_snapshot(to, Delivery::Lost), None, "that is no fault of the leader's");
+    assert_eq!(three.ones[0].core.report_snapshot(to, Delivery::Unreadable), Some(id(1)));
+    assert_eq!(three.ones[0].core.report_snapshot(to, Delivery::Unreadable), None, "it is on its way");
+    three.ones[0].turn();
+    three.settle();
+    assert!(three.ones[1].core.is_leader());
+    for _ in 0..5 {
+        three.ones[1].core.tick();
+        three.ones[1].turn();
+        three.settle();
+    }
+    assert_eq!(three.ones[BEHIND].hash(), three.ones[0].hash());
 }
