@@ -208,7 +208,8 @@ impl Core {
             self.node.mut_store().set_hard_state(hard_state);
         }
         assert!(ready.entries().is_empty(), "entries behind a snapshot wait for it");
-        self.commit_unlogged = false;
+        // The checkpoint tells it.
+        (self.commit_unlogged, self.commit_waits, self.commit_due) = (false, false, false);
         self.node.mut_store().restore(index, term, metadata.get_conf_state().clone());
         self.take_messages(&mut ready, effects);
         self.take_read_states(ready.take_read_states());
