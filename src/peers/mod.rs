@@ -34,7 +34,11 @@ use crate::{
     limits, log,
     observe::log::{hex, shown},
     proto::raftpb::Message,
-    raft::{member::Member, sending::SnapshotToSend, translate::messages},
+    raft::{
+        member::Member,
+        sending::{Delivery, SnapshotToSend},
+        translate::messages,
+    },
     runtime, version,
     wire::peer::Kind,
 };
@@ -44,8 +48,8 @@ pub trait Raft {
     fn step(&self, message: eraftpb::Message);
     /// A message to that member has been lost.
     fn unreachable(&self, id: u64);
-    /// A snapshot for that member has arrived there, or not.
-    fn snapshot_sent(&self, id: u64, arrived: bool);
+    /// What has become of a snapshot for that member.
+    fn snapshot_sent(&self, id: u64, delivery: Delivery);
     /// Another member says that this one has been removed from the cluster.
     fn removed(&self);
 }
@@ -252,7 +256,7 @@ impl Peers {
                 // Raft sends no second one before it has heard of the first.
                 *peer.sending.borrow_mut() = Some(task);
             }
-            None => self.raft().snapshot_sent(snapshot.to(), false),
+            None => self.raft().snapshot_sent(snapshot.to(), Delivery::Lost),
         }
     }
 

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     limits, log,
     observe::log::{hex, shown},
-    raft::sending::{Body, SnapshotToSend},
+    raft::sending::{Body, Delivery, SnapshotToSend},
     runtime,
 };
 
@@ -43,6 +43,8 @@ struct Streamed {
 struct Progress {
     pieces: Cell<u64>,
     is_whole: Cell<bool>,
+    /// This member's own state cannot be read.
+    is_unreadable: Cell<bool>,
 }
 
 impl Progress {
@@ -89,6 +91,7 @@ impl HttpBody for Streamed {
             }
             // Who reads it must not take what has come for all of it.
             Err(cause) => {
+                self.progress.is_unreadable.set(true);
                 self.making = None;
                 Poll::Ready(Some(Err(cause.into())))
             }
@@ -103,7 +106,8 @@ pub(super) async fn send(peers: Rc<Peers>, peer: Rc<Peer>, snapshot: SnapshotToS
     let body = Body::begin(&snapshot).await;
     let (index, bytes) = (snapshot.index(), body.database_bytes());
     log!(Info, "sending database snapshot", "snapshot-index" = index, "remote-peer-id" = hex(peer.id), "bytes" = bytes);
-    let posted = post(&peers, &peer, body).await;
+    let progress = Rc::<Progress>::default();
+    let posted = post(&peers, &peer, body, &progress).await;
     transfers.under_way.set(0);
     match posted {
         Ok(()) => {
@@ -118,7 +122,7 @@ pub(super) async fn send(peers: Rc<Peers>, peer: Rc<Peer>, snapshot: SnapshotToS
             peer.metrics.sent_bytes.add(bytes);
             transfers.done.increment();
             transfers.duration.observe(runtime::now() - began);
-            peers.raft().snapshot_sent(peer.id, true);
+            peers.raft().snapshot_sent(peer.id, Delivery::Arrived);
         }
         Err(why) => {
             log!(
@@ -132,16 +136,16 @@ pub(super) async fn send(peers: Rc<Peers>, peer: Rc<Peer>, snapshot: SnapshotToS
             peers.deactivate(&peer, "sendMsgSnap", "post", &why);
             transfers.failed.increment();
             peers.lost(&peer);
-            peers.raft().snapshot_sent(peer.id, false);
+            let unreadable = progress.is_unreadable.get();
+            peers.raft().snapshot_sent(peer.id, if unreadable { Delivery::Unreadable } else { Delivery::Lost });
         }
     }
 }
 
-async fn post(peers: &Peers, peer: &Peer, body: Body) -> Result<(), String> {
+async fn post(peers: &Peers, peer: &Peer, body: Body, progress: &Rc<Progress>) -> Result<(), String> {
     let url = peer.urls.borrow().pick().ok_or("it has no URL")?;
     let mut headers = peers.headers();
     headers.push(("content-type", "application/octet-stream"));
-    let progress = Rc::<Progress>::default();
     let sent = async {
         let streamed = Box::pin(Streamed { making: Some(Box::pin(next(body))), progress: progress.clone() });
         let (response, kept) = peers.client.ask(&url, "/raft/snapshot", Method::POST, &headers, streamed).await?;

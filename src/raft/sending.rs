@@ -23,6 +23,15 @@ impl fmt::Debug for SnapshotToSend {
     }
 }
 
+/// What has become of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    Arrived,
+    Lost,
+    /// The sender cannot read its own state: it can send no snapshot at all.
+    Unreadable,
+}
+
 impl SnapshotToSend {
     pub fn to(&self) -> u64 {
         self.message.to.unwrap_or_default()

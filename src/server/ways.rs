@@ -6,11 +6,13 @@ use raft::eraftpb::Message;
 
 use super::Letter;
 use crate::{
+    log,
+    observe::log::hex,
     peers::{Brought, Peers, Raft},
     raft::{
         core::Core,
         driver::{Driver, Ways},
-        sending::SnapshotToSend,
+        sending::{Delivery, SnapshotToSend},
     },
     runtime::mesh::Port,
     store::membership::Membership,
@@ -40,8 +42,15 @@ impl Raft for Driver {
         self.with_core(|core| core.report_unreachable(id));
     }
 
-    fn snapshot_sent(&self, id: u64, arrived: bool) {
-        self.with_core(|core| core.report_snapshot(id, arrived));
+    fn snapshot_sent(&self, id: u64, delivery: Delivery) {
+        if let Some(heir) = self.with_core(|core| core.report_snapshot(id, delivery)) {
+            log!(
+                Warn,
+                "this member cannot read the state that another one needs; it hands leadership over",
+                "remote-peer-id" = hex(id),
+                "transferee-member-id" = hex(heir)
+            );
+        }
     }
 
     fn removed(&self) {

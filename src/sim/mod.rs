@@ -50,6 +50,7 @@ use crate::{
         bootstrap::Founder,
         core::{Effects, Roll},
         mail::{Control, FromCore, Outcome, Proposal, ToCore, Token},
+        sending::Delivery,
         translate::messages,
         view::View,
     },
@@ -162,7 +163,7 @@ enum Event {
         member: usize,
         life: u64,
         to: u64,
-        ok: bool,
+        delivery: Delivery,
     },
     /// The checkpoint of a state that another member has sent is on the disk.
     Exchanged {
@@ -379,7 +380,7 @@ impl World {
             Event::Snapshot { from, life, to, message, database } => {
                 self.arrive_snapshot((from, life), to, message, database);
             }
-            Event::Reported { member, life, to, ok } => self.hear_report(member, life, to, ok),
+            Event::Reported { member, life, to, delivery } => self.hear_report(member, life, to, delivery),
             Event::Exchanged { member, life } => self.exchanged(member, life),
             Event::Written { member, life } => self.written(member, life),
             Event::Start { member } => self.start(member),
@@ -472,7 +473,7 @@ impl World {
     fn kill(&mut self, member: usize) {
         if let Some(sender) = self.members[member].kill(&mut self.random) {
             // Its connection breaks.
-            self.report_snapshot(sender, member, false);
+            self.report_snapshot(sender, member, Delivery::Lost);
         }
         // Whoever waits there will give up.
         self.members[member].waiting.clear();
@@ -605,7 +606,7 @@ impl World {
                 self.after(us, Event::Exchanged { member, life });
             }
             if let Some(sender) = self.members[member].take_installed() {
-                self.report_snapshot(sender, member, true);
+                self.report_snapshot(sender, member, Delivery::Arrived);
             }
             if !self.members[member].core.as_ref().is_some_and(crate::raft::core::Core::has_work) {
                 break;
@@ -1050,9 +1051,10 @@ impl World {
     }
 
     fn standings(&self) -> Vec<String> {
-        let standing = |member: &Member| format!("{:x}: {:?}", member.id, member.core.as_ref().map(|it| it.standing()));
+        let standing =
+            |member: &Member| format!("{:x}: {:x?}", member.id, member.core.as_ref().map(|it| it.standing()));
         let members = self.members.iter().map(standing);
-        members.chain([format!("wanted: {:?}, broken: {:x?}", self.operator.intent, self.broken())]).collect()
+        members.chain([format!("wanted: {:x?}, broken: {:x?}", self.operator.intent, self.broken())]).collect()
     }
 
     /// All members are the same, and history is as it was told.

@@ -98,8 +98,10 @@ impl Operator {
         self.intent.is_none() && known && (!voters.contains(&id) || lost < (voters.len().saturating_sub(1)) / 2)
     }
 
+    /// Whether it knows the members, and nothing is left to be done.
     pub fn is_done(&self, broken: &[u64]) -> bool {
-        self.intent.is_none() && self.asked.is_none() && !broken.iter().any(|id| self.membership.get(*id).is_some())
+        let idles = self.intent.is_none() && self.asked.is_none();
+        idles && !self.voters().is_empty() && !broken.iter().any(|id| self.membership.get(*id).is_some())
     }
 
     /// Decides what to do next, if there is nothing to be done yet.

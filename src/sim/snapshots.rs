@@ -13,7 +13,7 @@ use crate::{
         core::{Capture, Core, Incoming},
         database::Making,
         install::Numbering,
-        sending::SnapshotToSend,
+        sending::{Delivery, SnapshotToSend},
         translate::messages,
     },
     store::{
@@ -107,8 +107,10 @@ impl World {
                 let us = us + self.random.between(0, 400 * MS);
                 self.after(us, Event::Snapshot { from: member, life, to, message: Box::new(message), database });
             }
-            (Ok(_), None) => self.report_snapshot((member, life), to, false),
-            (Err(_), _) if self.members[member].disk.damaged => self.report_snapshot((member, life), to, false),
+            (Ok(_), None) => self.report_snapshot((member, life), to, Delivery::Lost),
+            (Err(_), _) if self.members[member].disk.damaged => {
+                self.report_snapshot((member, life), to, Delivery::Unreadable);
+            }
             (Err(cause), _) => panic!("a sound disk cannot be read: {cause}"),
         }
     }
@@ -123,7 +125,7 @@ impl World {
         self.trace(&[self.now, 8, to as u64, arrives as u64, database.len() as u64]);
         let arrives = arrives && !self.members[to].knows_removed(self.members[from].id);
         if !arrives || !self.members[to].receive(*message, &database, sender) {
-            return self.report_snapshot(sender, to, false);
+            return self.report_snapshot(sender, to, Delivery::Lost);
         }
         *self.report.snapshots.entry("received").or_default() += 1;
         self.turn(to);
@@ -135,20 +137,22 @@ impl World {
     }
 
     /// Tells who sent a snapshot what has become of it.
-    pub(super) fn report_snapshot(&mut self, (member, life): (usize, u64), to: usize, ok: bool) {
+    pub(super) fn report_snapshot(&mut self, (member, life): (usize, u64), to: usize, delivery: Delivery) {
         let us = self.random.between(MS, 20 * MS);
-        self.after(us, Event::Reported { member, life, to: self.members[to].id, ok });
+        self.after(us, Event::Reported { member, life, to: self.members[to].id, delivery });
     }
 
-    pub(super) fn hear_report(&mut self, member: usize, life: u64, to: u64, ok: bool) {
+    pub(super) fn hear_report(&mut self, member: usize, life: u64, to: u64, delivery: Delivery) {
         if self.members[member].life != life || self.members[member].core.is_none() {
             return;
         }
         if !self.runs(member) {
             let left = self.members[member].still_until - self.now;
-            return self.after(left, Event::Reported { member, life, to, ok });
+            return self.after(left, Event::Reported { member, life, to, delivery });
         }
-        self.members[member].core.as_mut().expect("it runs").report_snapshot(to, ok);
+        if self.members[member].core.as_mut().expect("it runs").report_snapshot(to, delivery).is_some() {
+            *self.report.snapshots.entry("unreadable, leadership handed over").or_default() += 1;
+        }
         self.turn(member);
     }
 

@@ -62,6 +62,18 @@ fn a_fault_can_be_left_out() {
     assert!(count(&some) > 0 && count(&some) < count(&whole), "{some:?}");
 }
 
+/// As a failing run may be made as small.
+#[test]
+fn a_run_may_have_nobody_and_no_time() {
+    for (clients, faulty_ms) in [(0, 0), (0, 3_000), (3, 0)] {
+        for changes in [false, true] {
+            let plan = Plan { clients, lessees: 0, watchers: 0, faulty_ms, changes, ..Plan::default() };
+            let report = run_in_a_folder(1, &plan);
+            assert_eq!(report.operations > 0, clients > 0, "{report:?}");
+        }
+    }
+}
+
 fn showed(bug: Planted) -> u64 {
     match bug {
         Planted::ReadsWithoutQuorum

@@ -3,7 +3,7 @@
 //!
 //!     urd-sim --seeds 10000                 seeds 0 to 9,999, on every core
 //!     urd-sim --first 151 --seeds 1         one of them again: the same run
-//!     urd-sim --shrink 151                  the smallest run of a seed that still fails
+//!     urd-sim --shrink 151                  the smallest run of a seed that still fails at the same place
 //!     urd-sim --plant ForgetsVotes          with a bug in it, to see that it is found
 //!
 //! A seed that fails is told with what was wrong, and the exit code is 1.
@@ -11,6 +11,7 @@
 use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet},
+    fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -146,10 +147,23 @@ fn words(seed: u64, plan: &Plan) -> String {
     words
 }
 
+/// What was wrong, and where in the source that was seen.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Failure {
+    place: String,
+    what: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} ({})", self.what, self.place)
+    }
+}
+
 #[derive(Default)]
 struct Total {
     report: Report,
-    failed: Vec<(u64, String)>,
+    failed: Vec<(u64, Failure)>,
 }
 
 impl Total {
@@ -258,16 +272,16 @@ fn make_small(seed: u64, options: &Options, base: &Path) -> bool {
     };
     println!("seed {seed} fails: {why}");
     let mut runs = 0;
-    let shrunk = shrink(&plan, |plan| {
+    let shrunk = shrink(&plan, &why.place, |plan| {
         runs += 1;
-        one(seed, plan, base).is_err()
+        one(seed, plan, base).err().map(|why| why.place)
     });
-    let why = one(seed, &shrunk, base).expect_err("a run is the same each time");
+    let Err(why) = one(seed, &shrunk, base) else { unreachable!("a run is the same each time") };
     println!("after {runs} runs: {why}\n    urd-sim {}", words(seed, &shrunk));
     false
 }
 
-fn one(seed: u64, plan: &Plan, base: &Path) -> Result<Report, String> {
+fn one(seed: u64, plan: &Plan, base: &Path) -> Result<Report, Failure> {
     let thread = format!("{seed}-{:?}", std::thread::current().id());
     let folder = base.join(thread);
     std::fs::create_dir_all(&folder).expect("room for a run's folder");
@@ -275,7 +289,7 @@ fn one(seed: u64, plan: &Plan, base: &Path) -> Result<Report, String> {
     let _ = std::fs::remove_dir_all(&folder);
     told.map_err(|cause| {
         let text = cause.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| cause.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default();
-        format!("{text} ({})", WHERE.take())
+        let what = text.or_else(|| cause.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default();
+        Failure { place: WHERE.take(), what }
     })
 }

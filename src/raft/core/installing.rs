@@ -21,7 +21,7 @@ use crate::{
     limits,
     proto::raftpb,
     raft::{
-        sending::SnapshotToSend,
+        sending::{Delivery, SnapshotToSend},
         translate::{self, messages},
         view::View,
     },
@@ -96,9 +96,16 @@ impl Core {
         SnapshotToSend { message, view }
     }
 
-    /// A snapshot has reached a member, which has answered for it, or it has not.
-    pub fn report_snapshot(&mut self, to: u64, ok: bool) {
-        self.node.report_snapshot(to, if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure });
+    /// A snapshot has reached a member, which has answered for it, or it has not. Gives whom leadership is handed to for that.
+    ///
+    /// A leader that cannot read its state would keep those who need it waiting for ever, and with them maybe the majority
+    /// without which nothing is committed, not even its own removal: its heartbeats are as good as any.
+    pub fn report_snapshot(&mut self, to: u64, delivery: Delivery) -> Option<u64> {
+        let arrived = delivery == Delivery::Arrived;
+        self.node.report_snapshot(to, if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure });
+        let heir = self.heir().filter(|_| delivery == Delivery::Unreadable)?;
+        self.transfer_leader(heir);
+        Some(heir)
     }
 
     /// The last entry that the log need not keep, if so much is durably applied: members that are a little behind are sent
@@ -201,7 +208,8 @@ impl Core {
             self.node.mut_store().set_hard_state(hard_state);
         }
         assert!(ready.entries().is_empty(), "entries behind a snapshot wait for it");
-        self.commit_unlogged = false;
+        // The checkpoint tells it.
+        (self.commit_unlogged, self.commit_waits, self.commit_due) = (false, false, false);
         self.node.mut_store().restore(index, term, metadata.get_conf_state().clone());
         self.take_messages(&mut ready, effects);
         self.take_read_states(ready.take_read_states());

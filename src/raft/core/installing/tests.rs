@@ -241,6 +241,10 @@ impl Three {
     fn leave_behind(&mut self) {
         self.puts(20);
         self.ones[BEHIND].checkpoint();
+        self.fall_behind();
+    }
+
+    fn fall_behind(&mut self) {
         self.is_cut = true;
         self.puts(120);
         let revision = self.ones[0].core.state().index.current() - 10;
@@ -264,8 +268,8 @@ impl Three {
         panic!("the leader sends no snapshot");
     }
 
-    /// True if it has come to its end.
-    fn take_in(&mut self, snapshot: SnapshotToSend, until: Step) {
+    /// Its values are on their way into the log.
+    fn keep(&mut self, snapshot: SnapshotToSend) -> Incoming {
         let database = Making::begin(snapshot.view.clone()).piece(usize::MAX).unwrap();
         let one = &mut self.ones[BEHIND];
         let message = messages::message_for_crate(snapshot.message).unwrap();
@@ -274,6 +278,12 @@ impl Three {
         let mut keeper = Keeper { core: &mut one.core, numbering: Numbering::default() };
         let imported = import::import(&Database::open(&database[..], "snapshot").unwrap(), 1, &mut keeper).unwrap();
         assert_eq!(imported.consistent_index, message.get_snapshot().get_metadata().index);
+        Incoming { message, state: imported.state }
+    }
+
+    fn take_in(&mut self, snapshot: SnapshotToSend, until: Step) {
+        let incoming = self.keep(snapshot);
+        let one = &mut self.ones[BEHIND];
         if until == Step::Gathered {
             return;
         }
@@ -285,7 +295,7 @@ impl Three {
         if until == Step::Kept {
             return;
         }
-        one.core.install(Box::new(Incoming { message, state: imported.state }));
+        one.core.install(Box::new(incoming));
         one.turn();
         let capture = one.begun.take().expect("the snapshot is of use");
         assert!(one.out.is_empty(), "nothing is promised before it is durable: {:?}", one.out);
@@ -338,7 +348,7 @@ fn a_snapshot_is_of_exactly_the_entry_that_its_message_names() {
     three.ones[0].checkpoint();
     three.is_cut = false;
     three.take_in(snapshot, Step::Installed);
-    three.ones[0].core.report_snapshot(id(BEHIND), true);
+    three.ones[0].core.report_snapshot(id(BEHIND), Delivery::Arrived);
     for _ in 0..5 {
         three.tick();
     }
@@ -373,12 +383,13 @@ fn a_kill_at_any_step_leaves_a_sound_state_and_no_vote_is_taken_back() {
         }
         // However it went, the member goes on, by another snapshot if need be.
         three.ones[BEHIND].turn();
-        three.ones[0].core.report_snapshot(id(BEHIND), step >= Step::Exchanged);
+        let delivery = if step >= Step::Exchanged { Delivery::Arrived } else { Delivery::Lost };
+        three.ones[0].core.report_snapshot(id(BEHIND), delivery);
         three.puts(3);
         if step < Step::Exchanged {
             let snapshot = three.snapshot();
             three.take_in(snapshot, Step::Installed);
-            three.ones[0].core.report_snapshot(id(BEHIND), true);
+            three.ones[0].core.report_snapshot(id(BEHIND), Delivery::Arrived);
         }
         for _ in 0..5 {
             three.tick();
@@ -448,4 +459,69 @@ fn a_snapshot_of_what_the_member_has_changes_nothing() {
     assert!(one.ignored == 1 && one.begun.is_none());
     let answer = one.out.last().expect("the leader is told what is committed");
     assert_eq!(answer.index, one.core.standing().commit);
+}
+
+/// Otherwise who needs the state waits for it as long as the leader lives; where a majority does, nothing is committed any more.
+#[test]
+fn a_leader_that_cannot_read_its_state_hands_leadership_to_who_has_all_that_is_committed() {
+    let mut three = Three::new();
+    three.leave_behind();
+    let to = three.snapshot().to();
+    assert_eq!(three.ones[0].core.report_snapshot(to, Delivery::Unreadable), None, "it has only just begun to lead");
+    let mut found = 0;
+    for _ in 0..30 {
+        three.tick();
+        let heir = three.ones[0].core.heir();
+        assert!(heir.is_none_or(|heir| heir == id(1)), "who is behind would need the snapshot itself: {heir:x?}");
+        found += usize::from(heir.is_some());
+    }
+    assert!(found > 10, "{found}");
+    assert_eq!(three.ones[0].core.report_snapshot(to, Delivery::Lost), None, "that is no fault of the leader's");
+    assert_eq!(three.ones[0].core.report_snapshot(to, Delivery::Unreadable), Some(id(1)));
+    assert_eq!(three.ones[0].core.report_snapshot(to, Delivery::Unreadable), None, "it is on its way");
+    three.ones[0].turn();
+    three.settle();
+    assert!(three.ones[1].core.is_leader());
+    for _ in 0..5 {
+        three.ones[1].core.tick();
+        three.ones[1].turn();
+        three.settle();
+    }
+    assert_eq!(three.ones[BEHIND].hash(), three.ones[0].hash());
+}
+
+/// The write that was to tell the disk of a commit index is of no use once a checkpoint does, and there is nothing to write.
+#[test]
+fn a_commit_index_that_waits_for_its_write_is_told_by_the_checkpoint() {
+    let mut three = Three::new();
+    three.puts(20);
+    // Its last entry is not committed, as far as it knows.
+    three.ones[0].put("last", "value");
+    for message in std::mem::take(&mut three.ones[0].out) {
+        let to = &mut three.ones[(message.to - id(0)) as usize];
+        to.core.step(message);
+        to.turn();
+    }
+    three.fall_behind();
+    let snapshot = three.snapshot();
+    let incoming = three.keep(snapshot);
+    let one = &mut three.ones[BEHIND];
+    one.turn();
+    let (before, term) = (one.core.standing(), one.core.standing().term);
+    let mut tells = Message { from: id(0), to: id(BEHIND), term, commit: before.commit + 1, ..Message::default() };
+    tells.set_msg_type(raft::eraftpb::MessageType::MsgHeartbeat);
+    one.core.step(tells);
+    one.turn();
+    assert_eq!(one.core.standing().commit, before.commit + 1);
+    // The second finds that it is still not on the disk.
+    one.core.tick();
+    one.core.tick();
+    one.core.install(Box::new(incoming));
+    one.turn();
+    let capture = one.begun.take().expect("the snapshot is of use");
+    one.write(*capture);
+    one.core.installed();
+    one.recycle();
+    one.turn();
+    assert_eq!(one.hash(), three.ones[0].hash());
 }
