@@ -90,7 +90,7 @@ fn showed(bug: Planted) -> u64 {
         Planted::RenewsUnconfirmed => 37,
         Planted::TrustsTornWrites => 58,
         Planted::ForgetsVotes => 288,
-        Planted::RevokesAsDeposed => 369,
+        Planted::RevokesAsDeposed => 890,
     }
 }
 
