@@ -30,7 +30,13 @@ async fn founded(count: usize) -> Vec<Server> {
 }
 
 async fn list(client: &Client) -> Vec<Member> {
-    client.call(&MemberListRequest { linearizable: true }).await.unwrap().members
+    loop {
+        match client.call(&MemberListRequest { linearizable: true }).await {
+            // The leader may be the one that the test has just killed.
+            Err(refused) if refused.is(&error::LEADER_CHANGED) => {}
+            told => return told.unwrap().members,
+        }
+    }
 }
 
 fn id_of(members: &[Member], name: &str) -> u64 {
@@ -42,7 +48,7 @@ async fn healthy<T>(mut ask: impl AsyncFnMut() -> Result<T, urd_client::Error>) 
     let asked = async {
         loop {
             match ask().await {
-                Err(refused) if refused.is(&error::UNHEALTHY) => {
+                Err(refused) if refused.is(&error::UNHEALTHY) || refused.is(&error::LEADER_CHANGED) => {
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
                 told => return told.unwrap(),
