@@ -244,7 +244,7 @@ commands() {
         ctl member remove "$other" -w json
         # Its id has the time in it as well.
         ctl member remove "$("$reference/etcdctl" --endpoints="$endpoints" member list | awk -F, '/ unstarted/ { print $1 }')" |
-            sed -E 's/[0-9a-f]{15,16}/ID/g'
+            sed -E 's/[0-9a-f]{8,16}/ID/g'
         ctl member list
     } >"$work/part" 2>&1
     hide "$other" VOTER <"$work/part"
@@ -377,7 +377,7 @@ normalise() {
         -e 's/lease [0-9a-f]{16}/lease LEASE/' \
         -e 's/(cluster|Member) +/\1 /' \
         -e 's/\{"ID":[0-9]+,"peerURLs"/{"ID":UNSTARTED,"peerURLs"/g' \
-        -e 's/^Member [0-9a-f]{15,16} added/Member ID added/' \
+        -e 's/^Member [0-9a-f]{8,16} added/Member ID added/' \
         -e 's/, 3\.7\.3, 3\.7\.0, [0-9.]+ [kMG]?B, [0-9.]+ [kMG]?B, [0-9]+%/, 3.7.3, 3.7.0, SIZES/' \
         -e 's/, (true|false), (true|false), [0-9]+, [0-9]+, [0-9]+, /, \1, \2, TERM, INDEX, INDEX, /' \
         -e '/^(│|┌|├|└)/ { s/(─)+/─/g; s/ +/ /g; s/[0-9.]+ [kM]?B/SIZE/g; s/[0-9]+%/P/g; s/[0-9.]+(µs|ms|s) /T /g; s/│ [0-9]+ │ [0-9]+ │ [0-9]+ │/│ TERM │ INDEX │ INDEX │/ }'
