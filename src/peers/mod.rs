@@ -96,18 +96,14 @@ impl Peers {
         self.raft.get().and_then(Weak::upgrade).expect("raft lives as long as its executor")
     }
 
-    /// How long it may take until a connection to a member stands (etcd: PeerDialTimeout).
-    pub fn dial_patience_of(member: &Member) -> Duration {
-        Duration::from_millis(1000 + member.config.election_ms)
-    }
-
     /// For what is asked of other members besides raft's messages.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
+    /// How long it may take until a connection to a member stands.
     fn dial_patience(&self) -> Duration {
-        Peers::dial_patience_of(&self.member)
+        Duration::from_millis(self.member.config.peer_dial_timeout_ms())
     }
 
     /// How long a member may say nothing in a stream.

@@ -32,6 +32,12 @@ pub enum Delivery {
     Unreadable,
 }
 
+/// The entry up to which a message's snapshot holds everything.
+pub fn index_of(message: &raftpb::Message) -> u64 {
+    let metadata = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref());
+    metadata.and_then(|metadata| metadata.index).unwrap_or_default()
+}
+
 impl SnapshotToSend {
     pub fn to(&self) -> u64 {
         self.message.to.unwrap_or_default()
@@ -39,8 +45,7 @@ impl SnapshotToSend {
 
     /// The entry up to which it holds everything.
     pub fn index(&self) -> u64 {
-        let metadata = self.message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref());
-        metadata.and_then(|metadata| metadata.index).unwrap_or_default()
+        index_of(&self.message)
     }
 
     /// What stands in front of the database: the message's length, 8 bytes with the highest in front, and its bytes.

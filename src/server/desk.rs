@@ -35,7 +35,6 @@ use crate::{
         tls::Guard,
     },
     observe::{self, log::shown, trace::Tracer},
-    peers::{Peers, client::Client},
     runtime::{
         self,
         mesh::Port,
@@ -79,10 +78,7 @@ const TICKS_PER_LOOK: u32 = 1000 / limits::SHARD_TICK_MS as u32;
 
 impl Desk {
     pub fn new(house: Arc<House>, port: Rc<Port<Letter>>, shard: Rc<Shard>, way: ToPeers) -> Self {
-        let config = &house.member.config;
-        let tls_files = doors::peer_files(config).expect("what is needed of them was made at the start");
-        let client = Client::new(config.tls.clone(), tls_files, Peers::dial_patience_of(&house.member));
-        let services = Services::new(shard.clone(), client);
+        let services = Services::new(shard.clone(), doors::client(&house.member.config));
         let settings = Settings::of(&house.member.config, shard.metrics.clone());
         let tracer = house
             .exporter

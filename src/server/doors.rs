@@ -20,6 +20,7 @@ use crate::{
         tls::{self, Caller, Guard},
     },
     observe::log::{hex, shown},
+    peers::client::Client,
     runtime,
 };
 
@@ -98,6 +99,12 @@ pub(super) fn peer_files(config: &Config) -> Result<Files, String> {
         true => with_pair(config, &config.tls.peer, "peer", config.listen_peer_urls.iter()),
         false => Ok(config.tls.peer.clone()),
     }
+}
+
+/// Connections of one executor to other members.
+pub(super) fn client(config: &Config) -> Client {
+    let files = peer_files(config).expect("what is needed of them was made at the start");
+    Client::new(config.tls.clone(), files, Duration::from_millis(config.peer_dial_timeout_ms()))
 }
 
 /// That other members can be called with these files is found out at the start, if there are any.

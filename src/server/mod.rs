@@ -32,7 +32,7 @@ use crate::{
         log::{hex, shown},
         trace::Exporter,
     },
-    peers::{Brought, Peers, Raft, client::Client},
+    peers::{Brought, Peers, Raft},
     proto::etcdserverpb::{CompactionRequest, InternalRaftRequest, RequestHeader},
     raft::{
         compactor::Compactor,
@@ -229,10 +229,7 @@ fn drive_core(house: &Arc<House>, port: &Rc<Port<Letter>>, local: Option<Rc<Shar
     let core = Core::new(parts).expect("the log that recovery has read suits the crate");
     let member = house.member.clone();
     let post = Box::new(ByPort(port.clone()));
-    let config = &house.member.config;
-    let tls_files = doors::peer_files(config).expect("what is needed of them was made at the start");
-    let client = Client::new(config.tls.clone(), tls_files, Peers::dial_patience_of(&house.member));
-    let peers = Peers::new(house.member.clone(), client);
+    let peers = Peers::new(house.member.clone(), doors::client(&house.member.config));
     let driver = Driver::new(driver::Parts {
         core,
         files,

@@ -27,7 +27,7 @@ use crate::{
         body::{Fault, Reader},
     },
     proto::raftpb::{Message, MessageType},
-    raft::mail::ReceivedSnapshot,
+    raft::{mail::ReceivedSnapshot, sending::index_of},
     runtime, version,
     wal::spool::Spooled,
     wire::peer::Kind,
@@ -172,11 +172,6 @@ async fn with_database(source: &dyn Source, mut reader: Reader) -> Answer {
             refusal(StatusCode::INTERNAL_SERVER_ERROR, &format!("failed to process raft message ({error})"))
         }
     }
-}
-
-fn index_of(message: &Message) -> u64 {
-    let metadata = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref());
-    metadata.and_then(|metadata| metadata.index).unwrap_or_default()
 }
 
 /// Puts a database into a file as it comes. A piece is written while the next one comes.

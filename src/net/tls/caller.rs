@@ -14,12 +14,11 @@ use rustls::{
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{
     Secured,
     admission::{Admission, is_of_host},
-    clients::{authorities, system_file},
+    clients::{authorities, may_be, system_file},
     keys::KeyFiles,
     provider, read, unfit, versions,
 };
@@ -138,7 +137,7 @@ impl ServerCertVerifier for Verifier {
         };
         let is_trusted = || {
             self.trusted.contains(end_entity)
-                && may_be_a_server(end_entity, now)
+                && may_be(end_entity, now, |usage| usage.server_auth)
                 && is_of_host(end_entity, &server_name.to_str())
         };
         match by_chain {
@@ -168,17 +167,4 @@ impl ServerCertVerifier for Verifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
-}
-
-/// Whether its own words let it be a server's certificate now.
-fn may_be_a_server(certificate: &CertificateDer<'_>, now: UnixTime) -> bool {
-    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
-    let now = now.as_secs() as i64;
-    let validity = parsed.validity();
-    let usage = match parsed.extended_key_usage() {
-        Ok(Some(usage)) => usage.value.any || usage.value.server_auth,
-        Ok(None) => true,
-        Err(_) => false,
-    };
-    usage && validity.not_before.timestamp() <= now && now <= validity.not_after.timestamp()
 }

@@ -12,7 +12,7 @@ use rustls::{
         danger::{ClientCertVerified, ClientCertVerifier},
     },
 };
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{ExtendedKeyUsage, FromDer, X509Certificate};
 
 use super::read;
 
@@ -102,7 +102,7 @@ impl ClientCertVerifier for Verifier {
     ) -> Result<ClientCertVerified, Error> {
         let by_chain = self.by_chain.verify_client_cert(end_entity, intermediates, now);
         match by_chain {
-            Err(_) if self.trusted.contains(end_entity) && may_be_a_client(end_entity, now) => {
+            Err(_) if self.trusted.contains(end_entity) && may_be(end_entity, now, |usage| usage.client_auth) => {
                 Ok(ClientCertVerified::assertion())
             }
             by_chain => by_chain,
@@ -132,13 +132,17 @@ impl ClientCertVerifier for Verifier {
     }
 }
 
-/// Whether its own words let it be a client's certificate now.
-fn may_be_a_client(certificate: &CertificateDer<'_>, now: UnixTime) -> bool {
+/// Whether its own words let it be a certificate of that usage now.
+pub(super) fn may_be(
+    certificate: &CertificateDer<'_>,
+    now: UnixTime,
+    of_usage: impl FnOnce(&ExtendedKeyUsage<'_>) -> bool,
+) -> bool {
     let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
     let now = now.as_secs() as i64;
     let validity = parsed.validity();
     let usage = match parsed.extended_key_usage() {
-        Ok(Some(usage)) => usage.value.any || usage.value.client_auth,
+        Ok(Some(usage)) => usage.value.any || of_usage(usage.value),
         Ok(None) => true,
         Err(_) => false,
     };
