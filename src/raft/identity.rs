@@ -23,10 +23,11 @@ pub fn added_member_id(peer_urls: &[String], now_seconds: u64) -> u64 {
 }
 
 /// From where a member counts the ids that it gives in this life, of requests and read indexes: two bytes of its own id,
-/// five of the time in Unix milliseconds, one to count in, so that those of two lives, and of two members, do not meet.
-/// (etcd: idutil.NewGenerator.)
-pub fn first_id(member: u64, now_ms: u64) -> u64 {
-    (member & 0xffff) << 48 | (now_ms & 0xff_ffff_ffff) << 8
+/// five of a number that is drawn anew, one to count in, so that those of two lives, and of two members, do not meet: an
+/// answer to what a former life has asked would be taken for one to what this life asks. (etcd: idutil.NewGenerator, whose
+/// five bytes are the clock's: where that is set back they come again.)
+pub fn first_id(member: u64, drawn: u64) -> u64 {
+    (member & 0xffff) << 48 | (drawn & 0xff_ffff_ffff) << 8
 }
 
 /// The id of a cluster: the head of SHA-1 over its founders' ids in ascending order, eight big-endian bytes each

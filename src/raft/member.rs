@@ -118,8 +118,8 @@ impl SharedStanding {
 }
 
 impl Member {
-    /// `now_ms`: unix time in milliseconds when the member started.
-    pub fn new(id: u64, cluster_id: u64, config: Config, now_ms: u64) -> Self {
+    /// `drawn`: a number of this life's own.
+    pub fn new(id: u64, cluster_id: u64, config: Config, drawn: u64) -> Self {
         let shards = (0..config.shards).map(|_| Arc::default()).collect();
         Member {
             id,
@@ -141,7 +141,7 @@ impl Member {
             is_learner: AtomicBool::new(false),
             compaction_hashes: CompactionHashes::default(),
             departed: AtomicBool::new(false),
-            next_id: AtomicU64::new(identity::first_id(id, now_ms)),
+            next_id: AtomicU64::new(identity::first_id(id, drawn)),
         }
     }
 

@@ -100,11 +100,11 @@ pub struct Started {
     pub cut: Option<Cut>,
 }
 
-/// Opens the data directory or makes a new one. `now_ms`: Unix time. `probe` measures how the device syncs, `found` decides how the
+/// Opens the data directory or makes a new one. `drawn`: a number of this life's own. `probe` measures how the device syncs, `found` decides how the
 /// member comes to its cluster; both asked at the first start only.
 pub fn start(
     config: &Config,
-    now_ms: u64,
+    drawn: u64,
     logger: slog::Logger,
     probe: impl FnOnce(&Path) -> io::Result<Durability>,
     found: impl FnOnce(&Config) -> Result<Founding, String>,
@@ -139,7 +139,7 @@ pub fn start(
     let checkpoint_bytes = listing.checkpoint.unwrap_or(0);
     // An old log keeps the ids it has: what the flags say counts for a new one only, as in etcd.
     let options = Options::for_requests(config.max_request_bytes, founding.cluster_id, founding.member_id);
-    let (life, first_members) = (identity::first_id(founding.member_id, now_ms), founding.members.clone());
+    let (life, first_members) = (identity::first_id(founding.member_id, drawn), founding.members.clone());
     let manner = Manner {
         founders: |_| founding.founders(),
         lease_ttl_min: config.lease_ttl_min(),

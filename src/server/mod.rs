@@ -17,7 +17,7 @@ use std::{
     path::Path,
     rc::{Rc, Weak},
     sync::{Arc, Mutex, atomic::AtomicUsize},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use prost::Message as _;
@@ -42,6 +42,7 @@ use crate::{
         space::Space,
         start::{self, Started},
     },
+    random,
     runtime::{
         self,
         executors::{self, Placement},
@@ -105,7 +106,7 @@ pub fn run(mut config: Config) -> Result<Infallible, String> {
         None => None,
     };
 
-    let now_ms = unix_ms();
+    let drawn = random::unforeseen().map_err(|cause| format!("cannot draw a number: /dev/urandom: {cause}"))?;
     let probe = |dir: &Path| {
         let dir = dir.to_owned();
         executors::run_one(move || file::probe(dir)).map_err(std::io::Error::other)?
@@ -117,7 +118,7 @@ pub fn run(mut config: Config) -> Result<Infallible, String> {
         found = Some(peer_name);
         Ok(founding)
     };
-    let started = start::start(&config, now_ms, logger, probe, find).map_err(text)?;
+    let started = start::start(&config, drawn, logger, probe, find).map_err(text)?;
     match found {
         Some(peer_name) => config.tls.peer_name = peer_name,
         None if matches!(config.discovery, Some(Discovery::Service(_))) => {
@@ -138,7 +139,7 @@ pub fn run(mut config: Config) -> Result<Infallible, String> {
     // In the data directory, which is this process's by now, a certificate may have to be made.
     let listeners = doors::guard(&config, bound)?;
     doors::check_calling(&config)?;
-    let member = Arc::new(Member::new(started.member_id, started.cluster_id, config, now_ms).with_tokens(tokens));
+    let member = Arc::new(Member::new(started.member_id, started.cluster_id, config, drawn).with_tokens(tokens));
     let view = View { state: started.parts.state.clone(), segments: started.parts.writer.table().clone() };
     log!(
         Info,
@@ -164,10 +165,6 @@ pub fn run(mut config: Config) -> Result<Infallible, String> {
     });
     executors::run(&placement, move |number| live(house.clone(), number)).map_err(text)?;
     unreachable!("the executor that waits for the signal ends the process")
-}
-
-fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 /// Where clients come in, and the signals that end it.
