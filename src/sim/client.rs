@@ -50,7 +50,8 @@ impl Client {
         self.resting
     }
 
-    pub fn next(&mut self, random: &mut Random, floor: i64) -> (u32, ToCore) {
+    /// `id`: of the request, at the member that is asked.
+    pub fn next(&mut self, random: &mut Random, floor: i64, id: u64) -> (u32, ToCore) {
         self.asked += 1;
         let slot = (self.number as u32) << 24 | self.asked;
         let token = Token { slot, life: 0 };
@@ -58,8 +59,7 @@ impl Client {
         let key = Bytes::from(format!("key-{at}"));
         let len = if random.permille(50) { 6_000 } else { random.below(300) as usize };
         let value = Bytes::from(format!("{}-{}-{}", self.number, self.asked, "v".repeat(len)));
-        // Its header's id, by which the answer is found: of no other request.
-        let mut request = InternalRaftRequest { id: u64::from(slot) + (1 << 40), ..Default::default() };
+        let mut request = InternalRaftRequest { id, ..Default::default() };
         let mut mail = ToCore::default();
         let kind = if self.resting { 9 } else { random.below(10) };
         let put = PutRequest { key: key.clone(), value: value.clone(), ..Default::default() };

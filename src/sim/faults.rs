@@ -19,7 +19,7 @@ impl World {
 
     fn make_fault(&mut self, random: &mut Random) {
         let member = random.below(self.members.len() as u64) as usize;
-        let kind = random.below(24);
+        let kind = random.below(27);
         self.trace(&[self.now, 5, member as u64, kind]);
         match kind {
             0..3 => {
@@ -90,13 +90,24 @@ impl World {
                 self.kill(member);
                 self.after(random.between(20 * MS, 2_000 * MS), Event::Start { member });
             }
+            20 => {
+                self.fault("wall clock set");
+                let by_ms = random.between(1, 3_600_000) as i64;
+                self.members[member].wall.shift_ms += if random.permille(500) { by_ms } else { -by_ms };
+            }
+            21 | 22 => {
+                self.fault("start with the clock of the last start");
+                self.kill(member);
+                self.members[member].wall.begins_anew = true;
+                self.after(random.between(20 * MS, 2_000 * MS), Event::Start { member });
+            }
             _ if !self.may_break(member) => {}
-            20 | 21 => {
+            23 | 24 => {
                 if self.members[member].flip(random) {
                     self.fault("bit flipped on the disk");
                 }
             }
-            22 => {
+            25 => {
                 self.fault("write that goes astray");
                 self.members[member].disk.misdirects = true;
             }

@@ -8,16 +8,21 @@ use crate::{
     limits::{self, LOG_BLOCK_BYTES},
     raft::{
         bootstrap::Founder,
-        core::{Capture, Core, Covered, Effects, Installing, Planted},
+        core::{Capture, Core, Covered, Effects, Installing, Planted, sealed},
+        identity,
         start::{self, Manner, Resumed},
         view::View,
     },
     random::Random,
     shard::{lease::Deadlines, watch::Watches},
-    store::checkpoint::CheckpointHead,
+    store::{
+        checkpoint::CheckpointHead,
+        types::{Place, Revision, Values as _},
+    },
     wal::{
         bulk::Pace,
         disk::{Dir, Recycled},
+        record::MovedValue,
         recovery::Options,
         replay::TRUSTS_TORN_WRITES,
         segment::Segment,
@@ -63,6 +68,35 @@ impl Clock {
     }
 }
 
+/// The clock that tells the time of day, by which nothing may go: it may be set at any time.
+#[derive(Clone, Copy, Default)]
+pub struct Wall {
+    /// How far it has been set ahead, or back.
+    pub shift_ms: i64,
+    /// What it said when the process began.
+    began_ms: u64,
+    /// The machine has no other clock while it is off: the next process begins when this one did.
+    pub begins_anew: bool,
+}
+
+impl Wall {
+    /// A day in the year 2027.
+    const EPOCH_MS: u64 = 1_800_000_000_000;
+
+    fn ms(self, now: u64) -> u64 {
+        (Self::EPOCH_MS + now / 1000).saturating_add_signed(self.shift_ms)
+    }
+
+    /// A process begins.
+    fn begin(&mut self, now: u64) -> u64 {
+        if std::mem::take(&mut self.begins_anew) && self.began_ms > 0 {
+            self.shift_ms += self.began_ms as i64 - self.ms(now) as i64;
+        }
+        self.began_ms = self.ms(now);
+        self.began_ms
+    }
+}
+
 pub struct Member {
     pub id: u64,
     dir: Dir,
@@ -88,6 +122,9 @@ pub struct Member {
     /// The process stands still until then.
     pub still_until: u64,
     pub clock: Clock,
+    pub wall: Wall,
+    /// The last id that this process has given a request.
+    ids: u64,
     /// How long a write takes at most.
     pub write_us: u64,
     pub disk: Disk,
@@ -121,6 +158,8 @@ impl Member {
             retired: Vec::new(),
             still_until: 0,
             clock: Clock::new(),
+            wall: Wall::default(),
+            ids: 0,
             write_us: super::WRITE_US,
             disk: Disk::default(),
             gone: false,
@@ -142,6 +181,18 @@ impl Member {
         self.planted == Some(bug)
     }
 
+    /// The clock that deadlines are kept by.
+    pub fn ms(&self, now: u64) -> u64 {
+        let ms = self.clock.ms(now);
+        if self.has(Planted::DeadlinesByWallClock) { self.wall.ms(0) + ms } else { ms }
+    }
+
+    /// An id for a request, of no other.
+    pub fn next_id(&mut self) -> u64 {
+        self.ids += 1;
+        self.ids
+    }
+
     /// The term in which it leads and may serve.
     pub fn leads(&self) -> Option<u64> {
         let core = self.core.as_ref()?;
@@ -149,15 +200,18 @@ impl Member {
     }
 
     /// The process starts, with what the disk has kept. False if it refuses to.
-    pub fn start(&mut self, random: &mut Random) -> bool {
+    pub fn start(&mut self, now: u64, random: &mut Random) -> bool {
         let misread = std::mem::take(&mut self.disk.misreads).then(|| self.disk.flip(&self.dir, random)).flatten();
-        let started = self.try_start(misread.is_some());
+        let (drawn, began_ms) = (random.draw(), self.wall.begin(now));
+        let drawn = if self.has(Planted::IdsByWallClock) { began_ms } else { drawn };
+        let started = self.try_start(misread.is_some(), drawn);
         misread.into_iter().for_each(|flip| flip.take_back());
         started
     }
 
-    fn try_start(&mut self, misread: bool) -> bool {
+    fn try_start(&mut self, misread: bool, drawn: u64) -> bool {
         self.life += 1;
+        self.ids = identity::first_id(self.id, drawn);
         let options =
             Options { segment_bytes: SEGMENT_BYTES, recent_bytes: RECENT_BYTES, cluster_id: 0xc1, member_id: self.id };
         let manner = Manner {
@@ -169,7 +223,7 @@ impl Member {
             pre_vote: true,
             request_ticks: REQUEST_TICKS,
             retry_ticks: 5,
-            life: self.id << 48 | self.life << 24,
+            life: self.ids,
             quota_bytes: None,
             catch_up_entries: CATCH_UP_ENTRIES,
             logger: slog::Logger::root(slog::Discard, slog::o!()),
@@ -245,11 +299,15 @@ impl Member {
         }
         match effects.installing.take() {
             Some(Installing::Begun(capture)) => {
+                self.exchange.waits = false;
                 self.exchange.begun = Some(capture);
                 // It would be a state of before.
                 self.capture = None;
             }
-            Some(Installing::Ignored) => self.exchange.is_over = true,
+            Some(Installing::Ignored) => {
+                self.exchange.waits = false;
+                self.exchange.is_over = true;
+            }
             None => {}
         }
         Some(effects)
@@ -277,7 +335,7 @@ impl Member {
     pub fn expired(&mut self, now: u64) -> (Option<u64>, Vec<i64>) {
         self.follow_lead(now);
         let Some(term) = self.leads() else { return (None, Vec::new()) };
-        let due = self.deadlines.due(self.clock.ms(now), limits::LEASE_REVOKES_IN_FLIGHT);
+        let due = self.deadlines.due(self.ms(now), limits::LEASE_REVOKES_IN_FLIGHT);
         (if self.has(Planted::KeepsOldDeadlines) { Some(term) } else { self.deadlines.term() }, due)
     }
 
@@ -292,7 +350,7 @@ impl Member {
         let extend_ms = ELECTION_TICKS as u64 * super::TICK_US / 1000;
         match leads {
             Some(_) if leads == self.deadlines.term() => {}
-            Some(term) => self.deadlines.promote(term, view.state.leases.iter(), extend_ms, self.clock.ms(now)),
+            Some(term) => self.deadlines.promote(term, view.state.leases.iter(), extend_ms, self.ms(now)),
             None => self.deadlines.demote(),
         }
     }
@@ -311,6 +369,38 @@ impl Member {
             }
         }
         done
+    }
+
+    /// Moves some of the values of a segment that lies before the checkpoint to the log's end, as the work does that gives
+    /// space back (raft/space.rs); all of them, and a later checkpoint frees it. Gives how many.
+    pub fn repack(&mut self, random: &mut Random) -> u64 {
+        let core = self.core.as_mut().expect("a process that runs");
+        // One job at a time.
+        if core.relocating() || self.exchange.waits || self.exchange.begun.is_some() {
+            return 0;
+        }
+        let index = &core.state().index;
+        let before =
+            sealed(core.writer()).map(|segment| segment.life()).filter(|life| *life < self.covered.replay_from);
+        let lives: Vec<u32> = before.filter(|life| index.usage().of(*life).is_some()).collect();
+        if lives.is_empty() {
+            return 0;
+        }
+        let (life, most) = (*random.pick(&lives), random.between(1, 60) as usize);
+        let events = index.event_refs(Revision::default(), i64::MAX);
+        let live = events.filter(|event| event.meta.place.len > 0 && event.meta.place.segment == life);
+        let places: Vec<(Revision, Place)> =
+            live.map(|event| (event.meta.revision, event.meta.place)).take(most).collect();
+        let read = |(revision, from): (Revision, Place)| {
+            Some(MovedValue { revision, from, value: core.writer().table().value(from).ok()? })
+        };
+        let Some(values) = places.into_iter().map(read).collect::<Option<Vec<MovedValue>>>() else {
+            assert!(self.disk.damaged, "a sound disk cannot be read");
+            return 0;
+        };
+        let count = values.len() as u64;
+        core.relocate(values);
+        count
     }
 
     pub(super) fn write_checkpoint(&mut self, capture: Capture) {

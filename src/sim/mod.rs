@@ -123,6 +123,8 @@ pub struct Report {
     pub expired: u64,
     /// Changes of the members.
     pub changes: u64,
+    /// Values that were moved to give their segments back.
+    pub moved: u64,
     /// Snapshots that members have sent each other, by what became of them.
     pub snapshots: BTreeMap<&'static str, u64>,
     pub simulated_ms: u64,
@@ -459,7 +461,7 @@ impl World {
             return;
         }
         self.trace(&[self.now, 3, member as u64]);
-        if self.members[member].start(&mut self.random) {
+        if self.members[member].start(self.now, &mut self.random) {
             self.turn(member);
         } else {
             self.fault("start refused by a damaged disk");
@@ -515,7 +517,7 @@ impl World {
         let mut mail = ToCore::default();
         for lease in due {
             self.trace(&[now, 6, member as u64, lease as u64]);
-            let (token, id) = self.token();
+            let (token, id) = self.token(member);
             let request = InternalRaftRequest {
                 header: Some(RequestHeader { id, ..Default::default() }),
                 lease_revoke: Some(LeaseRevokeRequest { id: lease }),
@@ -667,7 +669,7 @@ impl World {
             self.checker.hears(&who, expected, revision, value);
             self.trace(&[self.now, 4, member as u64, expected as u64]);
         }
-        let now_ms = self.members[member].clock.ms(self.now);
+        let now_ms = self.members[member].ms(self.now);
         for change in mail.leases.iter() {
             match *change {
                 LeaseChange::Granted { id, ttl } => self.members[member].deadlines.granted(id, ttl, now_ms),
@@ -695,13 +697,19 @@ impl World {
         while one.watches.fan_out(term) {}
     }
 
-    /// What goes on in the background: compaction's removals, and checkpoints, at once or a while after the state was taken.
+    /// What goes on in the background: compaction's removals, values that move out of the way, and checkpoints, at once or a
+    /// while after the state was taken.
     fn keep_house(&mut self, member: usize) {
         let core = self.members[member].core.as_mut().expect("it runs");
         core.compaction_slice(50);
         if self.random.permille(400) {
             let roll = if self.random.permille(300) { Roll::Over } else { Roll::No };
             self.members[member].core.as_mut().expect("it runs").want_capture(roll);
+            self.turn(member);
+        }
+        if self.random.permille(300) && self.runs(member) {
+            let moved = self.members[member].repack(&mut self.random);
+            self.report.moved += moved;
             self.turn(member);
         }
         if self.random.permille(700) && self.runs(member) {
@@ -718,10 +726,10 @@ impl World {
 
     // ---- clients ----
 
-    /// For a request that is no client's, with the id of its own.
-    fn token(&mut self) -> (Token, u64) {
+    /// For a request that is no client's, and its id at the member that is asked.
+    fn token(&mut self, member: usize) -> (Token, u64) {
         self.slots += 1;
-        (Token { slot: self.slots, life: 0 }, u64::from(self.slots) + (1 << 40))
+        (Token { slot: self.slots, life: 0 }, self.members[member].next_id())
     }
 
     /// The present as a member's shard states it.
@@ -742,7 +750,8 @@ impl World {
 
     fn ask(&mut self, client: usize) {
         let Some(member) = self.somebody() else { return self.after(20 * MS, Event::Ask { client }) };
-        let (slot, mail) = self.clients[client].next(&mut self.random, self.checker.floor());
+        let id = self.members[member].next_id();
+        let (slot, mail) = self.clients[client].next(&mut self.random, self.checker.floor(), id);
         self.members[member].waiting.insert(slot, Waiter::Client(client));
         self.after(8_000 * MS, Event::GiveUp { client, operation: slot.into() });
         self.give(member, mail);
@@ -768,7 +777,7 @@ impl World {
         let revision = self.checker.floor() - self.random.below(150) as i64;
         let Some(member) = self.somebody().filter(|_| revision > self.compacted && !self.resting) else { return };
         self.compacted = revision;
-        let (token, id) = self.token();
+        let (token, id) = self.token(member);
         let request = InternalRaftRequest {
             header: Some(RequestHeader { id, ..Default::default() }),
             compaction: Some(CompactionRequest { revision, physical: false }),
@@ -794,7 +803,7 @@ impl World {
         };
         let leader = if leaders.is_empty() { anybody } else { *self.random.pick(&leaders) };
         let member = if matches!(step, Step::Renew { .. }) { leader } else { anybody };
-        let (token, id) = self.token();
+        let (token, id) = self.token(member);
         let mut request =
             InternalRaftRequest { header: Some(RequestHeader { id, ..Default::default() }), ..Default::default() };
         match &step {
@@ -870,7 +879,7 @@ impl World {
     /// As the shard of a member that has just been told that it still led when it was asked. (shard/mod.rs, answer_lease.)
     fn renew(&mut self, lessee: usize, member: usize, id: i64, asked_at: u64, view: &View) {
         self.members[member].follow_lead(self.now);
-        let now_ms = self.members[member].clock.ms(self.now);
+        let now_ms = self.members[member].ms(self.now);
         let deadlines = &mut self.members[member].deadlines;
         if !deadlines.is_primary() {
             return;
@@ -948,7 +957,7 @@ impl World {
             return;
         }
         let Some(member) = self.somebody() else { return self.after(100 * MS, Event::Operate) };
-        let (token, _) = self.token();
+        let (token, _) = self.token(member);
         self.operator.asked = Some(operator::Asked { slot: token.slot, looks: true });
         self.after(4_000 * MS, Event::OperatorGivesUp { slot: token.slot });
         self.members[member].waiting.insert(token.slot, Waiter::Operator);
@@ -1000,7 +1009,7 @@ impl World {
         let leader = self.leader().filter(|_| matches!(intent, Intent::Promote { .. }));
         let Some(member) = leader.or_else(|| self.somebody()) else { return self.after(100 * MS, Event::Change) };
         self.trace(&[self.now, 7, member as u64]);
-        let (token, id) = self.token();
+        let (token, id) = self.token(member);
         let (data, promotes) = Operator::change(intent, id);
         self.operator.asked = Some(operator::Asked { slot: token.slot, looks: false });
         self.after(4_000 * MS, Event::OperatorGivesUp { slot: token.slot });

@@ -27,6 +27,8 @@ use crate::{
 pub struct Exchange {
     /// Its values are on their way into the log.
     incoming: Option<Box<Incoming>>,
+    /// Its values are durable, and it waits for the log to be between two writes: nothing may be moved from then on.
+    pub waits: bool,
     /// Its checkpoint is being written.
     pub begun: Option<Box<Capture>>,
     /// Member and life of the process that sent it.
@@ -63,6 +65,7 @@ impl Member {
         let Some(core) = self.core.as_mut() else { return };
         if self.exchange.incoming.is_some() && core.has_kept() && !core.relocating() {
             core.install(self.exchange.incoming.take().expect("just seen"));
+            self.exchange.waits = true;
         }
     }
 

@@ -175,6 +175,7 @@ impl Total {
         total.watched += report.watched;
         total.expired += report.expired;
         total.changes += report.changes;
+        total.moved += report.moved;
         total.simulated_ms += report.simulated_ms;
         for (what, count) in report.snapshots {
             *total.snapshots.entry(what).or_default() += count;
@@ -194,8 +195,15 @@ impl Total {
         let faults: Vec<String> = by_count.iter().map(|((_, kind), count)| format!("{count} {kind}")).collect();
         println!("faults: {}", faults.join(", "));
         println!(
-            "{} operations, {} more unknown; {} revisions, {} events watched, {} leases expired, {} changes of members",
-            report.operations, report.unknown, report.revisions, report.watched, report.expired, report.changes
+            "{} operations, {} more unknown; {} revisions, {} events watched, {} leases expired, {} changes of members, \
+             {} values moved",
+            report.operations,
+            report.unknown,
+            report.revisions,
+            report.watched,
+            report.expired,
+            report.changes,
+            report.moved
         );
         let snapshots: Vec<String> = report.snapshots.iter().map(|(what, count)| format!("{count} {what}")).collect();
         println!("snapshots between members: {}", snapshots.join(", "));

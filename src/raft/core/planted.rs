@@ -48,10 +48,18 @@ pub enum Planted {
     KeepsOldDeadlines,
     /// A leader is answered for its snapshot before that has been made this member's.
     AnswersBeforeInstalled,
+    /// A segment is recycled as soon as the present state leaves it, though the last checkpoint still points there.
+    RecyclesTooEarly,
+    /// A checkpoint may name a place to replay from whose segment was recycled.
+    ReplaysFromRecycled,
+    /// Deadlines of leases are kept by the wall clock.
+    DeadlinesByWallClock,
+    /// Ids begin at the wall clock, so that they come again where it is set back.
+    IdsByWallClock,
 }
 
 impl Planted {
-    pub const ALL: [Planted; 17] = [
+    pub const ALL: [Planted; 21] = [
         Planted::CountsUnsynced,
         Planted::AnswersUnsynced,
         Planted::ForgetsVotes,
@@ -69,6 +77,10 @@ impl Planted {
         Planted::RenewsUnconfirmed,
         Planted::KeepsOldDeadlines,
         Planted::AnswersBeforeInstalled,
+        Planted::RecyclesTooEarly,
+        Planted::ReplaysFromRecycled,
+        Planted::DeadlinesByWallClock,
+        Planted::IdsByWallClock,
     ];
 }
 

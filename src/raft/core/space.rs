@@ -22,11 +22,14 @@ impl Core {
         let until = self.superfluous_until(checkpoint.applied);
         self.node.mut_store().compact(until);
         let usage = self.state.index.usage();
+        let covered = |life: u32| checkpoint.usage.of(life).is_some();
+        #[cfg(any(test, feature = "sim"))]
+        let covered = |life: u32| covered(life) && !self.has(Planted::RecyclesTooEarly);
         let log_from = self.node.store().first_place().map_or(u32::MAX, |place| place.segment);
         let unused: Vec<u32> = sealed(&self.writer)
             .map(|segment| segment.life())
             .filter(|life| *life < checkpoint.replay_from.min(log_from).min(self.keeps_from()))
-            .filter(|life| checkpoint.usage.of(*life).is_none() && usage.of(*life).is_none())
+            .filter(|life| !covered(*life) && usage.of(*life).is_none())
             .collect();
         let mut retired = Vec::with_capacity(unused.len());
         for life in unused {
@@ -35,6 +38,14 @@ impl Core {
             assert!(moving.chain(pending).all(|one| one.to.segment != life), "values are on their way into {life}");
             retired.push(self.writer.retire(life));
         }
+        // Where a write began that had no room in its segment any more nothing of the log lies, and a later checkpoint must not
+        // name it all the same as the place to replay from: it would not be there.
+        let is_gone = |life: u32| retired.iter().any(|segment| segment.life() == life);
+        #[cfg(any(test, feature = "sim"))]
+        let is_gone = |life: u32| is_gone(life) && !self.has(Planted::ReplaysFromRecycled);
+        let mut marks = std::mem::take(&mut self.marks);
+        marks.retain(|mark| !is_gone(mark.position.life));
+        self.marks = marks;
         self.dirty |= !retired.is_empty();
         // A table of before would pin what has just been taken out.
         let table = Arc::new(self.writer.table().clone());

@@ -109,8 +109,8 @@ class Dns:
             return [message(TRUNCATED, [])]
         if how == "forged":
             # Of another question, of another name, and cut short: nobody is to believe any of them.
-            right = message(0, data)
-            return [b"\0\0" + right[2:], right[:13] + b"X" + right[14:], right[:20], right]
+            wrong = message(0, [struct.pack(">HHH", 0, 0, 2380) + in_dns("other.test")])
+            return [b"\0\0" + wrong[2:], wrong[:13] + b"X" + wrong[14:], wrong[:20], message(0, data)]
         return [message(0, data)]
 
 
