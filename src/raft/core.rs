@@ -525,6 +525,12 @@ impl Core {
                 Control::Configure { token, id, data, promotes } => self.configure(caller(token), id, data, promotes),
                 Control::TransferLeader { to } => self.transfer_leader(to),
                 Control::Install { token, snapshot } => self.effects.received.push((caller(token), snapshot)),
+                Control::Entries { token, entries } => {
+                    let kept = self.node.store().kept(entries.from, entries.to, limits::PEER_ENTRIES_BYTES);
+                    // Who asks does so once.
+                    let _ = entries.found.set(kept);
+                    self.outcomes[shard].push((token, Outcome::Done));
+                }
             }
         }
     }

@@ -6,6 +6,7 @@ mod desk;
 mod doors;
 mod founding;
 mod integrity;
+mod mending;
 mod peers;
 mod source;
 mod versions;
@@ -111,7 +112,7 @@ pub fn run(config: Config) -> Result<Infallible, String> {
         executors::run_one(move || file::probe(dir)).map_err(std::io::Error::other)?
     };
     let logger = crate::observe::log::Drain::logger("raft");
-    let started = start::start(&config, now_ms, logger, probe, founding::found).map_err(text)?;
+    let started = start::start(&config, now_ms, logger, probe, founding::found, mending::ask).map_err(text)?;
     if let Some(cut) = &started.cut {
         log!(
             Warn,

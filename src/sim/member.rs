@@ -175,7 +175,7 @@ impl Member {
             logger: slog::Logger::root(slog::Discard, slog::o!()),
         };
         TRUSTS_TORN_WRITES.set(self.has(Planted::TrustsTornWrites));
-        let resumed = start::resume(&self.dir, &options, manner);
+        let resumed = start::resume(&self.dir, &options, manner, None);
         TRUSTS_TORN_WRITES.set(false);
         let Resumed { parts, covered, .. } = match resumed {
             Ok(resumed) => resumed,

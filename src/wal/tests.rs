@@ -2,6 +2,7 @@
 
 mod damage;
 mod format;
+mod mend;
 mod random;
 
 use std::{fs, os::unix::fs::FileExt, path::Path, sync::Arc};

@@ -357,7 +357,7 @@ impl One {
             catch_up_entries: 1000,
             logger: slog::Logger::root(slog::Discard, slog::o!()),
         };
-        let Resumed { parts, .. } = start::resume(&self.dir, &options, manner).unwrap();
+        let Resumed { parts, .. } = start::resume(&self.dir, &options, manner, None).unwrap();
         self.core = Some(Core::new(parts).unwrap());
     }
 

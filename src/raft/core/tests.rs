@@ -110,7 +110,7 @@ fn resumed(dir: &Dir, founders: Vec<Founder>, force_new_cluster: bool) -> Resume
         catch_up_entries: 5000,
         logger: slog::Logger::root(slog::Discard, slog::o!()),
     };
-    start::resume(dir, &OPTIONS, manner).unwrap()
+    start::resume(dir, &OPTIONS, manner, None).unwrap()
 }
 
 impl World {
