@@ -108,6 +108,18 @@ pub const CHECKPOINT_OVERDUE: u64 = 2;
 /// Compactions whose hash may still be asked for (etcd: mvcc/hash.go, hashStorageMaxSize).
 pub const COMPACTION_HASHES: usize = 10;
 
+/// Entries whose effects members compare as one. Each costs a member some 50 ns, and a leader that has ended one a small request to
+/// each other member. A member that differs goes on answering until the span has ended and the next comparison is done: at 1,000
+/// puts a second four seconds and ten more at most.
+pub const SPAN_ENTRIES: u64 = 4096;
+
+/// How often a leader looks whether spans have ended that it has not compared.
+pub const SPAN_CHECK_MS: u64 = 10_000;
+
+/// Spans whose hashes may still be asked for: a million entries, so that a member that lags by as many is compared.
+/// 16 bytes each.
+pub const SPAN_HASHES: usize = 256;
+
 /// A segment is repacked in the background when its live values, moved, would take less than this share of its file.
 pub const REPACK_BELOW_PERCENT: u64 = 50;
 
@@ -477,6 +489,14 @@ pub const LEASE_EXPIRY_RETRY_MS: u64 = 3000;
 
 /// Finest step of the lease deadlines' wheel. A lease ends at most this and one sweep late.
 pub const LEASE_STEP_MS: u64 = 64;
+
+/// How long after a lease was granted, or last told of, a leader puts into the log what it has left, with the gate LeaseCheckpoint
+/// (etcd: lessor.go, defaultLeaseCheckpointInterval).
+pub const LEASE_CHECKPOINT_MS: u64 = 300_000;
+
+/// Leases of which one entry of the log tells (etcd: lessor.go, maxLeaseCheckpointBatchSize): a shard puts one such entry into it
+/// at each tick at most.
+pub const LEASE_CHECKPOINTS_AT_ONCE: usize = 1000;
 /// Largest `--max-request-bytes`: a gRPC message's length must stay below 2^31 with the envelope around it.
 pub const REQUEST_BYTES_MAX: usize = (1 << 31) - 1 - GRPC_OVERHEAD_BYTES;
 

@@ -17,7 +17,10 @@ use crate::{
         lease::{LeaseAnswer, LeaseCall, whole_seconds},
         view::View,
     },
-    store::{hash::KvHash, membership::Member},
+    store::{
+        hash::{KvHash, spans::SpanHash},
+        membership::Member,
+    },
     wal::spool::Spool,
 };
 
@@ -128,5 +131,9 @@ impl peer::Source for ShardSource {
             let hash = maintenance::hash_at(&services, &view, revision).await?;
             Ok((hash, view.revision()))
         })
+    }
+
+    fn spans(&self) -> Vec<SpanHash> {
+        self.services.shard.member.span_hashes.after(0)
     }
 }

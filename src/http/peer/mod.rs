@@ -4,6 +4,7 @@
 
 mod leases;
 mod members;
+mod own;
 mod raft;
 
 #[cfg(test)]
@@ -28,7 +29,10 @@ use crate::{
     peers::Brought,
     proto::etcdserverpb::LeaseTimeToLiveResponse,
     raft::mail::ReceivedSnapshot,
-    store::{hash::KvHash, membership::Member},
+    store::{
+        hash::{KvHash, spans::SpanHash},
+        membership::Member,
+    },
     wal::spool::Spool,
 };
 
@@ -68,6 +72,8 @@ pub trait Source: super::Source {
     fn install(&self, snapshot: ReceivedSnapshot) -> LocalBoxFuture<Result<(), Status>>;
     /// The hash of the data at a revision, 0: the newest; and the newest revision.
     fn hash(&self, revision: i64) -> LocalBoxFuture<Result<(KvHash, i64), Status>>;
+    /// What the last spans of entries did.
+    fn spans(&self) -> Vec<SpanHash>;
 }
 
 /// The answer to a request of another member.
@@ -110,6 +116,7 @@ pub(super) async fn respond(source: &Rc<dyn Source>, request: Request<Incoming>)
         "/raft" => raft::message(source, request).await,
         "/raft/snapshot" => raft::snapshot(source, request).await,
         "/raft/probing" => raft::probing(),
+        "/urd/spans" => own::spans(source, &request),
         _ => match (path.strip_prefix("/members/promote/"), path.starts_with("/raft/stream/")) {
             (Some(id), _) => members::promote(source, &request, id).await,
             (None, true) => raft::stream(source, &request, &path),

@@ -108,6 +108,24 @@ pub fn survey<S: Source>(database: &Database<S>) -> Result<Survey, ReadError> {
     Ok(survey)
 }
 
+/// The raft entry up to which a database holds everything, by what it says itself; 0 if it does not.
+///
+/// # Errors
+/// Where what says so is damaged.
+pub fn consistent_index<S: Source>(database: &Database<S>) -> Result<u64, ReadError> {
+    let mut index = 0;
+    let buckets = database.buckets()?;
+    if let Some((_, meta)) = buckets.iter().find(|(name, _)| name == b"meta") {
+        database.each(meta, &mut |key, entry| {
+            if let (names::CONSISTENT_INDEX, Entry::Value(value)) = (key, entry) {
+                index = number(value).unwrap_or(0);
+            }
+            Ok(())
+        })?;
+    }
+    Ok(index)
+}
+
 /// Reads a database whole. `lease_ttl_min`: see `State`.
 ///
 /// # Errors
