@@ -637,3 +637,32 @@ pub const TRACE_EVENTS_MAX: usize = 128;
 
 /// What is read of a collector's answer: a number and a text.
 pub const TRACE_RESPONSE_BYTES_MAX: usize = 64 * 1024;
+
+/// Servers of `/etc/resolv.conf` that are asked, dots that may be demanded of a name, seconds until another server is
+/// asked, rounds of all servers: what resolv.conf(5) allows.
+pub const DNS_SERVERS_MAX: usize = 3;
+pub const DNS_DOTS_MAX: u64 = 15;
+pub const DNS_TIMEOUT_SECONDS_MAX: u64 = 30;
+pub const DNS_ATTEMPTS_MAX: u64 = 5;
+
+/// Bytes of a name in DNS as text, with the dot at its end (RFC 1035, section 2.3.4, less the length of its first label).
+pub const DNS_NAME_BYTES_MAX: usize = 254;
+
+/// Bytes of DNS in a datagram: what gets through any network in one piece, 1280 less the headers (Go: net.maxDNSPacketSize).
+pub const DNS_MESSAGE_BYTES: usize = 1232;
+
+/// How often the pause between two questions to a discovery service that fails is doubled, from one second on (etcd:
+/// v3discovery.maxExponentialRetries).
+pub const DISCOVERY_PAUSE_DOUBLINGS_MAX: u32 = 8;
+
+/// How long a connection to it may take, how long until the next try, and how long until a call that has failed is made
+/// again (grpc-go: minConnectTimeout; etcd: client/v3, defaultBackoffWaitBetween).
+pub const DISCOVERY_DIAL_SECONDS_MAX: u64 = 20;
+pub const DISCOVERY_DIAL_AGAIN_MS: u64 = 250;
+pub const DISCOVERY_ASK_AGAIN_MS: u64 = 25;
+
+/// The least silence after which it is asked whether it is there (grpc-go: KeepaliveMinPingTime).
+pub const DISCOVERY_KEEPALIVE_MS_MIN: u64 = 10_000;
+
+/// Bytes of an answer of it: ten thousand members that register under one token.
+pub const DISCOVERY_ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
