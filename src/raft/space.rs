@@ -200,17 +200,18 @@ impl Space {
 
     /// Moves everything that lives in a segment to the log's end.
     async fn repack(&mut self, life: u32) -> io::Result<()> {
-        let (usage, salt) = {
+        let (usage, seed) = {
             let core = self.driver.core();
             let Some(usage) = core.state().index.usage().of(life) else { return Ok(()) };
-            (usage, core.writer().segment_header(life).salt)
+            let Some(segment) = core.writer().table().get(life) else { return Ok(()) };
+            (usage, segment.seed())
         };
         let dir = self.driver.files.dir().clone();
         // Read whole: what was damaged since it was written must not get a checksum of its own.
         let (bytes, sound) = self
             .beside(self.pace(), move |pace| {
                 let bytes = Bytes::from(dir.read_segment_at(life, pace)?);
-                let sound = Image { bytes: &bytes, life, salt }.sound_until();
+                let sound = Image { bytes: &bytes, life, seed }.sound_until();
                 Ok((bytes, sound))
             })
             .await
