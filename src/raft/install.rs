@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::{core::Incoming, driver::Driver, mail::ReceivedSnapshot, translate::messages};
 use crate::{
-    bolt::read::Database,
+    bolt::read::{Database, Onward},
     log,
     observe::log::hex,
     proto::raftpb,
@@ -186,7 +186,7 @@ impl Driver {
 fn read(database: &Spooled, index: u64, lease_ttl_min: i64, mut keeper: Keeper) -> Result<State, String> {
     let name = database.path().display().to_string();
     let file = database.open().map_err(|cause| format!("cannot open {name}: {cause}"))?;
-    let file = Database::open(file, &name).map_err(|cause| cause.to_string())?;
+    let file = Database::open(Onward::from(file), &name).map_err(|cause| cause.to_string())?;
     let held = import::consistent_index(&file).map_err(|cause| cause.to_string())?;
     if held != index {
         return Err(format!("the database goes up to entry {held}, its message says {index}"));
