@@ -7,6 +7,7 @@
 
 pub mod bulk;
 pub mod disk;
+pub mod doubts;
 pub mod inspect;
 pub mod lock;
 mod map;
@@ -15,6 +16,7 @@ pub mod proof;
 pub mod record;
 pub mod recovery;
 pub mod replay;
+pub mod scrub;
 pub mod segment;
 pub mod spool;
 pub mod table;

@@ -3,6 +3,7 @@
 mod damage;
 mod format;
 mod random;
+mod scrub;
 
 use std::{fs, os::unix::fs::FileExt, path::Path};
 
