@@ -5,6 +5,7 @@
 mod leases;
 mod members;
 mod raft;
+mod values;
 
 #[cfg(test)]
 mod tests;
@@ -28,7 +29,7 @@ use crate::{
     peers::Brought,
     proto::etcdserverpb::LeaseTimeToLiveResponse,
     raft::mail::ReceivedSnapshot,
-    store::{hash::KvHash, membership::Member},
+    store::{hash::KvHash, membership::Member, types::Revision},
     wal::spool::Spool,
 };
 
@@ -57,6 +58,8 @@ pub trait Source: super::Source {
     /// # Errors
     /// As `renew`.
     fn time_to_live(&self, lease: i64, keys: bool) -> LocalBoxFuture<Result<LeaseTimeToLiveResponse, Status>>;
+    /// The values of events, in the form of `wire::values`: of as many of the first as may be told at once.
+    fn values(&self, asked: Vec<Revision>) -> LocalBoxFuture<Bytes>;
     /// As of everything that is committed.
     fn is_downgrading(&self) -> LocalBoxFuture<Result<bool, Status>>;
     /// Begins a file in which a database of another member's gathers.
@@ -106,6 +109,7 @@ pub(super) async fn respond(source: &Rc<dyn Source>, request: Request<Incoming>)
         "/members/promote" | "/raft/stream" => redirect(request.method(), &format!("{path}/"), request.uri().query()),
         "/leases" => leases::renew(source, request).await,
         "/leases/internal" => leases::time_to_live(source, request).await,
+        "/urd/values" => values::tell(source, request).await,
         "/downgrade/enabled" => members::downgrade(source, &request).await,
         "/raft" => raft::message(source, request).await,
         "/raft/snapshot" => raft::snapshot(source, request).await,
