@@ -159,6 +159,23 @@ pub const BULK_FREED_BYTES: u64 = 1024 * 1024;
 /// The rest after it: a segment of 16 MiB is ready after 100 ms, a checkpoint of a million keys after half a second.
 pub const BULK_REST_MS: u64 = 1;
 
+/// The rest after each such piece where a segment is looked through for damage: 8 MB/s, a few percent of a usual disk, 2 s for
+/// a segment, 4 minutes a day for the 2 GiB of the default quota. A log of more than 690 GB takes longer than a day.
+pub const SCRUB_REST_MS: u64 = 32;
+
+/// How often it is looked whether a segment is due: a log of 2 GiB has one due every ten minutes.
+pub const SCRUB_LOOK_MS: u64 = 60_000;
+
+/// Values that one question to another member asks for, and bytes of them that one answer holds; one value alone may have
+/// more. In JSON a question has 43 bytes for each value at most: 44 KiB, within `PEER_REQUEST_BYTES_MAX`.
+pub const MEND_VALUES_MAX: usize = 1024;
+pub const MEND_BYTES_MAX: usize = 1024 * 1024;
+
+/// How long after a segment was found damaged it is looked through again for the values that nobody had. Each time it is twice as
+/// long, up to an hour: 16 MiB an hour cost nothing.
+pub const MEND_AGAIN_MS: u64 = 5_000;
+pub const MEND_AGAIN_MS_MAX: u64 = 3_600_000;
+
 /// A segment of the log. 16 MiB holds ten requests of the default size; 2 GiB of quota are 128 segments, so that tables of
 /// segments stay small; preparing one takes about 100 ms, most of it rests (`BULK_REST_MS`); the last one's emptiness wastes
 /// little.

@@ -161,6 +161,8 @@ pub enum Roll {
     /// It does, so that all that was written lies before it.
     Over,
     No,
+    /// It does not, and replay is to begin behind the segment of that life.
+    Past(u32),
 }
 
 /// A compaction whose hash nobody has taken yet.

@@ -39,6 +39,7 @@ use crate::{
         compactor::Compactor,
         core::Core,
         driver::{self, Driver, PostRoom},
+        scrub::Scrub,
         segments::SegmentFiles,
         space::Space,
         start::{self, Started},
@@ -266,6 +267,7 @@ fn drive_core(house: &Arc<House>, port: &Rc<Port<Letter>>, local: Option<Rc<Shar
     runtime::spawn(versions::watch_over(driver.clone(), peers.clone()));
     runtime::spawn(versions::watch_over_downgrades(driver.clone(), peers.clone()));
     runtime::spawn(Space::new(driver.clone(), covered).run());
+    runtime::spawn(Scrub::new(driver.clone()).run());
     runtime::spawn(compact_automatically(house.clone(), driver.clone()));
     (driver, peers)
 }

@@ -3,12 +3,15 @@
 
 use std::{io, rc::Rc};
 
+use bytes::Bytes;
+
 use super::source::ShardSource;
 use crate::{
     api::{caller::Caller, cluster, maintenance, service::Services},
     error::{self, Status},
     grpc::{LocalBoxFuture, Metadata},
     http::peer,
+    limits,
     peers::Brought,
     proto::{
         etcdserverpb::{LeaseTimeToLiveResponse, ResponseHeader},
@@ -23,9 +26,10 @@ use crate::{
     store::{
         hash::{KvHash, spans::SpanHash},
         membership::Member,
-        types::Values as _,
+        types::{Revision, Values as _},
     },
     wal::spool::Spool,
+    wire::values,
 };
 
 fn members(view: &View) -> Vec<Member> {
@@ -75,6 +79,22 @@ fn read_entry(kept: &Kept, view: &View) -> io::Result<raftpb::Entry> {
         index: Some(kept.index),
         data: Some(view.segments.entry(kept.place, kept.index)?),
     })
+}
+
+/// The values of those of the revisions that this member has and can prove, as many of the first as fit into an answer.
+fn told(view: &View, asked: &[Revision]) -> Bytes {
+    let mut answer = Vec::new();
+    for revision in asked {
+        let event = view.state.index.event_ref(*revision).filter(|event| !event.meta.is_tombstone());
+        let value = event.as_ref().and_then(|event| view.segments.read(event.meta.place).ok());
+        match (event, value) {
+            // One alone may be larger.
+            (_, Some(value)) if !answer.is_empty() && answer.len() + value.len() > limits::MEND_BYTES_MAX => break,
+            (Some(event), Some(value)) => values::put(&mut answer, event.key, &value),
+            _ => values::put_nothing(&mut answer),
+        }
+    }
+    answer.into()
 }
 
 impl peer::Source for ShardSource {
@@ -127,6 +147,11 @@ impl peer::Source for ShardSource {
 
     fn time_to_live(&self, lease: i64, keys: bool) -> LocalBoxFuture<Result<LeaseTimeToLiveResponse, Status>> {
         Box::pin(left(self.services.clone(), lease, keys))
+    }
+
+    fn values(&self, asked: Vec<Revision>) -> LocalBoxFuture<Bytes> {
+        let view = self.services.shard.view();
+        Box::pin(runtime::background(move || told(&view, &asked)))
     }
 
     fn is_downgrading(&self) -> LocalBoxFuture<Result<bool, Status>> {

@@ -3,7 +3,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Read, Write},
+    io::{self, Write},
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
     thread,
@@ -57,18 +57,69 @@ impl Pace {
     }
 }
 
-/// A whole file.
-pub fn read(path: &Path, pace: Pace) -> io::Result<Vec<u8>> {
-    let mut file = open(path, OpenOptions::new().read(true))?;
-    let mut bytes = Vec::with_capacity(usize::try_from(file.metadata()?.len()).unwrap_or(0));
-    let mut piece = Piece::new();
-    loop {
-        let count = file.read(piece.bytes())?;
-        bytes.extend_from_slice(&piece.bytes()[..count]);
+/// A file's bytes in order, past the page cache. Between two pieces who reads them rests as long as they like.
+pub struct Pieces {
+    file: File,
+    piece: Piece,
+    at: u64,
+}
+
+impl Pieces {
+    pub fn open(path: &Path) -> io::Result<Self> {
+        Ok(Pieces { file: open(path, OpenOptions::new().read(true))?, piece: Piece::new(), at: 0 })
+    }
+
+    /// The next ones; none at the end. Blocks that the device cannot give any more are zeros: what was in them is as lost as
+    /// if it had been changed, and checksums tell so.
+    pub fn read_on(&mut self) -> io::Result<&[u8]> {
         // Behind a part of a block there is nothing more, and a direct read cannot go on there.
-        if !count.is_multiple_of(BLOCK) || count == 0 {
+        if !self.at.is_multiple_of(BLOCK as u64) {
+            return Ok(&[]);
+        }
+        let count = read_piece(&|room, at| self.file.read_at(room, at), self.piece.bytes(), self.at)?;
+        self.at += count as u64;
+        Ok(&self.piece.bytes()[..count])
+    }
+}
+
+/// Whether a device says that it does not have any more what was written: a medium or a checksum of its own that is broken.
+pub fn is_lost(cause: &io::Error) -> bool {
+    matches!(cause.raw_os_error(), Some(libc::EIO | libc::ENODATA | libc::EILSEQ))
+}
+
+/// As many bytes of a file as fit, from `at` on; block by block where they cannot be read together.
+fn read_piece(read: &dyn Fn(&mut [u8], u64) -> io::Result<usize>, room: &mut [u8], at: u64) -> io::Result<usize> {
+    match read(room, at) {
+        Err(cause) if is_lost(&cause) => {}
+        done => return done,
+    }
+    let mut count = 0;
+    for block in room.chunks_mut(BLOCK) {
+        let now = match read(block, at + count as u64) {
+            Err(cause) if is_lost(&cause) => {
+                block.fill(0);
+                block.len()
+            }
+            done => done?,
+        };
+        count += now;
+        if now < block.len() {
+            break;
+        }
+    }
+    Ok(count)
+}
+
+/// A whole file, as `Pieces` reads it.
+pub fn read(path: &Path, pace: Pace) -> io::Result<Vec<u8>> {
+    let mut pieces = Pieces::open(path)?;
+    let mut bytes = Vec::with_capacity(usize::try_from(pieces.file.metadata()?.len()).unwrap_or(0));
+    loop {
+        let piece = pieces.read_on()?;
+        if piece.is_empty() {
             return Ok(bytes);
         }
+        bytes.extend_from_slice(piece);
         pace.rest();
     }
 }
@@ -275,6 +326,30 @@ mod tests {
                 written_in(dir, len, 2 * BULK_PIECE_BYTES);
             }
         }
+    }
+
+    #[test]
+    fn what_a_device_has_lost_is_zeros_and_the_rest_is_there() {
+        let data = pattern(3 * BLOCK + 100);
+        let broken = |error: i32| {
+            let data = &data;
+            move |room: &mut [u8], at: u64| {
+                let (from, to) = (at as usize, (at as usize + room.len()).min(data.len()));
+                if from < 2 * BLOCK && to > BLOCK {
+                    return Err(io::Error::from_raw_os_error(error));
+                }
+                room[..to - from].copy_from_slice(&data[from..to]);
+                Ok(to - from)
+            }
+        };
+        let mut room = vec![7; 8 * BLOCK];
+        for error in [libc::EIO, libc::ENODATA, libc::EILSEQ] {
+            let count = read_piece(&broken(error), &mut room, 0).unwrap();
+            let wanted = [&data[..BLOCK], &[0; BLOCK], &data[2 * BLOCK..]].concat();
+            assert!(room[..count] == wanted, "{error}");
+        }
+        let refused = read_piece(&broken(libc::EACCES), &mut room, 0).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EACCES));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use std::{
 };
 
 use super::{
-    bulk::{self, BulkFile, Pace},
+    bulk::{self, BulkFile, Pace, Pieces},
     lock,
     record::{RECORDS_FROM, SegmentHeader},
     segment::{Segment, file_name},
@@ -336,6 +336,12 @@ impl Dir {
     pub fn read_segment_at(&self, life: u32, pace: Pace) -> Result<Vec<u8>, DiskError> {
         let path = self.segment_path(life);
         bulk::read(&path, pace).map_err(at("read", &path))
+    }
+
+    /// The same, piece by piece.
+    pub fn segment_pieces(&self, life: u32) -> Result<Pieces, DiskError> {
+        let path = self.segment_path(life);
+        Pieces::open(&path).map_err(at("open", &path))
     }
 
     /// A segment's first block, or less where the file is shorter, and the file's size in bytes.

@@ -7,6 +7,7 @@
 
 pub mod bulk;
 pub mod disk;
+pub mod doubts;
 pub mod inspect;
 pub mod lock;
 mod map;
@@ -16,6 +17,7 @@ pub mod proof;
 pub mod record;
 pub mod recovery;
 pub mod replay;
+pub mod scrub;
 pub mod segment;
 pub mod spool;
 pub mod table;

@@ -4,6 +4,7 @@ mod damage;
 mod format;
 mod mend;
 mod random;
+mod scrub;
 
 use std::{fs, os::unix::fs::FileExt, path::Path, sync::Arc};
 

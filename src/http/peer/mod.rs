@@ -7,6 +7,7 @@ mod leases;
 mod members;
 mod own;
 mod raft;
+mod values;
 
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ use crate::{
     store::{
         hash::{KvHash, spans::SpanHash},
         membership::Member,
+        types::Revision,
     },
     wal::spool::Spool,
 };
@@ -62,6 +64,8 @@ pub trait Source: super::Source {
     /// # Errors
     /// As `renew`.
     fn time_to_live(&self, lease: i64, keys: bool) -> LocalBoxFuture<Result<LeaseTimeToLiveResponse, Status>>;
+    /// The values of events, in the form of `wire::values`: of as many of the first as may be told at once.
+    fn values(&self, asked: Vec<Revision>) -> LocalBoxFuture<Bytes>;
     /// As of everything that is committed.
     fn is_downgrading(&self) -> LocalBoxFuture<Result<bool, Status>>;
     /// Begins a file in which a database of another member's gathers.
@@ -119,6 +123,7 @@ pub(super) async fn respond(source: &Rc<dyn Source>, request: Request<Incoming>)
         "/members/promote" | "/raft/stream" => redirect(request.method(), &format!("{path}/"), request.uri().query()),
         "/leases" => leases::renew(source, request).await,
         "/leases/internal" => leases::time_to_live(source, request).await,
+        "/urd/values" => values::tell(source, request).await,
         "/downgrade/enabled" => members::downgrade(source, &request).await,
         "/raft" => raft::message(source, request).await,
         "/raft/snapshot" => raft::snapshot(source, request).await,

@@ -105,6 +105,9 @@ impl Source for FakePeer {
     fn time_to_live(&self, _: i64, _: bool) -> LocalBoxFuture<Result<LeaseTimeToLiveResponse, Status>> {
         Box::pin(std::future::ready(Err(error::NOT_PRIMARY_LESSOR)))
     }
+    fn values(&self, asked: Vec<Revision>) -> LocalBoxFuture<Bytes> {
+        Box::pin(std::future::ready(format!("{asked:?}").into()))
+    }
     fn is_downgrading(&self) -> LocalBoxFuture<Result<bool, Status>> {
         Box::pin(std::future::ready(self.promotion.clone().map(|()| true)))
     }
@@ -239,6 +242,21 @@ fn streams_are_refused_in_etcds_order() {
         let wanted = told(status, &[TEXT, NOSNIFF, HERE, "X-Server-Version: 3.7.3"], &format!("{text}\n"));
         assert_eq!(ask(FakePeer::default(), "GET", &format!("/raft/stream/{path}"), headers), wanted, "{path}");
     }
+}
+
+/// What etcd's members never ask.
+#[test]
+fn values_are_told_to_members_of_the_cluster_alone() {
+    let failed = "412 Precondition Failed";
+    for headers in ["", "X-Etcd-Cluster-ID: 3d\r\n"] {
+        let wanted = told(failed, &[TEXT, NOSNIFF], "cluster ID mismatch\n");
+        assert_eq!(ask(FakePeer::default(), "POST", "/urd/values", headers), wanted, "{headers:?}");
+    }
+    let wanted = told("405 Method Not Allowed", &[TEXT, NOSNIFF, "Allow: POST"], "Method Not Allowed\n");
+    assert_eq!(ask(FakePeer::default(), "GET", "/urd/values", "X-Etcd-Cluster-ID: 3c\r\n"), wanted);
+    // No question.
+    let wanted = told("400 Bad Request", &[TEXT, NOSNIFF], "error unmarshalling request\n");
+    assert_eq!(ask(FakePeer::default(), "POST", "/urd/values", "X-Etcd-Cluster-ID: 3c\r\n"), wanted);
 }
 
 #[test]
