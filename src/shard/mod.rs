@@ -72,6 +72,10 @@ pub struct Shard {
     leaderless: Rc<Pending<()>>,
     /// Since when no leader is known.
     leaderless_since_ms: Cell<Option<u64>>,
+    /// As of the last tick; 0: none.
+    leader_seen: Cell<u64>,
+    /// When one was there that was not before.
+    elected_ms: Cell<u64>,
     /// Streams that hold a view.
     pins: Rc<Pending<()>>,
     /// Answers being made in pieces, which share a bound on their memory.
@@ -104,6 +108,8 @@ impl Shard {
             expired_more: Cell::new(false),
             leaderless: Rc::default(),
             leaderless_since_ms: Cell::new(None),
+            leader_seen: Cell::new(0),
+            elected_ms: Cell::new(0),
             pins: Rc::default(),
             long_answers: Rc::default(),
             stopped: Cell::new(false),
@@ -150,10 +156,13 @@ impl Shard {
             (Outcome::Done, view) => Ok(view),
             (Outcome::Failed(status), _) => {
                 // One that was not answered in time is slow, any other has failed (etcd: v3_server.go).
-                match status == error::TIMEOUT {
-                    true => self.metrics.slow_read_indexes.increment(),
-                    false => self.metrics.read_indexes_failed.increment(),
+                if [error::TIMEOUT, error::TIMEOUT_DUE_TO_LEADER_FAIL, error::TIMEOUT_DUE_TO_CONNECTION_LOST]
+                    .contains(&status)
+                {
+                    self.metrics.slow_read_indexes.increment();
+                    return Err(error::TIMEOUT);
                 }
+                self.metrics.read_indexes_failed.increment();
                 Err(status)
             }
             (Outcome::Applied(_), _) => unreachable!("a read has no result of its own"),
@@ -301,9 +310,9 @@ impl Shard {
         let timeout_ms = self.member.config.request_timeout_ms();
         let before = now_ms.saturating_sub(timeout_ms);
         let view = self.view();
-        let leaderless = self.member.standing.leader.load(Relaxed) == 0;
-        let status = if leaderless { error::TIMEOUT_DUE_TO_LEADER_FAIL } else { error::TIMEOUT };
-        self.pending.expire(before, || (Outcome::Failed(status.clone()), view.clone()));
+        let leader = self.member.standing.leader.load(Relaxed);
+        self.note_leader(leader, now_ms);
+        self.pending.expire(before, |since_ms| (Outcome::Failed(self.why_late(leader, since_ms)), view.clone()));
         let has_leader = self.member.standing.leader.load(Relaxed) != 0;
         let moment = self.moment();
         self.watches.with(|watches| {
@@ -316,10 +325,38 @@ impl Shard {
             self.metrics.pending_events.set(watches.pending_events() as i64);
         });
         self.metrics.open_reads.set(self.pins.len() as i64);
-        self.lease_calls.expire(before, || LeaseAnswer::NotPrimary);
-        self.pins.expire(now_ms.saturating_sub(limits::STREAM_PIN_MS_MAX), || ());
-        self.tell_leaderless(leaderless, now_ms);
+        self.lease_calls.expire(before, |_| LeaseAnswer::NotPrimary);
+        self.pins.expire(now_ms.saturating_sub(limits::STREAM_PIN_MS_MAX), |_| ());
+        self.tell_leaderless(leader == 0, now_ms);
         self.take_or_give_up_leases(&view);
+    }
+
+    fn note_leader(&self, leader: u64, now_ms: u64) {
+        if self.leader_seen.replace(leader) != leader && leader != 0 {
+            self.elected_ms.set(now_ms);
+        }
+    }
+
+    /// What is said of a proposal that has waited since then for as long as may be. (etcd: v3_server.go, parseProposeCtxErr.)
+    fn why_late(&self, leader: u64, since_ms: u64) -> Status {
+        let (member, elected_ms) = (&self.member, self.elected_ms.get());
+        let lost_ms = elected_ms.saturating_sub(2 * member.config.election_ms);
+        if since_ms > lost_ms && since_ms < elected_ms {
+            return error::TIMEOUT_DUE_TO_LEADER_FAIL;
+        }
+        let is_reached = |id| id == member.id || member.reached.since(id).is_some_and(|active_ms| active_ms < since_ms);
+        let is_connected = match leader {
+            0 => true,
+            _ if leader == member.id => {
+                let view = self.view();
+                let members = view.state.membership.members().map(|member| member.id);
+                let (reached, all) =
+                    members.fold((0, 0), |(reached, all), id| (reached + usize::from(is_reached(id)), all + 1));
+                reached > all / 2
+            }
+            _ => is_reached(leader),
+        };
+        if is_connected { error::TIMEOUT } else { error::TIMEOUT_DUE_TO_CONNECTION_LOST }
     }
 
     /// After three election timeouts without a leader those who asked for it are told. (etcd: v3rpc/interceptor.go,
@@ -332,7 +369,7 @@ impl Shard {
         let since_ms = self.leaderless_since_ms.get().unwrap_or(now_ms);
         self.leaderless_since_ms.set(Some(since_ms));
         if now_ms - since_ms >= 3 * self.member.config.election_ms {
-            self.leaderless.expire(u64::MAX, || ());
+            self.leaderless.expire(u64::MAX, |_| ());
         }
     }
 
@@ -554,9 +591,9 @@ impl Shard {
     pub fn stop(&self) {
         self.stopped.set(true);
         let view = self.view();
-        self.pending.expire(u64::MAX, || (Outcome::Failed(error::STOPPED), view.clone()));
+        self.pending.expire(u64::MAX, |_| (Outcome::Failed(error::STOPPED), view.clone()));
         self.watches.with(watch::Table::stop);
-        self.lease_calls.expire(u64::MAX, || LeaseAnswer::NotPrimary);
+        self.lease_calls.expire(u64::MAX, |_| LeaseAnswer::NotPrimary);
     }
 }
 
@@ -578,3 +615,6 @@ impl Beside for Shard {
         &self.metrics
     }
 }
+
+#[cfg(test)]
+mod tests;
