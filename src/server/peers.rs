@@ -20,7 +20,11 @@ use crate::{
         lease::{LeaseAnswer, LeaseCall, whole_seconds},
         view::View,
     },
-    store::{hash::KvHash, membership::Member, types::Values as _},
+    store::{
+        hash::{KvHash, spans::SpanHash},
+        membership::Member,
+        types::Values as _,
+    },
     wal::spool::Spool,
 };
 
@@ -150,5 +154,9 @@ impl peer::Source for ShardSource {
             let hash = maintenance::hash_at(&services, &view, revision).await?;
             Ok((hash, view.revision()))
         })
+    }
+
+    fn spans(&self) -> Vec<SpanHash> {
+        self.services.shard.member.span_hashes.after(0)
     }
 }

@@ -303,11 +303,16 @@ impl MovedPayload {
     pub fn push(&mut self, moved: &MovedValue) {
         assert_eq!(moved.from.len as usize, moved.value.len(), "a value is moved whole");
         let values = &mut self.values;
-        let at = *self.stored.entry(moved.from).or_insert_with(|| {
+        let mut store = || {
             let at = values.len() as u32;
             values.extend_from_slice(&moved.value);
             at
-        });
+        };
+        // Those that come from nowhere come one by one.
+        let at = match moved.from.segment {
+            NOWHERE => store(),
+            _ => *self.stored.entry(moved.from).or_insert_with(store),
+        };
         self.items.push((moved.revision, moved.from, at));
     }
 

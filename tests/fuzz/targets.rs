@@ -49,7 +49,7 @@ use urd::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them, by name.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("record", record),
     ("checkpoint", checkpoint),
     ("database", database),
@@ -61,6 +61,7 @@ pub const TARGETS: [Target; 10] = [
     ("certificate", urd::net::tls::fuzz_certificates),
     ("config", outside::config),
     ("token", outside::token),
+    ("dns", urd::discovery::fuzz_dns),
 ];
 
 // ---- databases ----

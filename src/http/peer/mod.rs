@@ -5,6 +5,7 @@
 mod entries;
 mod leases;
 mod members;
+mod own;
 mod raft;
 
 #[cfg(test)]
@@ -29,7 +30,10 @@ use crate::{
     peers::Brought,
     proto::{etcdserverpb::LeaseTimeToLiveResponse, raftpb},
     raft::mail::ReceivedSnapshot,
-    store::{hash::KvHash, membership::Member},
+    store::{
+        hash::{KvHash, spans::SpanHash},
+        membership::Member,
+    },
     wal::spool::Spool,
 };
 
@@ -75,6 +79,8 @@ pub trait Source: super::Source {
     fn entries(&self, from: u64, to: u64) -> LocalBoxFuture<Result<Option<Vec<raftpb::Entry>>, Status>>;
     /// The hash of the data at a revision, 0: the newest; and the newest revision.
     fn hash(&self, revision: i64) -> LocalBoxFuture<Result<(KvHash, i64), Status>>;
+    /// What the last spans of entries did.
+    fn spans(&self) -> Vec<SpanHash>;
 }
 
 /// The answer to a request of another member.
@@ -118,6 +124,7 @@ pub(super) async fn respond(source: &Rc<dyn Source>, request: Request<Incoming>)
         "/raft/snapshot" => raft::snapshot(source, request).await,
         "/raft/probing" => raft::probing(),
         "/urd/entries" => entries::list(source, &request).await,
+        "/urd/spans" => own::spans(source, &request),
         _ => match (path.strip_prefix("/members/promote/"), path.starts_with("/raft/stream/")) {
             (Some(id), _) => members::promote(source, &request, id).await,
             (None, true) => raft::stream(source, &request, &path),
