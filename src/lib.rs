@@ -9,7 +9,7 @@
 //! * [`api`] has one file a service: it checks a request in etcd's order and has it proposed, or reads the published
 //!   state and writes the answer straight from the index ([`wire`] is the pen).
 //! * [`shard`] is what one core owns: the requests that wait, the watches, the lease deadlines.
-//! * [`peers`] carries messages to the other members and brings theirs.
+//! * [`peers`] carries messages to the other members and brings theirs; [`discovery`] finds them where a cluster is founded.
 //! * [`raft`] gathers proposals, logs them in one durable write, applies what is committed and publishes the new root.
 //! * [`store`] is the state and what a request does to it: a copy-on-write index of keys and events that points at values.
 //! * [`auth`] is the part of that state that says who may do what, and the one function that decides it.
@@ -26,6 +26,7 @@ pub mod api;
 pub mod auth;
 pub mod bolt;
 pub mod config;
+pub mod discovery;
 pub mod error;
 pub mod grpc;
 pub mod http;

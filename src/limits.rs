@@ -108,6 +108,18 @@ pub const CHECKPOINT_OVERDUE: u64 = 2;
 /// Compactions whose hash may still be asked for (etcd: mvcc/hash.go, hashStorageMaxSize).
 pub const COMPACTION_HASHES: usize = 10;
 
+/// Entries whose effects members compare as one. Each costs a member some 50 ns, and a leader that has ended one a small request to
+/// each other member. A member that differs goes on answering until the span has ended and the next comparison is done: at 1,000
+/// puts a second four seconds and ten more at most.
+pub const SPAN_ENTRIES: u64 = 4096;
+
+/// How often a leader looks whether spans have ended that it has not compared.
+pub const SPAN_CHECK_MS: u64 = 10_000;
+
+/// Spans whose hashes may still be asked for: a million entries, so that a member that lags by as many is compared.
+/// 16 bytes each.
+pub const SPAN_HASHES: usize = 256;
+
 /// A segment is repacked in the background when its live values, moved, would take less than this share of its file.
 pub const REPACK_BELOW_PERCENT: u64 = 50;
 
@@ -494,6 +506,14 @@ pub const LEASE_EXPIRY_RETRY_MS: u64 = 3000;
 
 /// Finest step of the lease deadlines' wheel. A lease ends at most this and one sweep late.
 pub const LEASE_STEP_MS: u64 = 64;
+
+/// How long after a lease was granted, or last told of, a leader puts into the log what it has left, with the gate LeaseCheckpoint
+/// (etcd: lessor.go, defaultLeaseCheckpointInterval).
+pub const LEASE_CHECKPOINT_MS: u64 = 300_000;
+
+/// Leases of which one entry of the log tells (etcd: lessor.go, maxLeaseCheckpointBatchSize): a shard puts one such entry into it
+/// at each tick at most.
+pub const LEASE_CHECKPOINTS_AT_ONCE: usize = 1000;
 /// Largest `--max-request-bytes`: a gRPC message's length must stay below 2^31 with the envelope around it.
 pub const REQUEST_BYTES_MAX: usize = (1 << 31) - 1 - GRPC_OVERHEAD_BYTES;
 
@@ -634,3 +654,32 @@ pub const TRACE_EVENTS_MAX: usize = 128;
 
 /// What is read of a collector's answer: a number and a text.
 pub const TRACE_RESPONSE_BYTES_MAX: usize = 64 * 1024;
+
+/// Servers of `/etc/resolv.conf` that are asked, dots that may be demanded of a name, seconds until another server is
+/// asked, rounds of all servers: what resolv.conf(5) allows.
+pub const DNS_SERVERS_MAX: usize = 3;
+pub const DNS_DOTS_MAX: u64 = 15;
+pub const DNS_TIMEOUT_SECONDS_MAX: u64 = 30;
+pub const DNS_ATTEMPTS_MAX: u64 = 5;
+
+/// Bytes of a name in DNS as text, with the dot at its end (RFC 1035, section 2.3.4, less the length of its first label).
+pub const DNS_NAME_BYTES_MAX: usize = 254;
+
+/// Bytes of DNS in a datagram: what gets through any network in one piece, 1280 less the headers (Go: net.maxDNSPacketSize).
+pub const DNS_MESSAGE_BYTES: usize = 1232;
+
+/// How often the pause between two questions to a discovery service that fails is doubled, from one second on (etcd:
+/// v3discovery.maxExponentialRetries).
+pub const DISCOVERY_PAUSE_DOUBLINGS_MAX: u32 = 8;
+
+/// How long a connection to it may take, how long until the next try, and how long until a call that has failed is made
+/// again (grpc-go: minConnectTimeout; etcd: client/v3, defaultBackoffWaitBetween).
+pub const DISCOVERY_DIAL_SECONDS_MAX: u64 = 20;
+pub const DISCOVERY_DIAL_AGAIN_MS: u64 = 250;
+pub const DISCOVERY_ASK_AGAIN_MS: u64 = 25;
+
+/// The least silence after which it is asked whether it is there (grpc-go: KeepaliveMinPingTime).
+pub const DISCOVERY_KEEPALIVE_MS_MIN: u64 = 10_000;
+
+/// Bytes of an answer of it: ten thousand members that register under one token.
+pub const DISCOVERY_ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;

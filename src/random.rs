@@ -1,5 +1,7 @@
 //! Numbers that have to look unrelated and be the same for the same seed; nothing that must not be guessed. SplitMix64 (Steele,
-//! Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
+//! Lea, Flood: "Fast splittable pseudorandom number generators", 2014). And one that is new each time.
+
+use std::{fs::File, io, io::Read as _};
 
 const INCREMENT: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -49,6 +51,16 @@ impl Random {
         bytes.truncate(len);
         bytes
     }
+}
+
+/// A number that nobody can foresee, of the system's.
+///
+/// # Errors
+/// Where the system has none to give.
+pub fn unforeseen() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use tokio::{
 use urd::error::Code;
 
 use crate::{
-    error::{Error, code_of},
+    error::Error,
     frames::{Frames, frame, whole_message},
     methods::{Streaming, Unary},
 };
@@ -309,7 +309,8 @@ fn status_of(trailers: &HeaderMap) -> Result<(), Error> {
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.parse().ok())
         .ok_or_else(|| Error::transport("trailers without grpc-status"))?;
-    match code_of(number) {
+    // One that gRPC does not know counts as Unknown, as in grpc-go.
+    match Code::of_number(number).unwrap_or(Code::Unknown) {
         Code::Ok => Ok(()),
         code => {
             let message = trailers.get("grpc-message").map_or(&b""[..], |value| value.as_bytes());

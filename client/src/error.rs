@@ -53,28 +53,3 @@ impl From<h2::Error> for Error {
         Error::transport(cause)
     }
 }
-
-/// The code of a number on the wire; one that gRPC does not know counts as Unknown, as in grpc-go.
-pub(crate) fn code_of(number: u32) -> Code {
-    use Code::*;
-    const CODES: [Code; 17] = [
-        Ok,
-        Canceled,
-        Unknown,
-        InvalidArgument,
-        DeadlineExceeded,
-        NotFound,
-        AlreadyExists,
-        PermissionDenied,
-        ResourceExhausted,
-        FailedPrecondition,
-        Aborted,
-        OutOfRange,
-        Unimplemented,
-        Internal,
-        Unavailable,
-        DataLoss,
-        Unauthenticated,
-    ];
-    CODES.get(number as usize).copied().unwrap_or(Unknown)
-}

@@ -6,7 +6,11 @@ use std::{
     net::{SocketAddr, ToSocketAddrs as _},
 };
 
-use super::{Config, ConfigError, url};
+use super::{
+    Config, ConfigError,
+    discovery::Discovery,
+    url::{self, Url},
+};
 
 impl Config {
     /// Whether a cluster can be founded by this configuration; to be asked only where the data directory is empty. May
@@ -16,7 +20,15 @@ impl Config {
     /// What etcd would refuse.
     pub fn verify_bootstrap(&self) -> Result<(), ConfigError> {
         self.check_advertised(self.own_urls()?)?;
-        self.check_each_url_once()
+        self.check_each_url_once("initial cluster")
+    }
+
+    /// Whether the members that a discovery service has told of can found a cluster.
+    ///
+    /// # Errors
+    /// What etcd would refuse.
+    pub fn verify_discovered(&self) -> Result<(), ConfigError> {
+        self.check_each_url_once("discovery cluster")
     }
 
     /// Whether a cluster can be joined by it. What others are to call this member by they have been told before.
@@ -26,7 +38,14 @@ impl Config {
     /// What etcd would refuse.
     pub fn verify_join(&self) -> Result<(), ConfigError> {
         self.own_urls()?;
-        self.check_each_url_once()
+        self.check_each_url_once("initial cluster")?;
+        match self.discovery {
+            Some(Discovery::Service(_)) => {
+                Err(ConfigError::invalid("discovery URL should not be set when joining existing initial cluster")
+                    .hint("name the cluster's members with --initial-cluster in place of --discovery-endpoints"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn own_urls(&self) -> Result<&[String], ConfigError> {
@@ -40,10 +59,10 @@ impl Config {
         Ok(urls)
     }
 
-    fn check_each_url_once(&self) -> Result<(), ConfigError> {
+    fn check_each_url_once(&self, whose: &str) -> Result<(), ConfigError> {
         let mut seen = BTreeSet::new();
         if !self.initial_cluster.iter().flat_map(|(_, urls)| urls).all(|url| seen.insert(url)) {
-            return Err(ConfigError::invalid(format!("initial cluster {} has duplicate url", self.cluster_text())));
+            return Err(ConfigError::invalid(format!("{whose} {} has duplicate url", self.cluster_text())));
         }
         Ok(())
     }
@@ -81,7 +100,8 @@ impl Config {
         Err(ConfigError::invalid(message).hint("forgot to set --initial-cluster or --initial-advertise-peer-urls?"))
     }
 
-    fn cluster_text(&self) -> String {
+    /// The founding members as `--initial-cluster` would have them, in order.
+    pub fn cluster_text(&self) -> String {
         let mut pairs: Vec<String> = self
             .initial_cluster
             .iter()
@@ -90,6 +110,29 @@ impl Config {
         pairs.sort();
         pairs.join(",")
     }
+}
+
+/// The members of a list of `name=URL`, by name, with the URLs of each in order. (etcd: types.NewURLsMap.)
+///
+/// # Errors
+/// A URL that is none.
+pub fn parse_cluster(text: &str) -> Result<Vec<(String, Vec<String>)>, String> {
+    let mut members: Vec<(String, Vec<Url>)> = Vec::new();
+    for part in text.split(',').filter(|part| !part.is_empty()) {
+        let (member, url) = part.split_once('=').unwrap_or((part, ""));
+        let url = url::parse(url)?;
+        match members.iter_mut().find(|(known, _)| known == member) {
+            Some((_, urls)) => urls.push(url),
+            None => members.push((member.to_owned(), vec![url])),
+        }
+    }
+    members.sort();
+    let sorted = |(member, urls): (String, Vec<Url>)| {
+        let mut urls: Vec<String> = urls.iter().map(Url::to_string).collect();
+        urls.sort();
+        (member, urls)
+    };
+    Ok(members.into_iter().map(sorted).collect())
 }
 
 /// Whether two lists of URLs lead to the same places. May ask DNS. (etcd: netutil.URLStringsEqual.)

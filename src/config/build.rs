@@ -7,7 +7,8 @@ use std::{
 };
 
 use super::{
-    AutoCompaction, Config, ConfigError, Warning,
+    AutoCompaction, Config, ConfigError, Warning, bootstrap,
+    discovery::{self, CLUSTER_DEFAULT, cluster_text},
     flags::{self, FLAGS, Flag, Kind, Section, Standing},
     gates::Gates,
     parse::Settings,
@@ -20,8 +21,6 @@ use crate::{
     limits,
     observe::{log, trace},
 };
-
-const CLUSTER_DEFAULT: &str = "default=http://localhost:2380";
 
 /// What a default may depend on outside the command line.
 pub(super) struct Machine {
@@ -50,7 +49,6 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
     let mut settings = settings;
     let gates = take_old_names(&mut settings)?;
     let mut warnings = std::mem::take(&mut settings.warnings);
-    check_discovery(&settings)?;
     refuse_and_warn(&settings, &mut warnings)?;
 
     if settings.text("discovery-fallback") == "proxy" {
@@ -86,6 +84,7 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
         }
     }
 
+    discovery::check(&settings)?;
     let heartbeat_ms = settings.uint("heartbeat-interval");
     let election_ms = settings.uint("election-timeout");
     check_timers(heartbeat_ms, election_ms)?;
@@ -137,6 +136,7 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
         listen_peer_urls: texts(&listen_peer),
         initial_advertise_peer_urls: texts(&advertise_peer),
         initial_cluster,
+        discovery: discovery::read(&settings),
         initial_cluster_token: settings.text("initial-cluster-token").to_owned(),
         initial_cluster_state_new: settings.text("initial-cluster-state") == "new",
         initial_election_tick_advance: settings.flag("initial-election-tick-advance"),
@@ -287,37 +287,6 @@ fn refuse_and_warn(settings: &Settings, warnings: &mut Vec<Warning>) -> Result<(
     Ok(())
 }
 
-/// Refuses what of discovery does not fit together. What does fit is refused later on, for there is none.
-fn check_discovery(settings: &Settings) -> Result<(), ConfigError> {
-    let endpoints = settings.all("discovery-endpoints").last();
-    let ways = [!cluster_text(settings).is_empty(), !settings.text("discovery-srv").is_empty(), endpoints.is_some()];
-    if ways.into_iter().filter(|way| *way).count() > 1 {
-        return invalid(
-            "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \
-             \"discovery-endpoints\" or \"discovery-srv\"",
-        );
-    }
-    if endpoints.is_some() == settings.text("discovery-token").is_empty() {
-        return invalid("both --discovery-token and --discovery-endpoints must be set");
-    }
-    if endpoints.is_some_and(|list| list.split(',').any(|endpoint| endpoint.trim().is_empty())) {
-        return invalid("--discovery-endpoints must not contain empty endpoints");
-    }
-    Ok(())
-}
-
-/// `--initial-cluster`, which is empty where the members are to be discovered.
-fn cluster_text(settings: &Settings) -> &str {
-    let is_told = match settings.from_file {
-        true => settings.text("initial-cluster") != CLUSTER_DEFAULT,
-        false => settings.is_set("initial-cluster"),
-    };
-    let is_discovered = !settings.text("discovery-srv").is_empty()
-        || settings.is_set("discovery-endpoints")
-        || (!settings.from_file && !settings.text("discovery-srv-name").is_empty());
-    if is_discovered && !is_told { "" } else { settings.text("initial-cluster") }
-}
-
 fn is_default(flag: &Flag, value: &str) -> bool {
     match flag.kind {
         Kind::Bool => value::parse_bool(value) == value::parse_bool(flag.default),
@@ -446,24 +415,10 @@ fn initial_cluster(
         let name = if name.is_empty() { "default" } else { name };
         return Ok(vec![(name.to_owned(), texts(advertise_peer))]);
     }
-    let mut members: Vec<(String, Vec<Url>)> = Vec::new();
-    for part in text.split(',').filter(|part| !part.is_empty()) {
-        let (member, url) = part.split_once('=').unwrap_or((part, ""));
-        let url = url::parse(url).map_err(|cause| {
-            ConfigError::invalid(format!("error setting up initial cluster: {cause}"))
-                .hint("--initial-cluster is a list of name=peerURL, separated by commas")
-        })?;
-        match members.iter_mut().find(|(known, _)| known == member) {
-            Some((_, urls)) => urls.push(url),
-            None => members.push((member.to_owned(), vec![url])),
-        }
-    }
-    members.sort();
-    let sorted = |(member, mut urls): (String, Vec<Url>)| {
-        urls.sort_by_key(Url::to_string);
-        (member, texts(&urls))
-    };
-    Ok(members.into_iter().map(sorted).collect())
+    bootstrap::parse_cluster(text).map_err(|cause| {
+        ConfigError::invalid(format!("error setting up initial cluster: {cause}"))
+            .hint("--initial-cluster is a list of name=peerURL, separated by commas")
+    })
 }
 
 fn log_settings(settings: &Settings) -> Result<log::Settings, ConfigError> {

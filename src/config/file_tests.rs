@@ -3,7 +3,7 @@ use std::{ffi::OsString, io::Write as _};
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{AutoCompaction, Config, Parsed};
+use crate::config::{AutoCompaction, Config, Parsed, discovery::Discovery};
 
 fn write(text: &str) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -185,8 +185,17 @@ fn an_empty_text_is_a_value_where_etcd_takes_it_for_one() {
 
 #[test]
 fn sections_are_checked_as_flags_are() {
-    let error = config("discovery-config: {token: t, client: {endpoints: [\"http://a:1\"]}}").unwrap_err();
-    assert!(error.message.contains("--discovery-"), "{error:?}");
+    let error = config("discovery-config: {token: t}").unwrap_err();
+    assert_eq!(error.message, "both --discovery-token and --discovery-endpoints must be set");
+    let error = config("discovery-srv: d\ndiscovery-config: {token: t, client: {endpoints: [a]}}").unwrap_err();
+    assert!(error.message.starts_with("multiple discovery or bootstrap flags are set"), "{error:?}");
+    // Endpoints stay in the order that the file has them in.
+    let text = "discovery-config: {token: t, client: {endpoints: [\"http://b:1\", a], auth: {username: u, password: p}, \
+                secure: {insecure-transport: false}, request-timeout: 1000000}}";
+    let Some(Discovery::Service(service)) = config(text).unwrap().discovery else { panic!("there is a service") };
+    assert_eq!(service.endpoints, ["http://b:1", "a"]);
+    assert_eq!((service.user.as_str(), service.password.as_str(), service.insecure_transport), ("u", "p", false));
+    assert_eq!(service.request_timeout, std::time::Duration::from_millis(1));
     let read = config("Peer-Transport-Security: {nonsense: 5}\nNAME: other").unwrap();
     assert_eq!(read.name, "other");
     assert_eq!(read.warnings[0].about, "peer-transport-security.nonsense");

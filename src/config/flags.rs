@@ -122,8 +122,8 @@ pub fn nearest(name: &str) -> Option<&'static str> {
         .map(|(_, name)| name)
 }
 
-const NO_DISCOVERY: &str =
-    "discovery is not available in this version: name the founding member with --initial-cluster";
+const V2_DISCOVERY: &str =
+    "discovery by the v2 API went with it: use --discovery-token and --discovery-endpoints, or --discovery-srv";
 const BOUNDED: &str = "what a member does not take is bounded in bytes; nothing waits for it";
 const NO_BBOLT: &str = "it tunes etcd's bbolt database, which urd does not have";
 const NO_WAL_FILES: &str = "urd's log is the database: its segments are recycled, not purged by count";
@@ -178,22 +178,22 @@ pub const FLAGS: &[Flag] = &[
     row(Clustering, "initial-cluster", Text, "default=http://localhost:2380", Works, "The founding members: `name=peerURL,…`."),
     row(Clustering, "initial-cluster-state", Choice(&["new", "existing"]), "new", Works, "`new` to found a cluster, `existing` to join one that has been told of this member."),
     row(Clustering, "initial-cluster-token", Text, "etcd-cluster", Works, "Sets clusters of the same shape apart; part of the ids."),
-    row(Clustering, "discovery-token", Text, "", Refused(NO_DISCOVERY), "Token at the discovery cluster."),
-    row(Clustering, "discovery-endpoints", Text, "", Refused(NO_DISCOVERY), "Endpoints of the discovery cluster."),
-    row(Clustering, "discovery-dial-timeout", Duration, "2s", NoEffect(NO_DISCOVERY), "Discovery: longest dial."),
-    row(Clustering, "discovery-request-timeout", Duration, "5s", NoEffect(NO_DISCOVERY), "Discovery: longest request."),
-    row(Clustering, "discovery-keepalive-time", Duration, "2s", NoEffect(NO_DISCOVERY), "Discovery: time between pings."),
-    row(Clustering, "discovery-keepalive-timeout", Duration, "6s", NoEffect(NO_DISCOVERY), "Discovery: longest wait for a ping's answer."),
-    row(Clustering, "discovery-insecure-transport", Bool, "true", NoEffect(NO_DISCOVERY), "Discovery: no TLS."),
-    row(Clustering, "discovery-insecure-skip-tls-verify", Bool, "false", NoEffect(NO_DISCOVERY), "Discovery: trust any certificate."),
-    row(Clustering, "discovery-cert", Text, "", NoEffect(NO_DISCOVERY), "Discovery: client certificate."),
-    row(Clustering, "discovery-key", Text, "", NoEffect(NO_DISCOVERY), "Discovery: client key."),
-    row(Clustering, "discovery-cacert", Text, "", NoEffect(NO_DISCOVERY), "Discovery: certificate authority."),
-    row(Clustering, "discovery-user", Text, "", NoEffect(NO_DISCOVERY), "Discovery: user."),
-    row(Clustering, "discovery-password", Text, "", NoEffect(NO_DISCOVERY), "Discovery: password."),
-    row(Clustering, "discovery-fallback", Choice(&["exit", "proxy"]), "exit", NoEffect(NO_DISCOVERY), "What to do when discovery fails: `exit` is all there is."),
-    row(Clustering, "discovery-srv", Text, "", Refused(NO_DISCOVERY), "DNS domain that names the members."),
-    row(Clustering, "discovery-srv-name", Text, "", NoEffect(NO_DISCOVERY), "Suffix of the DNS service name."),
+    row(Clustering, "discovery-token", Text, "", Works, "Discovery service: what the cluster to be founded is registered under; part of the ids."),
+    row(Clustering, "discovery-endpoints", Text, "", Works, "Discovery service: the cluster, etcd or urd, at which members find each other."),
+    row(Clustering, "discovery-dial-timeout", Duration, "2s", Works, "Discovery service: longest wait for a token, where there is a user; 0s: no limit."),
+    row(Clustering, "discovery-request-timeout", Duration, "5s", Works, "Discovery service: longest wait for an answer; then it is asked again."),
+    row(Clustering, "discovery-keepalive-time", Duration, "2s", Works, "Discovery service: silence after which the other side is asked whether it is there, at least 10 s; 0s: never."),
+    row(Clustering, "discovery-keepalive-timeout", Duration, "6s", Works, "Discovery service: longest wait for the answer to that."),
+    row(Clustering, "discovery-insecure-transport", Bool, "true", Works, "Discovery service: no TLS for endpoints without a scheme."),
+    row(Clustering, "discovery-insecure-skip-tls-verify", Bool, "false", Works, "Discovery service: trust any certificate. For tests."),
+    row(Clustering, "discovery-cert", Text, "", Works, "Discovery service: certificate to show."),
+    row(Clustering, "discovery-key", Text, "", Works, "Discovery service: its key."),
+    row(Clustering, "discovery-cacert", Text, "", Works, "Discovery service: authorities to trust; without, the system's."),
+    row(Clustering, "discovery-user", Text, "", Works, "Discovery service: user."),
+    row(Clustering, "discovery-password", Text, "", Works, "Discovery service: the user's password."),
+    row(Clustering, "discovery-fallback", Choice(&["exit", "proxy"]), "exit", Works, "What to do when discovery fails: `exit` is all there is."),
+    row(Clustering, "discovery-srv", Text, "", Works, "DNS domain whose SRV records tell the members."),
+    row(Clustering, "discovery-srv-name", Text, "", Works, "Suffix of the service names that are asked for."),
     row(Clustering, "strict-reconfig-check", Bool, "true", Works, "Refuse changes of members that would lose the quorum."),
     row(Clustering, "pre-vote", Bool, "true", Works, "Ask whether an election could be won before standing in it."),
     row(Clustering, "max-learners", Int, "1", Works, "Most learners in the cluster."),
@@ -297,8 +297,8 @@ pub const FLAGS: &[Flag] = &[
     row(Earlier, "experimental-warning-apply-duration", Duration, "100ms", OldNameOf("warning-apply-duration"), ""),
     row(Earlier, "experimental-warning-unary-request-duration", Duration, "300ms", OldNameOf("warning-unary-request-duration"), ""),
     row(Earlier, "experimental-watch-progress-notify-interval", Duration, "10m0s", OldNameOf("watch-progress-notify-interval"), ""),
-    row(Earlier, "discovery", Text, "", Refused(NO_DISCOVERY), ""),
-    row(Earlier, "discovery-proxy", Text, "", Refused(NO_DISCOVERY), ""),
+    row(Earlier, "discovery", Text, "", Refused(V2_DISCOVERY), ""),
+    row(Earlier, "discovery-proxy", Text, "", Refused(V2_DISCOVERY), ""),
     row(Earlier, "enable-v2", Bool, "false", Refused("the v2 API is not available in this version: use v3"), ""),
     row(Earlier, "experimental-enable-v2v3", Text, "", Refused("the v2 API is not available in this version: use v3"), ""),
     row(Earlier, "proxy", Choice(&["off", "readonly", "on"]), "off", Refused("etcd gave its v2 proxy up in 3.6: leave it out"), ""),

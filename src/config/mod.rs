@@ -5,6 +5,7 @@
 
 pub mod bootstrap;
 mod build;
+pub mod discovery;
 mod file;
 pub mod flags;
 pub mod gates;
@@ -16,7 +17,7 @@ pub mod value;
 
 use std::{ffi::OsString, fmt, path::PathBuf};
 
-use self::{gates::Gates, parse::Asked};
+use self::{discovery::Discovery, gates::Gates, parse::Asked};
 use crate::{
     auth::password,
     limits,
@@ -33,8 +34,9 @@ pub struct Config {
     pub advertise_client_urls: Vec<String>,
     pub listen_peer_urls: Vec<String>,
     pub initial_advertise_peer_urls: Vec<String>,
-    /// Name and peer URLs of each founding member.
+    /// Name and peer URLs of each founding member; empty where they are to be discovered.
     pub initial_cluster: Vec<(String, Vec<String>)>,
+    pub discovery: Option<Discovery>,
     pub initial_cluster_token: String,
     pub initial_cluster_state_new: bool,
     /// A member among others, once it reaches them, does not wait a whole election timeout for the first sign of a leader.
@@ -199,6 +201,7 @@ impl Default for Config {
             listen_peer_urls: local(2380),
             initial_advertise_peer_urls: local(2380),
             initial_cluster: vec![("default".into(), local(2380))],
+            discovery: None,
             initial_cluster_token: "etcd-cluster".into(),
             initial_cluster_state_new: true,
             initial_election_tick_advance: true,

@@ -160,9 +160,8 @@ fn what_does_not_fit_is_refused_in_etcds_words() {
 #[test]
 fn what_urd_cannot_do_is_refused_with_what_to_do() {
     for words in [
-        &["--discovery-srv", "example.com"][..],
-        &["--discovery-token=t", "--discovery-endpoints=a:1"],
-        &["--discovery", "http://x"],
+        &["--discovery", "http://x"][..],
+        &["--discovery-proxy", "http://x"],
         &["--wal-dir", "/w"],
         &["--config-file", "/nowhere/at/all"],
         &["--log-outputs", "systemd/journal"],
@@ -179,6 +178,67 @@ fn what_urd_cannot_do_is_refused_with_what_to_do() {
     // At its default a flag asks for nothing.
     let config = run(&["--name=n", "--cert-file=", "--peer-auto-tls=false", "--auth-token=simple", "--max-wals=05"]);
     assert_eq!(config.warnings, []);
+}
+
+#[test]
+fn the_ways_to_find_others_are_read() {
+    let config = run(&["--name=n", "--discovery-srv=d.test", "--discovery-srv-name=x"]);
+    let dns = discovery::Dns { domain: "d.test".into(), service_suffix: "x".into() };
+    assert_eq!((config.discovery, config.initial_cluster), (Some(Discovery::Dns(dns)), Vec::new()));
+
+    let found = ["--name=n", "--discovery-token=t", "--discovery-endpoints=b:1,a:1,b:1"];
+    let service = |more: &[&str]| match run(&[&found, more].concat()) {
+        Config { discovery: Some(Discovery::Service(service)), initial_cluster, .. } => {
+            assert_eq!(initial_cluster, []);
+            service
+        }
+        config => panic!("{config:?}"),
+    };
+    let seconds = std::time::Duration::from_secs;
+    let default = discovery::Service {
+        token: "t".into(),
+        endpoints: vec!["a:1".into(), "b:1".into()],
+        dial_timeout: Some(seconds(2)),
+        request_timeout: seconds(5),
+        keepalive_time: Some(seconds(2)),
+        keepalive_timeout: seconds(6),
+        insecure_transport: true,
+        insecure_skip_verify: false,
+        cert: "".into(),
+        key: "".into(),
+        trusted_ca: "".into(),
+        user: String::new(),
+        password: String::new(),
+    };
+    assert_eq!(service(&[]), default);
+    let other = service(&[
+        "--discovery-dial-timeout=0s",
+        "--discovery-request-timeout=1s",
+        "--discovery-keepalive-time=-1s",
+        "--discovery-keepalive-timeout=3s",
+        "--discovery-insecure-transport=false",
+        "--discovery-insecure-skip-tls-verify",
+        "--discovery-cert=c",
+        "--discovery-key=k",
+        "--discovery-cacert=a",
+        "--discovery-user=u",
+        "--discovery-password=p",
+    ]);
+    let wanted = discovery::Service {
+        dial_timeout: None,
+        request_timeout: seconds(1),
+        keepalive_time: None,
+        keepalive_timeout: seconds(3),
+        insecure_transport: false,
+        insecure_skip_verify: true,
+        cert: "c".into(),
+        key: "k".into(),
+        trusted_ca: "a".into(),
+        user: "u".into(),
+        password: "p".into(),
+        ..default
+    };
+    assert_eq!(other, wanted);
 }
 
 #[test]

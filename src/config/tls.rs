@@ -13,6 +13,8 @@ pub struct Tls {
     pub peer: Files,
     /// The certificate of another member need not be of the address that it comes from.
     pub peers_from_anywhere: bool,
+    /// What the certificates of others are to be of, whatever their URLs say: the domain by which they were discovered.
+    pub peer_name: Option<String>,
     pub version_min: Version,
     /// None: the newest there is.
     pub version_max: Option<Version>,
@@ -62,6 +64,7 @@ impl Default for Tls {
             client: Files::default(),
             peer: Files::default(),
             peers_from_anywhere: false,
+            peer_name: None,
             version_min: Version::Tls12,
             version_max: None,
             suites: Vec::new(),
@@ -149,6 +152,7 @@ pub(super) fn read(settings: &Settings) -> Result<Tls, ConfigError> {
             allowed_hostnames: list(settings, "peer-cert-allowed-hostname"),
         },
         peers_from_anywhere: settings.flag("peer-skip-client-san-verification"),
+        peer_name: None,
         version_min: version_min.unwrap_or(Version::Tls12),
         version_max,
         suites: suites(&names)?,

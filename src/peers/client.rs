@@ -183,7 +183,11 @@ impl Client {
         }
         let (tls, files) = &self.tls;
         let caller = self.caller.get_or_init(|| Caller::new(tls, files)).as_ref().map_err(Clone::clone)?;
-        let host = if url.is_socket_file() { "localhost" } else { url.host_and_port().0 };
+        let host = match &tls.peer_name {
+            Some(name) => name,
+            None if url.is_socket_file() => "localhost",
+            None => url.host_and_port().0,
+        };
         Ok(Box::new(caller.secure(socket, host).await?))
     }
 

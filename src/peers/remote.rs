@@ -1,7 +1,7 @@
 //! What a member asks of others over HTTP: who they are, which versions they run, and what only a leader can do: renew a
 //! lease, tell of one, let a learner vote. (etcd: etcdserver/cluster_util.go; lease/leasehttp.)
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -187,6 +187,35 @@ pub async fn hash_kv(
                 );
                 failed = cause;
             }
+        }
+    }
+    Err(failed)
+}
+
+/// What the last spans of entries did to a member's state, each by its last entry; None of a member that keeps no such numbers, as
+/// an etcd does not.
+///
+/// # Errors
+/// Where it cannot be asked.
+pub async fn spans(
+    client: &Client,
+    member: &Member,
+    cluster_id: u64,
+    patience: Duration,
+) -> Result<Option<BTreeMap<u64, u32>>, String> {
+    let cluster = format!("{cluster_id:x}");
+    let headers = [("x-etcd-cluster-id", cluster.as_str())];
+    let mut failed = "it has no URL".to_owned();
+    for url in &member.peer_urls {
+        let asked = client.exchange(url, "/urd/spans", Method::GET, &headers, Bytes::new(), patience).await;
+        match asked {
+            Ok(answer) if answer.status == StatusCode::NOT_FOUND => return Ok(None),
+            Ok(answer) if answer.status == StatusCode::OK => match serde_json::from_slice(&answer.body) {
+                Ok(spans) => return Ok(Some(spans)),
+                Err(cause) => failed = cause.to_string(),
+            },
+            Ok(answer) => failed = String::from_utf8_lossy(&answer.body).trim_end().to_owned(),
+            Err(cause) => failed = cause,
         }
     }
     Err(failed)

@@ -446,6 +446,7 @@ impl Driver {
     /// Counts what a turn has applied. Applying is measured by the turn: each of its requests is told to have taken an
     /// equal part.
     fn count_applied(&self, effects: &Effects, took: Duration) {
+        effects.spans.iter().for_each(|span| self.member.span_hashes.keep(*span));
         let (metrics, tally) = (&self.member.metrics.core, &effects.tally);
         let total = tally.total();
         if total == 0 {

@@ -263,11 +263,10 @@ impl Scrub {
     fn begin_check(&self, life: u32) -> Option<(Option<u32>, Check)> {
         let core = self.driver.core();
         let segment = core.writer().table().get(life).filter(|segment| !segment.is_in_memory())?;
-        let salt = core.writer().segment_header(life).salt;
         // It is not of some that no checkpoint has named, and so no value is in them.
         let has_values = core.state().index.usage().of(life).is_some();
         let used = Some(segment.used()).filter(|used| *used < segment.size() || has_values);
-        Some((used, Check::new(life, segment.size(), salt)))
+        Some((used, Check::new(life, segment.size(), segment.seed())))
     }
 
     /// Tells the operator what was not known before; whether there was something.

@@ -152,6 +152,7 @@ pub fn start(
         force_new_cluster: config.force_new_cluster,
         quota_bytes: config.quota_bytes,
         catch_up_entries: config.catch_up_entries,
+        span_entries: limits::SPAN_ENTRIES,
         logger,
     };
     let Resumed { mut parts, cluster_id, covered, tail_bytes, tail, cut } = resume(&dir, &options, manner)?;
@@ -186,6 +187,7 @@ pub(crate) struct Manner<F> {
     pub life: u64,
     pub quota_bytes: Option<u64>,
     pub catch_up_entries: u64,
+    pub span_entries: u64,
     pub logger: slog::Logger,
 }
 
@@ -270,6 +272,7 @@ pub(crate) fn resume(
         life: manner.life,
         quota_bytes: manner.quota_bytes,
         catch_up_entries: manner.catch_up_entries,
+        span_entries: manner.span_entries,
         logger: manner.logger,
     };
     Ok(Resumed { parts, cluster_id: recovered.cluster_id, covered, tail_bytes, tail, cut: recovered.cut })

@@ -1,11 +1,16 @@
 //! How a member without data comes to a cluster: it founds one with others, or joins one that is there. It asks whom it can
 //! reach before it believes its flags. Blocking; runs before the executors start. (etcd: etcdserver/bootstrap.go.)
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use super::doors;
 use crate::{
-    config::{Config, bootstrap::are_same_places},
+    config::{
+        Config,
+        bootstrap::{are_same_places, parse_cluster},
+        discovery::{Discovery, Service},
+    },
+    discovery::{registry, srv},
     limits, log,
     observe::log::{hex, shown},
     peers::{
@@ -19,11 +24,17 @@ use crate::{
 };
 
 /// What a member begins with where it has no data.
-///
+pub(super) struct Found {
+    pub founding: Founding,
+    /// What the certificates of others are to be of, if not of their hosts.
+    pub peer_name: Option<String>,
+}
+
 /// # Errors
 /// What keeps it from founding or joining a cluster, in etcd's words.
-pub(super) fn found(config: &Config) -> Result<Founding, String> {
-    match config.initial_cluster_state_new {
+pub(super) fn found(config: &Config) -> Result<Found, String> {
+    let config = &*discovered(config)?;
+    let founding = match config.initial_cluster_state_new {
         true => {
             config.verify_bootstrap().map_err(|cause| cause.to_string())?;
             begin(config)
@@ -32,7 +43,35 @@ pub(super) fn found(config: &Config) -> Result<Founding, String> {
             config.verify_join().map_err(|cause| cause.to_string())?;
             join(config)
         }
+    };
+    Ok(Found { founding: founding?, peer_name: config.tls.peer_name.clone() })
+}
+
+/// The configuration as if `--initial-cluster` named the members that DNS tells of; or this one alone, where a discovery
+/// service is to tell of the others. (etcd: embed.Config.PeerURLsMapAndToken.)
+fn discovered(config: &Config) -> Result<Cow<'_, Config>, String> {
+    let mut told = config.clone();
+    match &config.discovery {
+        None => return Ok(Cow::Borrowed(config)),
+        Some(Discovery::Service(service)) => {
+            let mut urls = config.initial_advertise_peer_urls.clone();
+            urls.sort();
+            told.initial_cluster = vec![(config.name.clone(), urls)];
+            told.initial_cluster_token.clone_from(&service.token);
+        }
+        Some(Discovery::Dns(dns)) => {
+            let failed = |cause: String| format!("error setting up initial cluster: {cause}");
+            let text = srv::cluster(dns, &config.name, &config.initial_advertise_peer_urls).map_err(failed)?;
+            if text.contains("https://") && config.tls.peer.trusted_ca.as_os_str().is_empty() {
+                told.tls.peer_name = Some(dns.domain.trim_end_matches('.').to_owned());
+            }
+            told.initial_cluster = parse_cluster(&text).unwrap_or_default();
+            if !told.initial_cluster.iter().any(|(name, _)| *name == config.name) {
+                return Err(failed(format!("cannot find local etcd member {:?} in SRV records", config.name)));
+            }
+        }
     }
+    Ok(Cow::Owned(told))
 }
 
 /// Of the members that the flags name, one that others know already has lost its data, and with it its word: it must not
@@ -46,9 +85,41 @@ fn begin(config: &Config) -> Result<Founding, String> {
         let mut members = cluster.members.into_iter();
         members.any(|member| member.id == founding.member_id && !member.client_urls.is_empty())
     };
-    match told.is_ok_and(is_known) {
-        true => Err(format!("member {:x} has already been bootstrapped", founding.member_id)),
-        false => Ok(founding),
+    if told.is_ok_and(is_known) {
+        return Err(format!("member {:x} has already been bootstrapped", founding.member_id));
+    }
+    match &config.discovery {
+        Some(Discovery::Service(service)) => begin_with_registered(config, service, founding.member_id),
+        _ => Ok(founding),
+    }
+}
+
+/// Those who have registered at the discovery service are the founders. This member keeps the id under which it has
+/// registered.
+fn begin_with_registered(config: &Config, service: &Service, member_id: u64) -> Result<Founding, String> {
+    log!(Info, "Bootstrapping cluster using v3 discovery.");
+    let (asked, own) = (service.clone(), config.cluster_text());
+    let joined = executors::run_one(move || async move { registry::join(asked, member_id, &own).await })
+        .map_err(|cause| cause.to_string())?;
+    let text = joined.map_err(|cause| {
+        let cause = format!("failed to join discovery cluster ({cause})");
+        log!(
+            Warn,
+            "failed to bootstrap; discovery token was already used",
+            "discovery-token" = service.token,
+            "discovery-endpoints" = service.endpoints,
+            "error" = cause
+        );
+        log!(Warn, "do not reuse discovery token; generate a new one to bootstrap a cluster");
+        cause
+    })?;
+    let config = Config { initial_cluster: parse_cluster(&text)?, ..config.clone() };
+    config.verify_discovered().map_err(|cause| cause.to_string())?;
+    let founding = Founding::of_flags(&config);
+    match founding.members.iter().any(|member| member.id == member_id) {
+        true => Ok(founding),
+        // Members of one name would be taken for one member with all their URLs, by each of them.
+        false => Err(format!("another member of the discovery cluster {text} has the name {:?}, too", config.name)),
     }
 }
 

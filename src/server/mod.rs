@@ -22,10 +22,10 @@ use std::{
 
 use prost::Message as _;
 
-use self::{desk::Desk, doors::Door, ways::ToPeers};
+use self::{desk::Desk, doors::Door, founding::Found, ways::ToPeers};
 use crate::{
     auth::tokens::Tokens,
-    config::Config,
+    config::{Config, discovery::Discovery},
     log,
     net::{Listener, listener::Arrival, seats::Seats},
     observe::{
@@ -72,7 +72,7 @@ enum Letter {
 ///
 /// # Errors
 /// What keeps it from starting: a text for the operator.
-pub fn run(config: Config) -> Result<Infallible, String> {
+pub fn run(mut config: Config) -> Result<Infallible, String> {
     fn text(cause: impl Display) -> String {
         cause.to_string()
     }
@@ -112,7 +112,21 @@ pub fn run(config: Config) -> Result<Infallible, String> {
         executors::run_one(move || file::probe(dir)).map_err(std::io::Error::other)?
     };
     let logger = crate::observe::log::Drain::logger("raft");
-    let started = start::start(&config, now_ms, logger, probe, founding::found).map_err(text)?;
+    let mut found = None;
+    let find = |config: &Config| {
+        let Found { founding, peer_name } = founding::found(config)?;
+        found = Some(peer_name);
+        Ok(founding)
+    };
+    let started = start::start(&config, now_ms, logger, probe, find).map_err(text)?;
+    match found {
+        Some(peer_name) => config.tls.peer_name = peer_name,
+        None if matches!(config.discovery, Some(Discovery::Service(_))) => {
+            let message = "discovery token is ignored since cluster already initialized; valid logs are found";
+            log!(Warn, message, "wal-dir" = shown(config.data_dir.display()));
+        }
+        None => {}
+    }
     if let Some(cut) = &started.cut {
         log!(
             Warn,

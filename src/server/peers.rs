@@ -21,7 +21,7 @@ use crate::{
         view::View,
     },
     store::{
-        hash::KvHash,
+        hash::{KvHash, spans::SpanHash},
         membership::Member,
         types::{Revision, Values as _},
     },
@@ -157,5 +157,9 @@ impl peer::Source for ShardSource {
             let hash = maintenance::hash_at(&services, &view, revision).await?;
             Ok((hash, view.revision()))
         })
+    }
+
+    fn spans(&self) -> Vec<SpanHash> {
+        self.services.shard.member.span_hashes.after(0)
     }
 }

@@ -35,7 +35,9 @@ use crate::{
     error::{self, Status},
     limits, log,
     observe::{log::hex, metrics::ShardMetrics},
-    proto::etcdserverpb::{InternalRaftRequest, LeaseRevokeRequest, RequestHeader},
+    proto::etcdserverpb::{
+        InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest, RequestHeader,
+    },
     raft::{
         driver::Beside,
         mail::{ReceivedSnapshot, ToCore},
@@ -82,6 +84,10 @@ impl Shard {
         let settings = watch::Settings::new(member.head.clone(), &member.config);
         let watches = Watches::new(settings, published.load().revision());
         let neighbours = (0..member.config.shards).map(|_| NeighbourOutbox::default()).collect();
+        let deadlines = match member.config.gates.is_on("LeaseCheckpoint") {
+            true => lease::Deadlines::checkpointing(limits::LEASE_CHECKPOINT_MS),
+            false => lease::Deadlines::default(),
+        };
         Shard {
             watches,
             id,
@@ -91,7 +97,7 @@ impl Shard {
             outbox: Outbox::default(),
             pending: Rc::new(Pending::default()),
             now_ms: Cell::new(0),
-            leases: RefCell::new(lease::Deadlines::default()),
+            leases: RefCell::new(deadlines),
             neighbours,
             lease_calls: Rc::default(),
             revokes: RefCell::default(),
@@ -242,7 +248,13 @@ impl Shard {
                     self.leases.borrow_mut().granted(id, ttl, self.now_ms.get());
                 }
                 LeaseChange::Revoked { id } if self.owns(id) => self.leases.borrow_mut().revoked(id),
-                // What a checkpoint says counts for the next leader, who finds it in the state.
+                // What it says counts for the next leader, who finds it in the state.
+                LeaseChange::Checkpointed { id, remaining } if self.owns(id) => {
+                    let says_less = self.leases.borrow_mut().checkpointed(id, remaining, self.now_ms.get());
+                    if says_less && let Some(term) = self.member.leads_in() {
+                        drop(self.checkpoint(vec![LeaseCheckpoint { id, remaining_ttl: 0 }], term));
+                    }
+                }
                 _ => {}
             }
         }
@@ -357,7 +369,17 @@ impl Shard {
     /// Asks the shard that owns a lease. One that does not answer in time counts as not primary.
     pub async fn lease(&self, id: i64, call: LeaseCall) -> LeaseAnswer {
         let owner = lease::owner(id, self.neighbours.len());
-        self.ask(owner, call).await
+        loop {
+            let answer = self.ask(owner, call).await;
+            if answer != LeaseAnswer::Checkpointed {
+                return answer;
+            }
+            let Some(term) = self.member.leads_in() else { return LeaseAnswer::NotPrimary };
+            let taken_back = self.checkpoint(vec![LeaseCheckpoint { id, remaining_ttl: 0 }], term).await;
+            if !matches!(taken_back, (Outcome::Applied(_), _)) {
+                return LeaseAnswer::NotPrimary;
+            }
+        }
     }
 
     /// Ids of all leases with their deadlines, from every shard. None if this member does not keep them.
@@ -397,6 +419,12 @@ impl Shard {
         let Some(lease) = self.view().state.leases.get(id) else { return LeaseAnswer::Unknown };
         leases.granted(id, lease.ttl, now_ms);
         match call {
+            LeaseCall::Renew(_)
+                if leases.is_checkpointed(id, lease.remaining)
+                    && leases.remaining(id, now_ms).is_some_and(|(left_ms, _)| left_ms > 0) =>
+            {
+                LeaseAnswer::Checkpointed
+            }
             LeaseCall::Renew(_) => match leases.renew(id, now_ms) {
                 Some(ttl) => {
                     self.metrics.leases_renewed.increment();
@@ -443,6 +471,31 @@ impl Shard {
         for lease in due {
             revokes.push(self.revoke(lease));
         }
+        drop(revokes);
+        self.checkpoint_due(now_ms);
+    }
+
+    /// Puts what leases have left into the log, of those whose time for that has come.
+    fn checkpoint_due(&self, now_ms: u64) {
+        let due = self.leases.borrow_mut().checkpoints_due(now_ms, limits::LEASE_CHECKPOINTS_AT_ONCE);
+        if let Some(term) = self.leases.borrow().term().filter(|_| !due.is_empty()) {
+            let left = due.into_iter().map(|(id, remaining_ttl)| LeaseCheckpoint { id, remaining_ttl });
+            drop(self.checkpoint(left.collect(), term));
+        }
+    }
+
+    /// Proposes to put into the log what leases have left; 0 takes back what was said before.
+    fn checkpoint(&self, checkpoints: Vec<LeaseCheckpoint>, term: u64) -> Waiting<Told> {
+        let waiting = self.pending.wait(self.now_ms.get());
+        let id = self.member.next_id();
+        let request = InternalRaftRequest {
+            header: Some(RequestHeader { id, ..Default::default() }),
+            lease_checkpoint: Some(LeaseCheckpointRequest { checkpoints }),
+            ..Default::default()
+        };
+        let data = request.encode_to_vec().into();
+        self.outbox.propose(Proposal { token: waiting.token(), id, data, only_in: Some(term) });
+        waiting
     }
 
     /// Proposes to revoke a lease whose time has passed, as the leader of the term in which this shard has counted its time: one that does

@@ -32,6 +32,9 @@ const RECENT_BYTES: u64 = 64 * 1024;
 /// Few, so that members that lag are sent snapshots.
 const CATCH_UP_ENTRIES: u64 = 20;
 
+/// So few that a run has many spans.
+const SPAN_ENTRIES: u64 = 16;
+
 pub const ELECTION_TICKS: usize = 10;
 /// Ticks after which a member gives up what it was asked.
 pub const REQUEST_TICKS: u64 = 70;
@@ -172,6 +175,7 @@ impl Member {
             life: self.id << 48 | self.life << 24,
             quota_bytes: None,
             catch_up_entries: CATCH_UP_ENTRIES,
+            span_entries: SPAN_ENTRIES,
             logger: slog::Logger::root(slog::Discard, slog::o!()),
         };
         TRUSTS_TORN_WRITES.set(self.has(Planted::TrustsTornWrites));

@@ -123,6 +123,8 @@ pub struct Report {
     pub expired: u64,
     /// Changes of the members.
     pub changes: u64,
+    /// Spans of entries whose effects members were compared by.
+    pub spans: u64,
     /// Snapshots that members have sent each other, by what became of them.
     pub snapshots: BTreeMap<&'static str, u64>,
     pub simulated_ms: u64,
@@ -263,6 +265,8 @@ struct World {
     watchers: Vec<Watcher>,
     operator: Operator,
     checker: Checker,
+    /// What each span of entries did, by its last.
+    spans: BTreeMap<u64, u32>,
     /// Of requests that are no client's.
     slots: u32,
     /// The newest revision that a compaction was asked for.
@@ -309,6 +313,7 @@ impl World {
             watchers,
             operator: Operator::default(),
             checker: Checker::default(),
+            spans: BTreeMap::new(),
             slots: 0xf000_0000,
             compacted: 0,
             faults_made: 0,
@@ -620,6 +625,11 @@ impl World {
     }
 
     fn carry_out(&mut self, member: usize, effects: Effects) {
+        for span in effects.spans {
+            let hash = *self.spans.entry(span.last).or_insert(span.hash);
+            assert_eq!(span.hash, hash, "member {member} did something else in the span that ends at {}", span.last);
+            self.report.spans += 1;
+        }
         for message in effects.messages {
             let to = self.members.iter().position(|one| one.id == message.to).expect("a member");
             // As it is on the way, without what only the crate knows.

@@ -27,17 +27,24 @@ fn run_in_a_folder(seed: u64, plan: &Plan) -> Report {
 fn whatever_fails_nothing_untrue_is_told_and_the_cluster_recovers() {
     for (members, changes) in [(1, false), (3, false), (3, true), (5, false), (5, true)] {
         let plan = Plan { members, changes, ..Plan::default() };
-        let (mut operations, mut watched, mut expired, mut changed) = (0, 0, 0, 0);
+        let (mut operations, mut watched, mut expired, mut changed, mut compared) = (0, 0, 0, 0, 0);
         for seed in 0..seeds() {
             let report = run_in_a_folder(seed, &plan);
             operations += report.operations;
             watched += report.watched;
+            compared += report.spans;
             expired += report.expired;
             changed += report.changes;
         }
-        let enough = [operations > 100 * seeds(), watched > 10 * seeds(), expired > 0, changed > 0 || !changes];
-        let told = [operations, watched, expired, changed];
-        assert_eq!(enough, [true; 4], "too little has happened to show much, with {members} members: {told:?}");
+        let enough = [
+            operations > 100 * seeds(),
+            watched > 10 * seeds(),
+            expired > 0,
+            changed > 0 || !changes,
+            compared > 10 * seeds(),
+        ];
+        let told = [operations, watched, expired, changed, compared];
+        assert_eq!(enough, [true; 5], "too little has happened to show much, with {members} members: {told:?}");
     }
 }
 

@@ -172,6 +172,17 @@ impl BulkFile {
 
     /// Gives the file's bytes once they are durable.
     pub fn finish(mut self) -> io::Result<u64> {
+        let bytes = self.write_rest()?;
+        self.file.sync_all()?;
+        Ok(bytes)
+    }
+
+    /// The same of one that nobody is to find after this process.
+    pub fn finish_volatile(mut self) -> io::Result<u64> {
+        self.write_rest()
+    }
+
+    fn write_rest(&mut self) -> io::Result<u64> {
         let bytes = self.written + self.filled as u64;
         if self.filled > 0 {
             // Direct writes are of whole blocks: what is too much is cut off again.
@@ -183,7 +194,6 @@ impl BulkFile {
         if self.written != bytes {
             self.file.set_len(bytes)?;
         }
-        self.file.sync_all()?;
         Ok(bytes)
     }
 

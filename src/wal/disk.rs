@@ -497,10 +497,10 @@ fn spare_number(path: &Path) -> Option<u32> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use super::*;
+    use super::{super::record::FORMAT_VERSION, *};
 
     fn header(life: u32) -> SegmentHeader {
-        SegmentHeader { life, size: 65536, salt: 7, cluster_id: 1, member_id: 2 }
+        SegmentHeader { version: FORMAT_VERSION, life, size: 65536, salt: 7, cluster_id: 1, member_id: 2 }
     }
 
     #[test]
@@ -538,7 +538,7 @@ mod tests {
         assert_eq!(dir.ensure_segment(&header(1), Pace::Hurried).unwrap(), path);
         dir.ensure_segment(&header(2), Pace::Hurried).unwrap();
 
-        let pinned = Arc::new(Segment::in_file(temp.path(), 1, 65536, 7, 65536));
+        let pinned = Arc::new(Segment::in_file(temp.path(), &header(1), 65536));
         let reader = pinned.clone();
         let Recycled::Pinned(pinned) = dir.recycle(pinned, Pace::Hurried).unwrap() else {
             panic!("somebody reads from it")

@@ -120,7 +120,7 @@ pub enum RecoveryError {
     )]
     Missing { file: PathBuf, why: String },
     #[error(
-        "{} was written by another version of urd: format version {version}, this program reads {FORMAT_VERSION}. \
+        "{} was written by another version of urd: format version {version}, this program reads up to {FORMAT_VERSION}. \
          Start the version that wrote it",
         file.display()
     )]
@@ -174,13 +174,10 @@ pub fn recover(dir: &Dir, options: &Options) -> Result<Recovered, RecoveryError>
     };
     let sealed = segments
         .into_iter()
-        .map(|it| {
-            let SegmentHeader { life, size, salt, .. } = it.header;
-            Segment::in_file(dir.path(), life, size, salt, it.used.unwrap_or(size))
-        })
+        .map(|it| Segment::in_file(dir.path(), &it.header, it.used.unwrap_or(it.header.size)))
         .collect();
     let Cursor { write, chain } = tail.cursor;
-    let mut writer = Writer::resume(parts, sealed, tail.life, active.header.size, &head, write, chain)
+    let mut writer = Writer::resume(parts, sealed, &active.header, &head, write, chain)
         .map_err(|source| DiskError::Io { action: "hold in memory", path: dir.segment_path(tail.life), source })?;
     if tail.commit_taken_back {
         // Or else the record that is ahead of its entries would look like a loss once it is no longer in the last write.
@@ -203,10 +200,10 @@ pub fn recover(dir: &Dir, options: &Options) -> Result<Recovered, RecoveryError>
 fn begin(dir: &Dir, options: &Options) -> Result<Recovered, RecoveryError> {
     let Options { segment_bytes, recent_bytes, cluster_id, member_id } = *options;
     let salt = disk::random_salt()?;
-    let header = SegmentHeader { life: 1, size: segment_bytes, salt, cluster_id, member_id };
+    let header = SegmentHeader { version: FORMAT_VERSION, life: 1, size: segment_bytes, salt, cluster_id, member_id };
     let path = dir.ensure_segment(&header, Pace::Hurried)?;
     let parts = LogParts { dir: dir.path().to_owned(), segment_bytes, salt, cluster_id, member_id, recent_bytes };
-    let writer = Writer::resume(parts, Vec::new(), 1, segment_bytes, &header.encode(), 0, 0)
+    let writer = Writer::resume(parts, Vec::new(), &header, &header.encode(), 0, 0)
         .map_err(|source| DiskError::Io { action: "hold in memory", path, source })?;
     Ok(Recovered {
         checkpoint: None,
@@ -423,14 +420,15 @@ impl<'a> Replay<'a> {
             return Err(self.damaged(position.life, offset, what));
         }
         loop {
-            let SegmentHeader { life, salt, .. } = segments[at].header;
-            let mut spot = self.run_segment(&bytes, life, salt, &mut offset, &mut cursor)?;
+            let header = segments[at].header;
+            let life = header.life;
+            let mut spot = self.run_segment(&bytes, &header, &mut offset, &mut cursor)?;
             segments[at].used = Some(offset.next_multiple_of(LOG_BLOCK_BYTES));
             let mut spot_life = life;
 
             if let Some(next) = segments.get(at + 1).map(|next| next.header) {
                 let next_bytes = Bytes::from(self.dir.read_segment(next.life)?);
-                let image = Image { bytes: &next_bytes, life: next.life, salt };
+                let image = Image::new(&next_bytes, &next);
                 match image.record_at(RECORDS_FROM, cursor) {
                     Ok(_) => {
                         at += 1;
@@ -446,7 +444,7 @@ impl<'a> Replay<'a> {
                 }
             }
             if life == position.life {
-                self.check_before(&bytes, life, salt, position.offset)?;
+                self.check_before(&bytes, &header, position.offset)?;
             }
             let torn = self.judge(&bytes, &segments[at..], offset, (spot_life, spot), cursor)?;
             let commit_taken_back = self.settle_commit(life, offset, cursor)?;
@@ -457,8 +455,8 @@ impl<'a> Replay<'a> {
 
     /// The segment that goes on is held in memory, from where values are given without a proof: what lies in it before the
     /// checkpoint's position must be sound too, though no record of it is replayed.
-    fn check_before(&self, bytes: &Bytes, life: u32, salt: u32, position: u32) -> Result<(), RecoveryError> {
-        let image = Image { bytes, life, salt };
+    fn check_before(&self, bytes: &Bytes, header: &SegmentHeader, position: u32) -> Result<(), RecoveryError> {
+        let image = Image::new(bytes, header);
         let first = image.find(RECORDS_FROM).filter(|(at, _)| *at == RECORDS_FROM);
         let (mut at, mut cursor) = first.unwrap_or((RECORDS_FROM, Cursor::default()));
         // The first record's index is known from itself alone: without it, what the checkpoint lacks is told.
@@ -470,7 +468,7 @@ impl<'a> Replay<'a> {
                     index = record.header.index + u64::from(record.header.kind == Type::Entry);
                 }
                 Err(spot) => {
-                    let (file, offset) = (self.dir.segment_path(life), spot.offset.into());
+                    let (file, offset) = (self.dir.segment_path(header.life), spot.offset.into());
                     let what = "no sound record is there, and the checkpoint lies behind it".into();
                     return Err(RecoveryError::Damaged { file, offset, index, what });
                 }
@@ -483,12 +481,11 @@ impl<'a> Replay<'a> {
     fn run_segment(
         &mut self,
         bytes: &Bytes,
-        life: u32,
-        salt: u32,
+        header: &SegmentHeader,
         offset: &mut u32,
         cursor: &mut Cursor,
     ) -> Result<Spot, RecoveryError> {
-        let image = Image { bytes, life, salt };
+        let image = Image::new(bytes, header);
         loop {
             match image.next(*offset, *cursor) {
                 Ok(record) => {
@@ -553,15 +550,16 @@ impl<'a> Replay<'a> {
             return Err(damaged(format!("a record of type {number}, which this version does not know, is there")));
         }
         let mut torn = spot.what == What::Payload;
-        for (at, FoundSegment { header: SegmentHeader { life, salt, .. }, .. }) in segments.iter().enumerate() {
+        for (at, FoundSegment { header, .. }) in segments.iter().enumerate() {
+            let life = header.life;
             let (bytes, from) = match at {
                 0 => (bytes.clone(), offset),
-                _ => (self.dir.read_segment(*life)?.into(), RECORDS_FROM),
+                _ => (self.dir.read_segment(life)?.into(), RECORDS_FROM),
             };
-            let image = Image { bytes: &bytes, life: *life, salt: *salt };
+            let image = Image::new(&bytes, header);
             let survey = image.survey(from, &spot, cursor);
             if let Some((later_offset, later)) = survey.later {
-                let file = self.dir.segment_path(*life);
+                let file = self.dir.segment_path(life);
                 let found = match spot.what {
                     What::Payload => "its payload's checksum is wrong",
                     _ => "no such record is there",

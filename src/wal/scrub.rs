@@ -4,7 +4,7 @@
 //! is missing between two that are sound.
 
 use super::{
-    record::{HEADER_BYTES, Header, RECORDS_FROM, SegmentHeader, Type, record_bytes},
+    record::{HEADER_BYTES, Header, RECORDS_FROM, Seed, SegmentHeader, Type, record_bytes},
     replay::Cursor,
 };
 use crate::{limits::LOG_BLOCK_BYTES, store::types::Place};
@@ -42,7 +42,7 @@ impl Findings {
 pub struct Check {
     life: u32,
     size: u32,
-    salt: u32,
+    seed: Seed,
     /// Where the bytes lie that come next, those that are held included.
     at: u32,
     /// The beginning of what may be a header.
@@ -70,13 +70,13 @@ struct Payload {
 const ALIGN: usize = super::record::ALIGN as usize;
 
 impl Check {
-    /// Of a segment of that life, in a file of `size` bytes, in a log of that salt.
-    pub fn new(life: u32, size: u32, salt: u32) -> Self {
+    /// Of a segment of that life, in a file of `size` bytes, whose headers' checksums start from that.
+    pub fn new(life: u32, size: u32, seed: Seed) -> Self {
         let findings = Findings { damage: Vec::new(), end: RECORDS_FROM };
         Check {
             life,
             size,
-            salt,
+            seed,
             at: 0,
             held: Vec::new(),
             payload: None,
@@ -103,7 +103,7 @@ impl Check {
     fn take(&mut self, bytes: &[u8]) -> Option<usize> {
         if self.at == 0 {
             let block = bytes.get(..RECORDS_FROM as usize)?;
-            let is_it = |it: SegmentHeader| (it.life, it.size, it.salt) == (self.life, self.size, self.salt);
+            let is_it = |it: SegmentHeader| (it.life, it.size, it.seed()) == (self.life, self.size, self.seed);
             if !SegmentHeader::decode(block).is_ok_and(is_it) {
                 self.damaged(0, RECORDS_FROM, 0, "its first block is not the segment's");
             }
@@ -132,7 +132,7 @@ impl Check {
         if bytes.len() < HEADER_BYTES {
             return None;
         }
-        match Header::decode(bytes, self.salt, self.life) {
+        match Header::decode(bytes, self.seed.at(self.at), self.life) {
             Ok((header, crc)) if self.begin(&header, crc) => Some(HEADER_BYTES),
             _ => {
                 // A finished write is zeros from its last record to the block's end.
@@ -193,8 +193,8 @@ impl Check {
 }
 
 /// The same of a segment whose bytes are all there.
-pub fn check(bytes: &[u8], life: u32, size: u32, salt: u32, used: Option<u32>) -> Findings {
-    let mut check = Check::new(life, size, salt);
+pub fn check(bytes: &[u8], life: u32, size: u32, seed: Seed, used: Option<u32>) -> Findings {
+    let mut check = Check::new(life, size, seed);
     check.feed(bytes);
     check.finish(used)
 }

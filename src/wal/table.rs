@@ -98,14 +98,17 @@ impl SegmentTable {
     /// Segments that lie in memory, by life in ascending order, for tests of what reads them.
     #[cfg(test)]
     pub fn in_memory(segments: impl IntoIterator<Item = (u32, Bytes)>) -> Self {
+        use super::record::{FORMAT_VERSION, SegmentHeader};
+
         let mut segments: Vec<(u32, Bytes)> = segments.into_iter().collect();
         segments.sort_by_key(|(life, _)| *life);
         let mut table = SegmentTable::default();
         for (life, bytes) in segments {
             let mut filler = super::memory::Memory::map(bytes.len().max(1) as u32).expect("memory is to be had");
             filler.append(&[&bytes]);
-            let dir = std::path::Path::new("");
-            table.push(Arc::new(Segment::in_memory(dir, life, bytes.len() as u32, 0, filler.memory().clone())));
+            let size = bytes.len() as u32;
+            let header = SegmentHeader { version: FORMAT_VERSION, life, size, salt: 0, cluster_id: 0, member_id: 0 };
+            table.push(Arc::new(Segment::in_memory(std::path::Path::new(""), &header, filler.memory().clone())));
         }
         table
     }

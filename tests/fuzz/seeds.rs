@@ -41,6 +41,20 @@ pub fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("certificate", certificates()),
         ("config", settings()),
         ("token", tokens()),
+        ("dns", answers()),
+    ]
+}
+
+/// Answers of DNS behind their question: flags, how many answers, authorities and additions, and these.
+fn answers() -> Vec<Vec<u8>> {
+    let service = b"\xc0\x0c\0\x21\0\x01\0\0\0\x3c\0\x0e\0\x01\0\0\x09\x4c\x01a\x04test\0";
+    let alias = b"\xc0\x0c\0\x05\0\x01\0\0\0\x3c\0\x02\xc0\x14";
+    let pointing = b"\x01x\xc0\x14\0\x21\0\x01\0\0\0\0\0\x0a\0\0\0\0\0\0\x01b\xc0\x14";
+    let extended = b"\0\0\x29\x04\xd0\x01\0\0\0\0\0";
+    vec![
+        [&b"\x81\x80\0\x01\0\0\0\0"[..], service].concat(),
+        [&b"\x85\x80\0\x03\0\0\0\x01"[..], alias, service, pointing, extended].concat(),
+        b"\x81\x83\0\0\0\0\0\0".to_vec(),
     ]
 }
 

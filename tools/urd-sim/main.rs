@@ -175,6 +175,7 @@ impl Total {
         total.watched += report.watched;
         total.expired += report.expired;
         total.changes += report.changes;
+        total.spans += report.spans;
         total.simulated_ms += report.simulated_ms;
         for (what, count) in report.snapshots {
             *total.snapshots.entry(what).or_default() += count;
@@ -197,6 +198,7 @@ impl Total {
             "{} operations, {} more unknown; {} revisions, {} events watched, {} leases expired, {} changes of members",
             report.operations, report.unknown, report.revisions, report.watched, report.expired, report.changes
         );
+        println!("{} spans of entries, alike on all members", report.spans);
         let snapshots: Vec<String> = report.snapshots.iter().map(|(what, count)| format!("{count} {what}")).collect();
         println!("snapshots between members: {}", snapshots.join(", "));
         println!(

@@ -4,6 +4,7 @@
 
 mod leases;
 mod members;
+mod own;
 mod raft;
 mod values;
 
@@ -29,7 +30,11 @@ use crate::{
     peers::Brought,
     proto::etcdserverpb::LeaseTimeToLiveResponse,
     raft::mail::ReceivedSnapshot,
-    store::{hash::KvHash, membership::Member, types::Revision},
+    store::{
+        hash::{KvHash, spans::SpanHash},
+        membership::Member,
+        types::Revision,
+    },
     wal::spool::Spool,
 };
 
@@ -71,6 +76,8 @@ pub trait Source: super::Source {
     fn install(&self, snapshot: ReceivedSnapshot) -> LocalBoxFuture<Result<(), Status>>;
     /// The hash of the data at a revision, 0: the newest; and the newest revision.
     fn hash(&self, revision: i64) -> LocalBoxFuture<Result<(KvHash, i64), Status>>;
+    /// What the last spans of entries did.
+    fn spans(&self) -> Vec<SpanHash>;
 }
 
 /// The answer to a request of another member.
@@ -114,6 +121,7 @@ pub(super) async fn respond(source: &Rc<dyn Source>, request: Request<Incoming>)
         "/raft" => raft::message(source, request).await,
         "/raft/snapshot" => raft::snapshot(source, request).await,
         "/raft/probing" => raft::probing(),
+        "/urd/spans" => own::spans(source, &request),
         _ => match (path.strip_prefix("/members/promote/"), path.starts_with("/raft/stream/")) {
             (Some(id), _) => members::promote(source, &request, id).await,
             (None, true) => raft::stream(source, &request, &path),

@@ -120,6 +120,9 @@ impl Source for FakePeer {
     fn hash(&self, _: i64) -> LocalBoxFuture<Result<(KvHash, i64), Status>> {
         Box::pin(std::future::ready(Err(error::COMPACTED)))
     }
+    fn spans(&self) -> Vec<SpanHash> {
+        vec![SpanHash { last: 4096, hash: 7 }, SpanHash { last: 8192, hash: u32::MAX }]
+    }
 }
 
 type Told = (String, Vec<String>, String);
@@ -237,4 +240,16 @@ fn what_clients_ask_is_not_answered() {
     assert_eq!(ask(FakePeer::default(), "OPTIONS", "*", ""), told("200 OK", &[], ""));
     let nameless = exchange_with(Whose::Peers(Rc::new(FakePeer::default())), "GET /members HTTP/1.1\r\n\r\n", false);
     assert!(nameless.1 && nameless.0.ends_with("400 Bad Request: missing required Host header"), "{nameless:?}");
+}
+
+/// What etcd's members never ask.
+#[test]
+fn spans_are_told_to_members_of_the_cluster_alone() {
+    let wanted = told("200 OK", &["Content-Type: application/json", HERE], r#"{"4096":7,"8192":4294967295}"#);
+    assert_eq!(ask(FakePeer::default(), "GET", "/urd/spans", &format!("{HERE}\r\n")), wanted);
+    for headers in ["", "X-Etcd-Cluster-ID: 77\r\n"] {
+        let (status, _, body) = ask(FakePeer::default(), "GET", "/urd/spans", headers);
+        assert_eq!((&status[..], &body[..]), ("HTTP/1.1 412 Precondition Failed", "cluster ID mismatch\n"));
+    }
+    assert_eq!(ask(FakePeer::default(), "POST", "/urd/spans", "").0, "HTTP/1.1 405 Method Not Allowed");
 }

@@ -40,19 +40,33 @@ impl Caller {
     /// # Errors
     /// Which file, and what is wrong with it.
     pub fn new(tls: &Tls, files: &Files) -> Result<Self, String> {
+        // A certificate that every member makes for itself proves nothing, and nothing is asked of it (etcd: selfCert).
+        Caller::speaking(&[], tls, files, files.auto && files.trusted_ca.as_os_str().is_empty())
+    }
+
+    /// The same of a service that speaks gRPC. `believes`: whoever answers is taken for it.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn of_grpc(files: &Files, believes: bool) -> Result<Self, String> {
+        Caller::speaking(&[b"h2"], &Tls::default(), files, believes)
+    }
+
+    fn speaking(protocols: &[&[u8]], tls: &Tls, files: &Files, believes: bool) -> Result<Self, String> {
         let provider = Arc::new(provider(tls));
         let versions = versions(tls);
         let builder = ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(&versions);
         let builder = builder.map_err(unfit)?.dangerous();
-        let builder = builder.with_custom_certificate_verifier(verifier(files, &provider)?);
+        let builder = builder.with_custom_certificate_verifier(verifier(files, believes, &provider)?);
         let (cert, key) = match files.client_cert.as_os_str().is_empty() {
             true => (&files.cert, &files.key),
             false => (&files.client_cert, &files.client_key),
         };
-        let config = match files.has_pair() {
+        let mut config = match files.has_pair() {
             true => builder.with_client_cert_resolver(Arc::new(KeyFiles::new(cert, key, provider)?)),
             false => builder.with_no_client_auth(),
         };
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         // A list of the revoked is looked at by the side that is called alone, as in etcd.
         let admission = files.has_pair().then(|| Admission::new(&Files { crl: Default::default(), ..files.clone() }));
         Ok(Caller { connector: TlsConnector::from(Arc::new(config)), admission })
@@ -81,9 +95,12 @@ impl Caller {
     }
 }
 
-fn verifier(files: &Files, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, String> {
-    // A certificate that every member makes for itself proves nothing, and nothing is asked of it (etcd: selfCert).
-    if files.auto && files.trusted_ca.as_os_str().is_empty() {
+fn verifier(
+    files: &Files,
+    believes: bool,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ServerCertVerifier>, String> {
+    if believes {
         return Ok(Arc::new(Verifier { by_chain: None, trusted: Vec::new(), provider: provider.clone() }));
     }
     let is_given = !files.trusted_ca.as_os_str().is_empty();

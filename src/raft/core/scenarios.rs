@@ -355,6 +355,7 @@ impl One {
             life: self.id << 48 | self.life << 24,
             quota_bytes: None,
             catch_up_entries: 1000,
+            span_entries: 4,
             logger: slog::Logger::root(slog::Discard, slog::o!()),
         };
         let Resumed { parts, .. } = start::resume(&self.dir, &options, manner).unwrap();

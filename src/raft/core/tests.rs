@@ -108,6 +108,7 @@ fn resumed(dir: &Dir, founders: Vec<Founder>, force_new_cluster: bool) -> Resume
         life: 0,
         quota_bytes: None,
         catch_up_entries: 5000,
+        span_entries: 4,
         logger: slog::Logger::root(slog::Discard, slog::o!()),
     };
     start::resume(dir, &OPTIONS, manner).unwrap()

@@ -65,6 +65,7 @@ fn resume(dir: &Dir, at: usize) -> (Core, Covered) {
         life: at as u64,
         quota_bytes: None,
         catch_up_entries: CATCH_UP_ENTRIES,
+        span_entries: 4,
         force_new_cluster: false,
         logger: slog::Logger::root(slog::Discard, slog::o!()),
     };
