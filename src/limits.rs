@@ -198,6 +198,37 @@ pub const MOVED_RECORD_BYTES: usize = 8 * 1024;
 /// value: 64 KiB are about 5 µs of checksum. Larger ones (transactions of many values) are read by a background thread.
 pub const PROOF_INLINE_BYTES: u32 = 64 * 1024;
 
+/// Damaged places of a log that are mended at one start, each of which reads the log anew: a second of 16 MiB each.
+pub const MEND_ROUNDS_MAX: usize = 64;
+
+/// Records that are made anew in one place: a lost block of 4 KiB has 73 at most, three blocks in a row 220.
+pub const MEND_RECORDS_MAX: usize = 256;
+
+/// Hard states among them whose content is tried: each block ends with one at most.
+pub const MEND_HARD_STATES_MAX: usize = 2;
+
+/// Commit indexes that are tried of one, the latest that it may have had.
+pub const MEND_COMMITS_MAX: u64 = 4096;
+
+/// Terms that are tried of one.
+pub const MEND_TERMS_MAX: usize = 8;
+
+/// Ways how the lost records may have been that are tried: by chance one of 2^32 leads to the checksum behind them, so that as many
+/// let a wrong one pass in one of 65,536 cases in which the right one is not among them. Each takes up to 4 µs.
+pub const MEND_TRIES_MAX: u32 = 1 << 16;
+
+/// Places where a record may have lain that are looked at: of 100 records and two hard states there are 5,000 orders.
+pub const MEND_STEPS_MAX: u32 = 1 << 20;
+
+/// How long other members are asked for entries before a start is refused, in milliseconds: a leader is elected in a few seconds.
+pub const MEND_PATIENCE_MS: u64 = 30_000;
+
+/// Between two rounds of that, in milliseconds.
+pub const MEND_ASK_AGAIN_MS: u64 = 500;
+
+/// Bytes of entries in one answer to a member that mends its log, but for the first, which may have any size.
+pub const PEER_ENTRIES_BYTES: u64 = 1024 * 1024;
+
 /// One question to the kernel about resident pages covers 64 pages (256 KiB), a bit of one word each.
 pub const RESIDENT_WINDOW_PAGES: usize = 64;
 

@@ -20,7 +20,7 @@ use smallvec::SmallVec;
 
 use super::{
     log::RaftLog,
-    mail::{Control, FromCore, Outcome, ReceivedSnapshot, ToCore, Token},
+    mail::{Control, FromCore, Kept, Outcome, ReceivedSnapshot, ToCore, Token},
     sending::SnapshotToSend,
     translate::{self, Change},
     view::View,
@@ -400,6 +400,11 @@ impl Core {
         }
     }
 
+    /// Applied entries for a member that has lost them, as many as one answer may have; None if the first is not kept any more.
+    pub fn kept(&self, from: u64, to: u64) -> Option<Vec<Kept>> {
+        self.node.store().kept(from, to, limits::PEER_ENTRIES_BYTES)
+    }
+
     pub fn is_leader(&self) -> bool {
         self.role() == StateRole::Leader
     }
@@ -538,6 +543,11 @@ impl Core {
                 Control::Configure { token, id, data, promotes } => self.configure(caller(token), id, data, promotes),
                 Control::TransferLeader { to } => self.transfer_leader(to),
                 Control::Install { token, snapshot } => self.effects.received.push((caller(token), snapshot)),
+                Control::Entries { token, entries } => {
+                    // Who asks does so once.
+                    let _ = entries.found.set(self.kept(entries.from, entries.to));
+                    self.outcomes[shard].push((token, Outcome::Done));
+                }
             }
         }
     }

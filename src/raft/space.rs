@@ -226,18 +226,18 @@ impl Space {
 
     /// Moves everything that lives in a segment to the log's end, but for what is not what was written.
     async fn repack(&mut self, life: u32) -> io::Result<()> {
-        let (usage, segment) = {
+        let (usage, segment, seed) = {
             let core = self.driver.core();
             let (usage, segment) = (core.state().index.usage().of(life), core.writer().table().get(life));
             let (Some(usage), Some(segment)) = (usage, segment) else { return Ok(()) };
-            (usage, (segment.size(), segment.used(), segment.seed()))
+            (usage, (segment.size(), segment.used()), segment.seed())
         };
         let dir = self.driver.files.dir().clone();
         // Read whole: what was damaged since it was written must not get a checksum of its own.
         let (bytes, findings) = self
             .beside(self.pace(), move |pace| {
                 let bytes = Bytes::from(dir.read_segment_at(life, pace)?);
-                let (size, used, seed) = segment;
+                let (size, used) = segment;
                 let findings = Arc::new(scrub::check(&bytes, life, size, seed, Some(used)));
                 Ok((bytes, findings))
             })

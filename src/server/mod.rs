@@ -6,6 +6,7 @@ mod desk;
 mod doors;
 mod founding;
 mod integrity;
+mod mending;
 mod peers;
 mod source;
 mod versions;
@@ -118,7 +119,7 @@ pub fn run(mut config: Config) -> Result<Infallible, String> {
         found = Some(peer_name);
         Ok(founding)
     };
-    let started = start::start(&config, now_ms, logger, probe, find).map_err(text)?;
+    let started = start::start(&config, now_ms, logger, probe, find, mending::ask).map_err(text)?;
     match found {
         Some(peer_name) => config.tls.peer_name = peer_name,
         None if matches!(config.discovery, Some(Discovery::Service(_))) => {

@@ -13,8 +13,11 @@ use crate::{
     http::peer,
     limits,
     peers::Brought,
-    proto::etcdserverpb::{LeaseTimeToLiveResponse, ResponseHeader},
-    raft::mail::ReceivedSnapshot,
+    proto::{
+        etcdserverpb::{LeaseTimeToLiveResponse, ResponseHeader},
+        raftpb,
+    },
+    raft::mail::{Kept, ReceivedSnapshot},
     runtime,
     shard::{
         lease::{LeaseAnswer, LeaseCall, whole_seconds},
@@ -67,6 +70,15 @@ async fn left(services: Rc<Services>, id: i64, keys: bool) -> Result<LeaseTimeTo
         LeaseAnswer::NotPrimary if leases.contains(id) => Err(error::NOT_PRIMARY_LESSOR),
         _ => Err(error::LEASE_NOT_FOUND),
     }
+}
+
+fn read_entry(kept: &Kept, view: &View) -> io::Result<raftpb::Entry> {
+    Ok(raftpb::Entry {
+        r#type: Some(kept.kind.into()),
+        term: Some(kept.term),
+        index: Some(kept.index),
+        data: Some(view.segments.entry(kept.place, kept.index)?),
+    })
 }
 
 /// The values of those of the revisions that this member has and can prove, as many of the first as fit into an answer.
@@ -147,6 +159,16 @@ impl peer::Source for ShardSource {
         Box::pin(async move {
             services.shard.advance(runtime::now_ms());
             services.shard.linearizable().await.map(|view| view.state.downgrade.is_some())
+        })
+    }
+
+    fn entries(&self, from: u64, to: u64) -> LocalBoxFuture<Result<Option<Vec<raftpb::Entry>>, Status>> {
+        let services = self.services.clone();
+        Box::pin(async move {
+            let Some((kept, view)) = services.shard.entries(from, to).await? else { return Ok(None) };
+            let read = runtime::background(move || kept.iter().map(|kept| read_entry(kept, &view)).collect());
+            let read: io::Result<Vec<raftpb::Entry>> = read.await;
+            read.map(Some).map_err(|cause| error::unreadable(&cause))
         })
     }
 

@@ -15,7 +15,7 @@ pub use crate::raft::{
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{Arc, OnceLock, atomic::Ordering::Relaxed},
     task::{Context, Poll},
     time::Duration,
 };
@@ -40,7 +40,7 @@ use crate::{
     },
     raft::{
         driver::Beside,
-        mail::{ReceivedSnapshot, ToCore},
+        mail::{Entries, Kept, ReceivedSnapshot, ToCore},
     },
     runtime,
     store::apply::{Answer, LeaseChange},
@@ -226,6 +226,19 @@ impl Shard {
     pub async fn install(&self, snapshot: ReceivedSnapshot) -> Result<(), Status> {
         let snapshot = Box::new(snapshot);
         self.control(|token| Control::Install { token, snapshot }).await
+    }
+
+    /// Committed entries of the raft log from one index to another, as many as one answer may have; None if the first is not
+    /// kept any more. And the view in which their places can be read.
+    ///
+    /// # Errors
+    /// Where the member stops.
+    pub async fn entries(&self, from: u64, to: u64) -> Result<Option<(Vec<Kept>, Arc<View>)>, Status> {
+        let found = Arc::new(OnceLock::new());
+        let entries = Box::new(Entries { from, to, found: found.clone() });
+        self.control(|token| Control::Entries { token, entries }).await?;
+        let kept = found.get().expect("it is answered").clone();
+        Ok(kept.map(|kept| (kept, self.view())))
     }
 
     async fn control(&self, control: impl FnOnce(pending::Token) -> Control) -> Result<(), Status> {

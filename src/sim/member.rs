@@ -9,16 +9,18 @@ use crate::{
     raft::{
         bootstrap::Founder,
         core::{Capture, Core, Covered, Effects, Installing, Planted},
+        mail::Kept,
         start::{self, Manner, Resumed},
         view::View,
     },
     random::Random,
     shard::{lease::Deadlines, watch::Watches},
-    store::checkpoint::CheckpointHead,
+    store::{checkpoint::CheckpointHead, types::Values as _},
     wal::{
         bulk::Pace,
         disk::{Dir, Recycled},
-        recovery::Options,
+        mend::{Ask, Gift, Given, Wanted},
+        recovery::{self, Options, RecoveryError},
         replay::TRUSTS_TORN_WRITES,
         segment::Segment,
         writer::PendingWrite,
@@ -94,6 +96,8 @@ pub struct Member {
     /// How long a write takes at most.
     pub write_us: u64,
     pub disk: Disk,
+    /// Its last start has mended its log.
+    pub mended: bool,
     /// It does not come back: it was removed, or its disk was lost.
     pub gone: bool,
     /// It knows that it was removed, and is about to stop.
@@ -126,6 +130,7 @@ impl Member {
             clock: Clock::new(),
             write_us: super::WRITE_US,
             disk: Disk::default(),
+            mended: false,
             gone: false,
             retiring: false,
         }
@@ -152,14 +157,25 @@ impl Member {
     }
 
     /// The process starts, with what the disk has kept. False if it refuses to.
-    pub fn start(&mut self, random: &mut Random) -> bool {
+    pub fn start(&mut self, random: &mut Random, others: &[&Member]) -> bool {
         let misread = std::mem::take(&mut self.disk.misreads).then(|| self.disk.flip(&self.dir, random)).flatten();
-        let started = self.try_start(misread.is_some());
+        let started = self.try_start(misread.is_some(), others);
         misread.into_iter().for_each(|flip| flip.take_back());
         started
     }
 
-    fn try_start(&mut self, misread: bool) -> bool {
+    /// Committed entries that this member has, for one that has lost them.
+    fn give(&self, from: u64, to: u64) -> Option<Gift> {
+        let core = self.core.as_ref()?;
+        let table = core.writer().table();
+        let given = core.kept(from, to)?.into_iter().map(|Kept { index, term, kind, place }| {
+            Some(Given { index, term, kind, data: table.entry(place, index).ok()? })
+        });
+        let entries: Vec<Given> = given.collect::<Option<_>>()?;
+        (!entries.is_empty()).then(|| Gift { entries, giver: format!("{:x}", self.id) })
+    }
+
+    fn try_start(&mut self, misread: bool, others: &[&Member]) -> bool {
         self.life += 1;
         let options =
             Options { segment_bytes: SEGMENT_BYTES, recent_bytes: RECENT_BYTES, cluster_id: 0xc1, member_id: self.id };
@@ -179,11 +195,21 @@ impl Member {
             logger: slog::Logger::root(slog::Discard, slog::o!()),
         };
         TRUSTS_TORN_WRITES.set(self.has(Planted::TrustsTornWrites));
-        let resumed = start::resume(&self.dir, &options, manner);
+        let mut ask = |wanted: &Wanted<'_>| {
+            let given = others.iter().find_map(|other| other.give(wanted.from, wanted.to));
+            given.ok_or_else(|| "nobody has them".to_owned())
+        };
+        // What is only read wrongly would be mended for good.
+        let mends = !misread && self.disk.damaged;
+        self.mended = mends && matches!(recovery::read(&self.dir), Err(RecoveryError::Damaged { .. }));
+        let resumed = start::resume(&self.dir, &options, manner, mends.then_some(&mut ask as &mut Ask<'_>));
         TRUSTS_TORN_WRITES.set(false);
         let Resumed { parts, covered, .. } = match resumed {
             Ok(resumed) => resumed,
-            Err(_) if self.disk.damaged || misread => return false,
+            Err(_) if self.disk.damaged || misread => {
+                self.mended = false;
+                return false;
+            }
             Err(why) => panic!("the log of a sound disk is refused: {why}"),
         };
         let mut core = Core::new(parts).expect("the log suits the crate");

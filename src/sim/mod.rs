@@ -464,7 +464,14 @@ impl World {
             return;
         }
         self.trace(&[self.now, 3, member as u64]);
-        if self.members[member].start(&mut self.random) {
+        let (before, rest) = self.members.split_at_mut(member);
+        let (one, behind) = rest.split_first_mut().expect("it is there");
+        // Ways to them may be cut now; they are asked until they are not.
+        let others: Vec<&Member> = before.iter().chain(behind.iter()).collect();
+        if one.start(&mut self.random, &others) {
+            if self.members[member].mended {
+                self.fault("log mended at a start");
+            }
             self.turn(member);
         } else {
             self.fault("start refused by a damaged disk");

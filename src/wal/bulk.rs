@@ -124,6 +124,69 @@ pub fn read(path: &Path, pace: Pace) -> io::Result<Vec<u8>> {
     }
 }
 
+/// A whole file of which the device may have lost some: a block that it cannot read is zeros here, and the first error is told.
+/// Through the page cache.
+pub fn read_in_blocks(path: &Path) -> io::Result<(Vec<u8>, Option<io::Error>)> {
+    let is_lost = |cause: &io::Error| cause.raw_os_error() == Some(libc::EIO);
+    match read_through_cache(path) {
+        Err(cause) if is_lost(&cause) => {}
+        read => return read.map(|bytes| (bytes, None)),
+    }
+    let file = File::open(path)?;
+    let size = usize::try_from(file.metadata()?.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    let (mut bytes, mut first) = (vec![0; size], None);
+    for (number, block) in bytes.chunks_mut(BLOCK).enumerate() {
+        if let Err(cause) = read_block(&file, path, block, (number * BLOCK) as u64) {
+            if !is_lost(&cause) {
+                return Err(cause);
+            }
+            block.fill(0);
+            first.get_or_insert(cause);
+        }
+    }
+    Ok((bytes, first))
+}
+
+fn read_through_cache(path: &Path) -> io::Result<Vec<u8>> {
+    #[cfg(test)]
+    if UNREADABLE.with_borrow(|lost| lost.iter().any(|(file, _)| file == path)) {
+        return Err(io::Error::from_raw_os_error(libc::EIO));
+    }
+    std::fs::read(path)
+}
+
+#[cfg_attr(not(test), expect(unused_variables, reason = "tests have blocks that cannot be read"))]
+fn read_block(file: &File, path: &Path, block: &mut [u8], offset: u64) -> io::Result<()> {
+    #[cfg(test)]
+    if UNREADABLE.with_borrow(|lost| lost.iter().any(|(lost, at)| lost == path && *at == offset)) {
+        return Err(io::Error::from_raw_os_error(libc::EIO));
+    }
+    file.read_exact_at(block, offset)
+}
+
+/// Overwrites whole blocks of a file, past the page cache as `open` does it, durably. A block that could not be read is given
+/// another place by the device.
+pub fn overwrite(path: &Path, offset: u64, blocks: &[u8]) -> io::Result<()> {
+    let file = open(path, OpenOptions::new().write(true))?;
+    let mut piece = Piece::new();
+    let mut at = offset;
+    for bytes in blocks.chunks(BULK_PIECE_BYTES) {
+        let aligned = &mut piece.bytes()[..bytes.len()];
+        aligned.copy_from_slice(bytes);
+        file.write_all_at(aligned, at)?;
+        at += bytes.len() as u64;
+    }
+    #[cfg(test)]
+    UNREADABLE.with_borrow_mut(|lost| lost.retain(|(file, block)| file != path || !(offset..at).contains(block)));
+    file.sync_data()
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Blocks that cannot be read until they are written: the file, and where they begin.
+    pub static UNREADABLE: std::cell::RefCell<Vec<(std::path::PathBuf, u64)>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
 /// Gives a file's room back: what is freed all at once the file system may tell the device all at once, which then does
 /// nothing else for milliseconds. It should have no name any more, so that nobody finds a part of it. Where the file system
 /// does not let a file without a name be cut, its room comes back when it is closed.

@@ -319,6 +319,19 @@ impl Dir {
         fs::read(&path).map_err(at("read", &path))
     }
 
+    /// The same where the device cannot give all of it back: blocks that it cannot read are zeros, and the first error is told.
+    pub(super) fn read_segment_in_blocks(&self, life: u32) -> Result<(Vec<u8>, Option<DiskError>), DiskError> {
+        let path = self.segment_path(life);
+        let (bytes, unreadable) = bulk::read_in_blocks(&path).map_err(at("read", &path))?;
+        Ok((bytes, unreadable.map(at("read", &path))))
+    }
+
+    /// Overwrites whole blocks of a segment, durably.
+    pub(super) fn overwrite_segment(&self, life: u32, offset: u32, blocks: &[u8]) -> Result<(), DiskError> {
+        let path = self.segment_path(life);
+        bulk::overwrite(&path, offset.into(), blocks).map_err(at("write to", &path))
+    }
+
     /// The same beside a log that is written.
     pub fn read_segment_at(&self, life: u32, pace: Pace) -> Result<Vec<u8>, DiskError> {
         let path = self.segment_path(life);

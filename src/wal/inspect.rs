@@ -123,7 +123,7 @@ pub fn verify(dir: &Dir) -> Result<Report, RecoveryError> {
         };
         let damaged = |offset: u32, index: u64, what: &str| {
             let file = dir.segment_path(life);
-            Err(RecoveryError::Damaged { file, offset: offset.into(), index, what: what.into() })
+            Err(RecoveryError::Damaged { file, offset: offset.into(), index, what: what.into(), gap: None })
         };
         let is_tail = life == found.tail.life;
         let Some(begin) = begin else {
@@ -187,6 +187,7 @@ fn verify_values(
                 offset: from as u64,
                 index: checkpoint.state.applied().0 + 1,
                 what: format!("the checkpoint has a value of revision {} here", event.meta.revision.main),
+                gap: None,
             });
         }
     }

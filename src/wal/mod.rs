@@ -12,6 +12,7 @@ pub mod inspect;
 pub mod lock;
 mod map;
 mod memory;
+pub mod mend;
 pub mod proof;
 pub mod record;
 pub mod recovery;

@@ -160,6 +160,11 @@ pub enum NoHeader {
     UnknownType(u8),
 }
 
+/// Whether bytes look like a header of that segment life of which not much is lost.
+pub(super) fn resembles(bytes: &[u8], life: u32) -> bool {
+    bytes[22..24] == RECORD_MAGIC || u32_at(bytes, 16) == life
+}
+
 /// Bytes from a record's beginning to the earliest beginning of the next.
 pub fn record_bytes(payload: usize) -> u32 {
     let bytes = (HEADER_BYTES + payload).next_multiple_of(ALIGN as usize);

@@ -70,7 +70,7 @@ struct Payload {
 const ALIGN: usize = super::record::ALIGN as usize;
 
 impl Check {
-    /// Of a segment of that life, in a file of `size` bytes, whose headers' checksums start from that.
+    /// Of a segment of that life, in a file of `size` bytes, whose headers' checksums start from that seed.
     pub fn new(life: u32, size: u32, seed: Seed) -> Self {
         let findings = Findings { damage: Vec::new(), end: RECORDS_FROM };
         Check {

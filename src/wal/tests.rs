@@ -2,6 +2,7 @@
 
 mod damage;
 mod format;
+mod mend;
 mod random;
 mod scrub;
 

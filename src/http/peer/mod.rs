@@ -2,6 +2,7 @@
 //! answered, in which order it is checked, and in what words it is refused is etcd's, so that members of both kinds understand
 //! each other. What the answers need comes from a `Source`. (etcd: etcdhttp/peer.go, rafthttp/http.go, leasehttp/http.go.)
 
+mod entries;
 mod leases;
 mod members;
 mod own;
@@ -28,7 +29,7 @@ use crate::{
     grpc::LocalBoxFuture,
     limits,
     peers::Brought,
-    proto::etcdserverpb::LeaseTimeToLiveResponse,
+    proto::{etcdserverpb::LeaseTimeToLiveResponse, raftpb},
     raft::mail::ReceivedSnapshot,
     store::{
         hash::{KvHash, spans::SpanHash},
@@ -74,6 +75,12 @@ pub trait Source: super::Source {
     /// # Errors
     /// Where it cannot be taken over.
     fn install(&self, snapshot: ReceivedSnapshot) -> LocalBoxFuture<Result<(), Status>>;
+    /// Committed entries of the raft log for a member that has lost them, as many as one answer may have; None if the first is not
+    /// kept any more.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    fn entries(&self, from: u64, to: u64) -> LocalBoxFuture<Result<Option<Vec<raftpb::Entry>>, Status>>;
     /// The hash of the data at a revision, 0: the newest; and the newest revision.
     fn hash(&self, revision: i64) -> LocalBoxFuture<Result<(KvHash, i64), Status>>;
     /// What the last spans of entries did.
@@ -121,6 +128,7 @@ pub(super) async fn respond(source: &Rc<dyn Source>, request: Request<Incoming>)
         "/raft" => raft::message(source, request).await,
         "/raft/snapshot" => raft::snapshot(source, request).await,
         "/raft/probing" => raft::probing(),
+        "/urd/entries" => entries::list(source, &request).await,
         "/urd/spans" => own::spans(source, &request),
         _ => match (path.strip_prefix("/members/promote/"), path.starts_with("/raft/stream/")) {
             (Some(id), _) => members::promote(source, &request, id).await,

@@ -117,6 +117,16 @@ impl Source for FakePeer {
     fn install(&self, _: ReceivedSnapshot) -> LocalBoxFuture<Result<(), Status>> {
         unreachable!("nothing is spooled")
     }
+    fn entries(&self, from: u64, to: u64) -> LocalBoxFuture<Result<Option<Vec<raftpb::Entry>>, Status>> {
+        let entry = |index| raftpb::Entry { index: Some(index), term: Some(3), ..raftpb::Entry::default() };
+        Box::pin(std::future::ready(match from {
+            // It has 5 to 7, and cannot read 8.
+            0..5 => Ok(None),
+            5..8 => Ok(Some((from..=to.min(7)).map(entry).collect())),
+            8 => Err(error::STOPPED),
+            _ => Ok(Some(Vec::new())),
+        }))
+    }
     fn hash(&self, _: i64) -> LocalBoxFuture<Result<(KvHash, i64), Status>> {
         Box::pin(std::future::ready(Err(error::COMPACTED)))
     }
@@ -179,6 +189,33 @@ fn a_downgrade_is_told_of() {
     let text = format!("failed linearized read: {}\n", error::TIMEOUT.message);
     let wanted = told("500 Internal Server Error", &[TEXT, NOSNIFF, HERE], &text);
     assert_eq!(ask(failing, "GET", "/downgrade/enabled", ""), wanted);
+}
+
+/// Urd's own: etcd answers as to any path that it does not know.
+#[test]
+fn entries_are_given_to_a_member_of_the_same_cluster() {
+    let asked = |path: &str| ask(FakePeer::default(), "GET", path, "X-Etcd-Cluster-ID: 3c\r\n");
+    let listed = |body: &str| told("200 OK", &["Content-Type: application/protobuf", HERE], body);
+    assert_eq!(asked("/urd/entries?from=6&to=9"), listed("\x04\x10\x03\x18\x06\x04\x10\x03\x18\x07"));
+    assert_eq!(asked("/urd/entries?to=5&from=5"), listed("\x04\x10\x03\x18\x05"));
+    assert_eq!(asked("/urd/entries?from=9&to=9"), listed(""));
+    let refused = |status: &str, text: &str| told(status, &[TEXT, NOSNIFF, HERE], &format!("{text}\n"));
+    assert_eq!(asked("/urd/entries?from=4&to=9"), refused("404 Not Found", "entry 4 is not kept any more"));
+    let stopped = refused("500 Internal Server Error", &error::STOPPED.message);
+    assert_eq!(asked("/urd/entries?from=8&to=9"), stopped);
+    let refused = |status: &str, text: &str| told(status, &[TEXT, NOSNIFF], &format!("{text}\n"));
+    for query in
+        ["", "?from=5", "?to=5", "?from=0&to=5", "?from=-1&to=5", "?from=x&to=5", "?from=5&to=99999999999999999999"]
+    {
+        let wanted = refused("400 Bad Request", "two indexes are wanted: from and to");
+        assert_eq!(asked(&format!("/urd/entries{query}")), wanted, "{query}");
+    }
+    for other in ["", "X-Etcd-Cluster-ID: 3d\r\n"] {
+        let wanted = refused("412 Precondition Failed", "cluster ID mismatch");
+        assert_eq!(ask(FakePeer::default(), "GET", "/urd/entries?from=5&to=5", other), wanted);
+    }
+    let wanted = told("405 Method Not Allowed", &[TEXT, NOSNIFF, "Allow: GET"], "Method Not Allowed\n");
+    assert_eq!(ask(FakePeer::default(), "POST", "/urd/entries?from=5&to=5", ""), wanted);
 }
 
 /// The version before the cluster, the cluster before the path, the path before the sender.

@@ -358,7 +358,7 @@ impl One {
             span_entries: 4,
             logger: slog::Logger::root(slog::Discard, slog::o!()),
         };
-        let Resumed { parts, .. } = start::resume(&self.dir, &options, manner).unwrap();
+        let Resumed { parts, .. } = start::resume(&self.dir, &options, manner, None).unwrap();
         self.core = Some(Core::new(parts).unwrap());
     }
 

@@ -111,7 +111,7 @@ fn resumed(dir: &Dir, founders: Vec<Founder>, force_new_cluster: bool) -> Resume
         span_entries: 4,
         logger: slog::Logger::root(slog::Discard, slog::o!()),
     };
-    start::resume(dir, &OPTIONS, manner).unwrap()
+    start::resume(dir, &OPTIONS, manner, None).unwrap()
 }
 
 impl World {

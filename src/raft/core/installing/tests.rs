@@ -69,7 +69,7 @@ fn resume(dir: &Dir, at: usize) -> (Core, Covered) {
         force_new_cluster: false,
         logger: slog::Logger::root(slog::Discard, slog::o!()),
     };
-    let Resumed { parts, covered, .. } = start::resume(dir, &options, manner).unwrap();
+    let Resumed { parts, covered, .. } = start::resume(dir, &options, manner, None).unwrap();
     let mut core = Core::new(parts).unwrap();
     core.checkpointed(&covered);
     (core, covered)
