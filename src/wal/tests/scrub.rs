@@ -14,7 +14,6 @@ use super::{
 /// A sealed segment of a small log: its bytes, how far it is written, and its records from the first byte to the one behind.
 struct Sealed {
     bytes: Vec<u8>,
-    life: u32,
     header: SegmentHeader,
     used: u32,
     records: Vec<(u32, u32)>,
@@ -26,12 +25,16 @@ impl Sealed {
     }
 
     fn check(&self, bytes: &[u8]) -> Findings {
-        check(bytes, self.life, self.size(), self.header.seed(), Some(self.used))
+        self.check_until(bytes, Some(self.used))
+    }
+
+    fn check_until(&self, bytes: &[u8], used: Option<u32>) -> Findings {
+        check(bytes, self.header.life, self.size(), self.header.seed(), used)
     }
 
     fn payload(&self, (from, to): (u32, u32)) -> Place {
         let offset = from + HEADER_BYTES as u32;
-        Place { segment: self.life, offset, len: to - offset }
+        Place { segment: self.header.life, offset, len: to - offset }
     }
 
     /// Whether a read of the file gives a record's payload.
@@ -51,7 +54,7 @@ fn sealed(path: &Path) -> Vec<Sealed> {
         let bytes = Dir::look_at(path).read_segment(life).unwrap();
         let header = SegmentHeader::decode(&bytes).unwrap();
         let used = records.last().unwrap().1.next_multiple_of(4096);
-        Sealed { bytes, life, header, used, records }
+        Sealed { bytes, header, used, records }
     };
     records.into_iter().map(read).collect()
 }
@@ -94,7 +97,7 @@ fn each_byte_of_a_record_is_found_and_no_other() {
     }
 }
 
-/// Blocks that are zeros, noise, or what another segment has there: what is vouched for is what was written and what a read
+/// Blocks that are zeros, noise, or what lies in another block of the log: what is vouched for is what was written and what a read
 /// gives, and something is found if anything is refused.
 #[test]
 fn what_is_vouched_for_is_what_is_read() {
@@ -102,15 +105,18 @@ fn what_is_vouched_for_is_what_is_read() {
     small_log(temp.path(), true);
     let mut refused = 0;
     let segments = sealed(temp.path());
-    for (number, segment) in segments.iter().enumerate() {
-        let file = fs::File::options().write(true).open(temp.path().join(segment::file_name(segment.life))).unwrap();
+    for segment in &segments {
+        let file =
+            fs::File::options().write(true).open(temp.path().join(segment::file_name(segment.header.life))).unwrap();
         let blocks = segment.bytes.len() / 4096;
-        let other = &segments[1 - number].bytes;
+        let others: Vec<&[u8]> = segments.iter().flat_map(|segment| segment.bytes.chunks(4096)).collect();
         for (to, with) in (1..blocks).flat_map(|to| {
-            [vec![0; 4096], vec![0xa5; 4096], other[to * 4096..][..4096].to_vec()].map(|with| (to, with))
+            let own = &segment.bytes[to * 4096..][..4096];
+            let others = others.iter().copied().filter(move |other| *other != own);
+            others.chain([&[0; 4096][..], &[0xa5; 4096]]).map(move |with| (to, with))
         }) {
             let mut bytes = segment.bytes.clone();
-            bytes[to * 4096..][..4096].copy_from_slice(&with);
+            bytes[to * 4096..][..4096].copy_from_slice(with);
             file.write_all_at(&bytes, 0).unwrap();
             let found = segment.check(&bytes);
             for record in &segment.records {
@@ -126,7 +132,7 @@ fn what_is_vouched_for_is_what_is_read() {
             }
             // Whatever the pieces in which it comes.
             for piece in [1, 7, 48, 4096, 5000] {
-                let mut check = Check::new(segment.life, segment.size(), segment.header.seed());
+                let mut check = Check::new(segment.header.life, segment.size(), segment.header.seed());
                 bytes.chunks(piece).for_each(|piece| check.feed(piece));
                 assert_eq!(check.finish(Some(segment.used)), found);
             }
@@ -142,11 +148,10 @@ fn a_segment_ends_where_nothing_follows() {
     let temp = tempfile::tempdir().unwrap();
     small_log(temp.path(), false);
     let segment = &sealed(temp.path())[0];
-    let all = |bytes: &[u8], used| check(bytes, segment.life, segment.size(), segment.header.seed(), used);
-    assert_eq!(all(&segment.bytes, None).damage, []);
+    assert_eq!(segment.check_until(&segment.bytes, None).damage, []);
     let last = *segment.records.last().unwrap();
     for until in [last.0 + 10, last.0 + 60, last.1 - 1] {
-        let found = all(&segment.bytes[..until as usize], Some(segment.used));
+        let found = segment.check(&segment.bytes[..until as usize]);
         assert_eq!(found.damage.len(), 1, "cut at {until}: {found:?}");
         assert!(!found.vouch_for(segment.payload(last)));
     }
@@ -160,15 +165,15 @@ fn former_lives_and_copies_prove_nothing() {
     let segment = &sealed(temp.path())[0];
     // All of it written once more, under the next number, over the first two records.
     let mut bytes = segment.bytes.clone();
-    let header = SegmentHeader { life: 9, ..SegmentHeader::decode(&bytes).unwrap() };
+    let header = SegmentHeader { life: 9, ..segment.header };
     bytes[..4096].copy_from_slice(&header.encode());
-    let of_first = Header::decode(&bytes[4096..], segment.header.seed().at(4096), segment.life).unwrap().0;
+    let of_first = Header::decode(&bytes[4096..], header.seed().at(4096), segment.header.life).unwrap().0;
     let payload = &bytes[segment.payload(segment.records[0]).offset as usize..][..of_first.len as usize].to_vec();
-    let (encoded, _) = Header { life: 9, ..of_first }.encode(segment.header.seed().at(4096));
+    let (encoded, _) = Header { life: 9, ..of_first }.encode(header.seed().at(4096));
     bytes[4096..][..HEADER_BYTES].copy_from_slice(&encoded);
     bytes[4096 + HEADER_BYTES + payload.len()..8192].fill(0);
     let end = (4096 + HEADER_BYTES + payload.len()).next_multiple_of(8) as u32;
-    let found = check(&bytes, 9, segment.size(), segment.header.seed(), Some(8192));
+    let found = check(&bytes, 9, segment.size(), header.seed(), Some(8192));
     assert_eq!(found, Findings { damage: Vec::new(), end });
 
     // A value that holds the first record, in a record whose header is gone.
