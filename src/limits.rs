@@ -108,6 +108,18 @@ pub const CHECKPOINT_OVERDUE: u64 = 2;
 /// Compactions whose hash may still be asked for (etcd: mvcc/hash.go, hashStorageMaxSize).
 pub const COMPACTION_HASHES: usize = 10;
 
+/// Entries whose effects members compare as one. Each costs a member some 50 ns, and a leader that has ended one a small request to
+/// each other member. A member that differs goes on answering until the span has ended and the next comparison is done: at 1,000
+/// puts a second four seconds and ten more at most.
+pub const SPAN_ENTRIES: u64 = 4096;
+
+/// How often a leader looks whether spans have ended that it has not compared.
+pub const SPAN_CHECK_MS: u64 = 10_000;
+
+/// Spans whose hashes may still be asked for: a million entries, so that a member that lags by as many is compared.
+/// 16 bytes each.
+pub const SPAN_HASHES: usize = 256;
+
 /// A segment is repacked in the background when its live values, moved, would take less than this share of its file.
 pub const REPACK_BELOW_PERCENT: u64 = 50;
 
@@ -147,6 +159,23 @@ pub const BULK_FREED_BYTES: u64 = 1024 * 1024;
 /// The rest after it: a segment of 16 MiB is ready after 100 ms, a checkpoint of a million keys after half a second.
 pub const BULK_REST_MS: u64 = 1;
 
+/// The rest after each such piece where a segment is looked through for damage: 8 MB/s, a few percent of a usual disk, 2 s for
+/// a segment, 4 minutes a day for the 2 GiB of the default quota. A log of more than 690 GB takes longer than a day.
+pub const SCRUB_REST_MS: u64 = 32;
+
+/// How often it is looked whether a segment is due: a log of 2 GiB has one due every ten minutes.
+pub const SCRUB_LOOK_MS: u64 = 60_000;
+
+/// Values that one question to another member asks for, and bytes of them that one answer holds; one value alone may have
+/// more. In JSON a question has 43 bytes for each value at most: 44 KiB, within `PEER_REQUEST_BYTES_MAX`.
+pub const MEND_VALUES_MAX: usize = 1024;
+pub const MEND_BYTES_MAX: usize = 1024 * 1024;
+
+/// How long after a segment was found damaged it is looked through again for the values that nobody had. Each time it is twice as
+/// long, up to an hour: 16 MiB an hour cost nothing.
+pub const MEND_AGAIN_MS: u64 = 5_000;
+pub const MEND_AGAIN_MS_MAX: u64 = 3_600_000;
+
 /// A segment of the log. 16 MiB holds ten requests of the default size; 2 GiB of quota are 128 segments, so that tables of
 /// segments stay small; preparing one takes about 100 ms, most of it rests (`BULK_REST_MS`); the last one's emptiness wastes
 /// little.
@@ -168,6 +197,37 @@ pub const MOVED_RECORD_BYTES: usize = 8 * 1024;
 /// On a shard's own core a value from a segment's file is proven if its record is no larger than this, or twice the
 /// value: 64 KiB are about 5 µs of checksum. Larger ones (transactions of many values) are read by a background thread.
 pub const PROOF_INLINE_BYTES: u32 = 64 * 1024;
+
+/// Damaged places of a log that are mended at one start, each of which reads the log anew: a second of 16 MiB each.
+pub const MEND_ROUNDS_MAX: usize = 64;
+
+/// Records that are made anew in one place: a lost block of 4 KiB has 73 at most, three blocks in a row 220.
+pub const MEND_RECORDS_MAX: usize = 256;
+
+/// Hard states among them whose content is tried: each block ends with one at most.
+pub const MEND_HARD_STATES_MAX: usize = 2;
+
+/// Commit indexes that are tried of one, the latest that it may have had.
+pub const MEND_COMMITS_MAX: u64 = 4096;
+
+/// Terms that are tried of one.
+pub const MEND_TERMS_MAX: usize = 8;
+
+/// Ways how the lost records may have been that are tried: by chance one of 2^32 leads to the checksum behind them, so that as many
+/// let a wrong one pass in one of 65,536 cases in which the right one is not among them. Each takes up to 4 µs.
+pub const MEND_TRIES_MAX: u32 = 1 << 16;
+
+/// Places where a record may have lain that are looked at: of 100 records and two hard states there are 5,000 orders.
+pub const MEND_STEPS_MAX: u32 = 1 << 20;
+
+/// How long other members are asked for entries before a start is refused, in milliseconds: a leader is elected in a few seconds.
+pub const MEND_PATIENCE_MS: u64 = 30_000;
+
+/// Between two rounds of that, in milliseconds.
+pub const MEND_ASK_AGAIN_MS: u64 = 500;
+
+/// Bytes of entries in one answer to a member that mends its log, but for the first, which may have any size.
+pub const PEER_ENTRIES_BYTES: u64 = 1024 * 1024;
 
 /// One question to the kernel about resident pages covers 64 pages (256 KiB), a bit of one word each.
 pub const RESIDENT_WINDOW_PAGES: usize = 64;
@@ -477,6 +537,14 @@ pub const LEASE_EXPIRY_RETRY_MS: u64 = 3000;
 
 /// Finest step of the lease deadlines' wheel. A lease ends at most this and one sweep late.
 pub const LEASE_STEP_MS: u64 = 64;
+
+/// How long after a lease was granted, or last told of, a leader puts into the log what it has left, with the gate LeaseCheckpoint
+/// (etcd: lessor.go, defaultLeaseCheckpointInterval).
+pub const LEASE_CHECKPOINT_MS: u64 = 300_000;
+
+/// Leases of which one entry of the log tells (etcd: lessor.go, maxLeaseCheckpointBatchSize): a shard puts one such entry into it
+/// at each tick at most.
+pub const LEASE_CHECKPOINTS_AT_ONCE: usize = 1000;
 /// Largest `--max-request-bytes`: a gRPC message's length must stay below 2^31 with the envelope around it.
 pub const REQUEST_BYTES_MAX: usize = (1 << 31) - 1 - GRPC_OVERHEAD_BYTES;
 

@@ -10,12 +10,12 @@ use std::{
     process::Command,
 };
 
-use server::{Server, is_reference, names, soon, wait};
+use server::{Server, cluster::Cluster, is_reference, names, soon, wait};
 use urd::{
     limits,
     wal::{
         disk::Dir,
-        inspect::{Seen, walk},
+        inspect::{Seen, verify, walk},
         record::{ALIGN, HEADER_BYTES, Type},
     },
 };
@@ -120,8 +120,9 @@ async fn a_damaged_record_that_others_follow_is_refused_by_file_offset_and_index
         let before = all.iter().rfind(|other| other.file == record.file && other.end <= record.begin).unwrap();
         // A header that is none shows only that no record follows the one before.
         let after = before.end.next_multiple_of(u64::from(ALIGN));
+        // Of the header the length as well: what is left of the record is not enough then.
         let spots = [
-            (record.begin + 30, after),
+            (record.begin + 13, after),
             ((record.begin + record.end) / 2, record.begin),
             (record.end - 1, record.begin),
         ];
@@ -132,6 +133,7 @@ async fn a_damaged_record_that_others_follow_is_refused_by_file_offset_and_index
             assert!(said.contains(&record.file.display().to_string()), "the file is not named: {said}");
             assert!(said.contains(&format!("at byte {spot},")), "offset {spot}: {said}");
             assert!(said.contains(&format!("raft entry {} ", record.index)), "index {}: {said}", record.index);
+            assert!(said.contains("it could not be mended: no other member is known"), "{said}");
             assert!(contents(&dir) == before, "it changed what it refused");
             flip(&record.file, at);
         }
@@ -139,6 +141,84 @@ async fn a_damaged_record_that_others_follow_is_refused_by_file_offset_and_index
     // Whole again, it starts.
     server.restart().await;
     holds(&server.client().await, 0..keys, LEN).await;
+    server.kill();
+
+    // A header is made anew from what is before and behind it.
+    let before = fs::read(&older.file).unwrap();
+    flip(&older.file, older.begin + 30);
+    server.restart().await;
+    assert!(fs::read(&older.file).unwrap() == before);
+    assert_eq!(server.log().matches(MENDED).count(), 1, "{}", server.log());
+    holds(&server.client().await, 0..keys, LEN).await;
+}
+
+const MENDED: &str = "mended a damaged part of the log";
+
+/// Until it is mended a member has no part in its cluster; with nobody to give it what is lost it does not start.
+#[tokio::test]
+async fn what_a_member_has_lost_it_is_given_by_the_others() {
+    if is_reference() {
+        return;
+    }
+    let mut cluster = Cluster::start(3).await;
+    let mut filled = Vec::new();
+    for (victim, len) in [(0, 64), (1, 3000), (2, LEN)] {
+        let from = victim * 25;
+        fill(&cluster.client(victim).await, from..from + 20, len).await;
+        cluster.agree().await;
+        cluster.members[victim].terminate();
+        // While it is away, the others go on.
+        fill(&cluster.client((victim + 1) % 3).await, from + 20..from + 25, len).await;
+        filled.push((from..from + 25, len));
+
+        let dir = cluster.members[victim].data_dir();
+        let all = records(&dir);
+        let entries: Vec<&Found> = all.iter().filter(|record| record.kind == Type::Entry).collect();
+        let sound = contents(&dir);
+        let [first, second, third] = [15, 10, 5].map(|back| entries[entries.len() - back]);
+        // A bit of a payload, a header, a block.
+        flip(&first.file, first.end - 3);
+        let file = File::options().write(true).open(&second.file).unwrap();
+        file.write_all_at(&[0; HEADER_BYTES], second.begin).unwrap();
+        file.write_all_at(&[0; 4096], third.begin / 4096 * 4096).unwrap();
+
+        cluster.members[victim].restart().await;
+        let log = cluster.members[victim].log();
+        assert!(log.matches(MENDED).count() >= 3, "{log}");
+        for wanted in [first, second, third] {
+            assert!(log.contains(&wanted.file.display().to_string()), "{log}");
+        }
+        cluster.agree().await;
+        for (keys, len) in &filled {
+            holds(&cluster.client(victim).await, keys.clone(), *len).await;
+        }
+        for (name, sound) in sound.iter().filter(|(name, _)| name.ends_with(".seg")) {
+            let last = all.iter().rfind(|record| record.file.ends_with(name));
+            let until = last.map_or(0, |record| record.end as usize);
+            assert!(fs::read(dir.join(name)).unwrap()[..until] == sound[..until], "{name} is not as it was");
+        }
+    }
+
+    // Nobody is there.
+    for member in &mut cluster.members {
+        member.terminate();
+        verify(&Dir::look_at(&member.data_dir())).unwrap();
+    }
+    let all = records(&cluster.members[0].data_dir());
+    let hit = all.iter().rev().filter(|record| record.kind == Type::Entry).nth(3).unwrap();
+    flip(&hit.file, hit.end - 1);
+    let before = contents(&cluster.members[0].data_dir());
+    let said = refuses(&cluster.members[0]);
+    assert!(said.contains("no other member has given entries"), "{said}");
+    assert!(said.contains(&format!("at byte {}, where the record of raft entry {} ", hit.begin, hit.index)), "{said}");
+    assert!(contents(&cluster.members[0].data_dir()) == before);
+    // With the others it starts.
+    for at in 0..3 {
+        cluster.members[at].spawn();
+    }
+    cluster.wait().await;
+    assert!(cluster.members[0].log().contains(MENDED));
+    cluster.agree().await;
 }
 
 #[tokio::test]

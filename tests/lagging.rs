@@ -31,7 +31,8 @@ async fn put(client: &Client, from: usize, to: usize) {
     for number in from..to {
         let value = format!("{number} {}", "x".repeat(2000)).into();
         let request = PutRequest { key: format!("key{}", number % 100).into(), value, ..Default::default() };
-        client.call(&request).await.unwrap();
+        // Who leads may just have been killed.
+        soon(async { while client.call(&request).await.is_err() {} }).await;
     }
 }
 

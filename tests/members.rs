@@ -4,8 +4,17 @@ mod server;
 
 use std::time::Duration;
 
-use server::{PATIENCE, certificates::Certificates, cluster::Cluster, ended_well, refused};
-use urd::error;
+use server::{PATIENCE, Server, certificates::Certificates, cluster::Cluster, ended_well, refused};
+use urd::{
+    error,
+    limits::SPAN_ENTRIES,
+    store::{
+        checkpoint::{self, Checkpoint},
+        index::Index,
+        types::Revision,
+    },
+    wal::{bulk::Pace, disk::Dir},
+};
 use urd_client::{Client, etcdserverpb::*};
 
 /// Puts, however often it takes: who leads may just have gone.
@@ -186,4 +195,57 @@ async fn strangers_are_not_heard() {
     // It hears nobody, so it does not serve.
     let log = cluster.members[stranger].log();
     assert_eq!(log.matches("ready to serve client requests").count(), 1, "it served before it was killed:\n{log}");
+}
+
+/// Rewrites the checkpoint of a member that does not run, as if it had applied something else before.
+fn go_astray(server: &Server, key: &[u8]) {
+    let dir = Dir::look_at(&server.data_dir());
+    let mut file = dir.open_checkpoint().unwrap().expect("a checkpoint");
+    let Checkpoint { head, mut state } = checkpoint::decode(&mut file).unwrap();
+    let mut index = Index::new();
+    for event in state.index.events(Revision::ZERO, i64::MAX) {
+        let mut meta = event.meta;
+        if event.key == key {
+            meta.version += 1;
+        }
+        index.adopt(&event.key, meta);
+    }
+    index.set_current(state.index.current());
+    state.index = index;
+    dir.write_checkpoint(&state, &head, Pace::Hurried).unwrap();
+}
+
+/// No compaction, no hash of all: what entries do is compared as they come.
+#[tokio::test]
+async fn a_member_that_applies_otherwise_is_found_while_it_runs() {
+    let mut cluster = Cluster::start(3).await;
+    let client = cluster.client(0).await;
+    put(&client, "astray", "1").await;
+    let leader = cluster.leader(0).await;
+    let astray = (leader + 1) % 3;
+    let id = cluster.status(astray).await.header.expect("a header").member_id;
+    // Its checkpoint holds all there is then.
+    cluster.agree().await;
+    cluster.client(astray).await.call(&DefragmentRequest {}).await.unwrap();
+    assert!(ended_well(cluster.members[astray].terminate()));
+    go_astray(&cluster.members[astray], b"astray");
+    cluster.members[astray].restart().await;
+
+    let client = cluster.client(leader).await;
+    let alarms = async || {
+        let request = AlarmRequest { action: alarm_request::AlarmAction::Get.into(), ..Default::default() };
+        let told = client.call(&request).await.expect("alarms are told").alarms;
+        told.into_iter().map(|one| (one.alarm(), one.member_id)).collect::<Vec<_>>()
+    };
+    assert_eq!(alarms().await, []);
+    // Until a whole span is behind it.
+    for _ in 0..2 * SPAN_ENTRIES / 64 {
+        let puts = (0..64).map(|number| client.put(if number == 0 { "astray" } else { "sound" }, "2"));
+        for done in futures_util::future::join_all(puts).await {
+            done.unwrap();
+        }
+    }
+    let raised = until(async || Some(alarms().await).filter(|alarms| !alarms.is_empty())).await;
+    assert_eq!(raised, [(AlarmType::Corrupt, id)]);
+    refused(client.put("any", "more").await, &error::CORRUPT);
 }

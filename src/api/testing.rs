@@ -215,6 +215,7 @@ impl Bench {
             outcomes.push(match control {
                 Control::TransferLeader { .. } => continue,
                 Control::Install { .. } => unreachable!("no client sends a snapshot"),
+                Control::Entries { .. } => unreachable!("no client asks for entries"),
                 Control::CompactionDone { token, .. } | Control::Defragment { token } => (token, Outcome::Done),
                 // Nobody else is there, and nobody waits for an answer.
                 Control::Configure { token, data, .. } => {

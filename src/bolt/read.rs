@@ -6,7 +6,7 @@
 //! A page has no checksum: bytes that have changed within a key or a value are told by a digest over the file if there is
 //! one, and not by this.
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{cell::RefCell, fs::File, io, os::unix::fs::FileExt};
 
 use super::{
     BRANCH_PAGE, BUCKET_ELEMENT, BUCKET_HEAD_BYTES, ELEMENT_BYTES, FREELIST_PAGE, LEAF_PAGE, META_PAGE, Meta,
@@ -55,6 +55,60 @@ impl<S: Source + ?Sized> Source for &S {
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         (**self).read_at(offset, into)
+    }
+}
+
+/// A file that is mostly read as it lies: what follows on what was read before is read in large pieces.
+pub struct Onward {
+    file: File,
+    ahead: RefCell<Ahead>,
+}
+
+#[derive(Default)]
+struct Ahead {
+    /// Where `bytes` lie in the file.
+    from: u64,
+    bytes: Vec<u8>,
+    /// Where what was asked for last ends.
+    next: u64,
+}
+
+const AHEAD_BYTES: u64 = 256 * 1024;
+
+impl From<File> for Onward {
+    fn from(file: File) -> Self {
+        Onward { file, ahead: RefCell::default() }
+    }
+}
+
+impl Source for Onward {
+    fn bytes(&self) -> io::Result<u64> {
+        self.file.bytes()
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        let ahead = &mut *self.ahead.borrow_mut();
+        let end = offset + into.len() as u64;
+        let follows = std::mem::replace(&mut ahead.next, end) == offset;
+        let holds = |ahead: &Ahead| offset >= ahead.from && end <= ahead.from + ahead.bytes.len() as u64;
+        if !holds(ahead) {
+            if !follows || into.len() as u64 > AHEAD_BYTES {
+                return self.file.read_exact_at(into, offset);
+            }
+            let room = AHEAD_BYTES.min(self.bytes()?.saturating_sub(offset));
+            ahead.bytes.resize(usize::try_from(room).map_err(io::Error::other)?, 0);
+            ahead.from = offset;
+            if let Err(cause) = self.file.read_exact_at(&mut ahead.bytes, offset) {
+                ahead.bytes.clear();
+                return Err(cause);
+            }
+            if !holds(ahead) {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        let at = (offset - ahead.from) as usize;
+        into.copy_from_slice(&ahead.bytes[at..at + into.len()]);
+        Ok(())
     }
 }
 
@@ -183,7 +237,8 @@ impl<S: Source> Database<S> {
         seen.mark(0);
         seen.mark(1);
         let Some(freelist) = self.meta.freelist else { return Ok(seen) };
-        let (head, page) = self.page(freelist, &mut seen)?;
+        let mut page = Vec::new();
+        let head = self.page(freelist, &mut seen, &mut page)?;
         if head.flags != FREELIST_PAGE {
             return Err(self.damaged(freelist, "the list of free pages should be here".into()));
         }
@@ -207,17 +262,17 @@ impl<S: Source> Database<S> {
         Ok(seen)
     }
 
-    /// A page with those that belong to it. Each may be asked for once.
-    fn page(&self, id: u64, seen: &mut Seen) -> Result<(PageHead, Vec<u8>), ReadError> {
+    /// Reads a page with those that belong to it. Each may be asked for once.
+    fn page(&self, id: u64, seen: &mut Seen, page: &mut Vec<u8>) -> Result<PageHead, ReadError> {
         if id >= self.meta.pages {
             let what = format!("something is said to be here, but the database has {} pages", self.meta.pages);
             return Err(self.damaged(id, what));
         }
         let page_bytes = self.meta.page_bytes as usize;
-        let mut page = vec![0; page_bytes];
+        page.resize(page_bytes, 0);
         let failed = |source| ReadError::Io { name: self.name.clone(), page: id, source };
-        self.source.read_at(id * page_bytes as u64, &mut page).map_err(failed)?;
-        let head = PageHead::decode(&page).ok_or_else(|| self.damaged(id, "it is too short".into()))?;
+        self.source.read_at(id * page_bytes as u64, page).map_err(failed)?;
+        let head = PageHead::decode(page).ok_or_else(|| self.damaged(id, "it is too short".into()))?;
         if head.id != id {
             return Err(self.damaged(id, format!("it says that it is page {}", head.id)));
         }
@@ -228,19 +283,18 @@ impl<S: Source> Database<S> {
         if (id..end).any(|one| !seen.mark(one)) {
             return Err(self.damaged(id, "it is free, or belongs to something else as well".into()));
         }
-        let mut whole = page;
         // Room is taken as bytes are read: a page's number of others is believed as far as the file goes.
-        whole.resize(page_bytes * (end - id) as usize, 0);
-        if let Some(rest) = whole.get_mut(page_bytes..).filter(|rest| !rest.is_empty()) {
+        page.resize(page_bytes * (end - id) as usize, 0);
+        if let Some(rest) = page.get_mut(page_bytes..).filter(|rest| !rest.is_empty()) {
             self.source.read_at((id + 1) * page_bytes as u64, rest).map_err(failed)?;
         }
-        Ok((head, whole))
+        Ok(head)
     }
 
     // ---- trees ----
 
     fn walk(&self, bucket: &Bucket, seen: &mut Seen, visit: &mut Visit<'_>) -> Result<(), ReadError> {
-        let mut walk = Walk { seen, visit };
+        let mut walk = Walk { seen, visit, memory: Vec::new() };
         match bucket {
             Bucket::Tree(root) => self.walk_page(*root, &Bounds::default(), 0, &mut walk),
             Bucket::Inline { within, page } => {
@@ -257,8 +311,9 @@ impl<S: Source> Database<S> {
         if depth > DEPTH_MAX {
             return Err(self.damaged(id, format!("more than {DEPTH_MAX} pages lead here")));
         }
-        let (head, page) = self.page(id, walk.seen)?;
-        match head.flags {
+        let mut page = walk.memory.pop().unwrap_or_default();
+        let head = self.page(id, walk.seen, &mut page)?;
+        let walked = match head.flags {
             LEAF_PAGE => self.walk_leaf(id, head, &page, bounds, walk),
             BRANCH_PAGE if head.count == 0 => Err(self.damaged(id, "it leads nowhere".into())),
             BRANCH_PAGE => {
@@ -276,7 +331,9 @@ impl<S: Source> Database<S> {
                 Ok(())
             }
             other => Err(self.damaged(id, format!("it should hold keys, and its kind is {other:#x}"))),
-        }
+        };
+        walk.memory.push(page);
+        walked
     }
 
     fn walk_leaf(
@@ -337,6 +394,8 @@ type Visit<'v> = dyn FnMut(u64, &[u8], Entry<'_>) -> Result<(), ReadError> + 'v;
 struct Walk<'a, 'v> {
     seen: &'a mut Seen,
     visit: &'a mut Visit<'v>,
+    /// Of pages that are done with: one a level at most.
+    memory: Vec<Vec<u8>>,
 }
 
 /// What the keys of a page lie between.

@@ -190,6 +190,7 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
         corrupt_check_ms: milliseconds(settings.duration("corrupt-check-time")),
         raft_read_timeout_ms: milliseconds(settings.duration("raft-read-timeout")).max(limits::PEER_SILENCE_MS_MAX),
         compact_hash_check_ms: milliseconds(settings.duration("compact-hash-check-time")),
+        scrub_interval_ms: milliseconds(settings.duration("scrub-interval")),
         tracing,
         config_file: None,
         gates,

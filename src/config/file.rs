@@ -58,6 +58,7 @@ const KEYS: &[&str] = &[
     "auth-token-ttl",
     "corrupt-check-time",
     "compact-hash-check-time",
+    "scrub-interval",
     "compaction-batch-limit",
     "compaction-sleep-interval",
     "watch-progress-notify-interval",

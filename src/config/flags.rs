@@ -259,6 +259,7 @@ pub const FLAGS: &[Flag] = &[
 
     row(Features, "corrupt-check-time", Duration, "0s", Works, "Time between two checks of the data; a member alone reads all of its own twice and compares. 0: none."),
     row(Features, "compact-hash-check-time", Duration, "1m0s", Works, "Time between two comparisons of the members' compaction hashes."),
+    row(Features, "scrub-interval", Duration, "24h0m0s", Works, "urd's own: time within which all that lies in full segments of the log is read from the disk and proven. 0: only what is read for others is proven."),
     row(Features, "compaction-batch-limit", Int, "1000", Works, "Revisions that compaction removes at a time. 0: 1000."),
     row(Features, "compaction-sleep-interval", Duration, "10ms", Works, "Pause between two such batches. 0: 10 ms."),
     row(Features, "watch-progress-notify-interval", Duration, "10m0s", Works, "Time between two progress reports to a silent watch; at least 100 ms."),

@@ -27,8 +27,6 @@ pub struct Gate {
     pub no_effect: Option<&'static str>,
 }
 
-const NO_CHECKPOINTS: Option<&str> = Some("a lease begins anew under a new leader, as in etcd without this gate");
-
 /// Every gate of etcd 3.7.3, sorted by name.
 pub const GATES: [Gate; 11] = [
     Gate { name: "AllAlpha", stage: Stage::Alpha, default: false, no_effect: None },
@@ -46,8 +44,13 @@ pub const GATES: [Gate; 11] = [
         no_effect: Some("a keep-alive never waits for the disk here"),
     },
     Gate { name: "InitialCorruptCheck", stage: Stage::Alpha, default: false, no_effect: None },
-    Gate { name: "LeaseCheckpoint", stage: Stage::Alpha, default: false, no_effect: NO_CHECKPOINTS },
-    Gate { name: "LeaseCheckpointPersist", stage: Stage::Alpha, default: false, no_effect: NO_CHECKPOINTS },
+    Gate { name: "LeaseCheckpoint", stage: Stage::Alpha, default: false, no_effect: None },
+    Gate {
+        name: "LeaseCheckpointPersist",
+        stage: Stage::Alpha,
+        default: false,
+        no_effect: Some("what a lease has left is durable as soon as it is in the log"),
+    },
     Gate {
         name: "PriorityRequest",
         stage: Stage::Alpha,

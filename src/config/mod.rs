@@ -97,6 +97,8 @@ pub struct Config {
     pub corrupt_check_ms: u64,
     /// Between two comparisons of what members have compacted.
     pub compact_hash_check_ms: u64,
+    /// urd's own: within which all sealed segments are looked through; 0: they are not.
+    pub scrub_interval_ms: u64,
     /// How long another member may say nothing.
     pub raft_read_timeout_ms: u64,
     /// Where spans of calls go; None: calls are not traced.
@@ -240,6 +242,7 @@ impl Default for Config {
             memory_mlock: false,
             corrupt_check_ms: 0,
             compact_hash_check_ms: 60_000,
+            scrub_interval_ms: 24 * 3_600_000,
             raft_read_timeout_ms: 5_000,
             tracing: None,
             config_file: None,

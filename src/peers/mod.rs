@@ -13,6 +13,7 @@ pub mod remote;
 mod snapshot;
 mod stream;
 mod urls;
+mod values;
 
 use std::{
     cell::{OnceCell, RefCell},
@@ -22,6 +23,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use raft::eraftpb;
 
 pub use self::stream::{Inlet, Outlet, stream};
@@ -36,6 +38,7 @@ use crate::{
     proto::raftpb::Message,
     raft::{
         member::Member,
+        scrub::Wanted,
         sending::{Delivery, SnapshotToSend},
         translate::messages,
     },
@@ -254,6 +257,11 @@ impl Peers {
             }
             None => self.raft().snapshot_sent(snapshot.to(), Delivery::Lost),
         }
+    }
+
+    /// Asks the other members for values that this one cannot read; None for each that nobody gives.
+    pub async fn values(self: Rc<Self>, wanted: Vec<Wanted>) -> Vec<Option<Bytes>> {
+        values::ask(&self, &wanted).await
     }
 
     /// Ends all streams, so that who listens learns of it at once.

@@ -1,14 +1,17 @@
 //! What a member asks of others over HTTP: who they are, which versions they run, and what only a leader can do: renew a
 //! lease, tell of one, let a learner vote. (etcd: etcdserver/cluster_util.go; lease/leasehttp.)
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use prost::Message as _;
 use serde::Deserialize;
 
-use super::client::{Answer, Client};
+use super::{
+    body::{Fault, Reader},
+    client::{self, Answer, Client},
+};
 use crate::{
     error::{self, Status},
     log,
@@ -18,8 +21,11 @@ use crate::{
             LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
         },
         leasepb::{LeaseInternalRequest, LeaseInternalResponse},
+        raftpb::Entry,
     },
+    runtime,
     store::{hash::KvHash, membership::Member},
+    wal::mend::Given,
 };
 
 const PROTOBUF: &[(&str, &str)] = &[("content-type", "application/protobuf")];
@@ -190,6 +196,110 @@ pub async fn hash_kv(
         }
     }
     Err(failed)
+}
+
+/// What the last spans of entries did to a member's state, each by its last entry; None of a member that keeps no such numbers, as
+/// an etcd does not.
+///
+/// # Errors
+/// Where it cannot be asked.
+pub async fn spans(
+    client: &Client,
+    member: &Member,
+    cluster_id: u64,
+    patience: Duration,
+) -> Result<Option<BTreeMap<u64, u32>>, String> {
+    let cluster = format!("{cluster_id:x}");
+    let headers = [("x-etcd-cluster-id", cluster.as_str())];
+    let mut failed = "it has no URL".to_owned();
+    for url in &member.peer_urls {
+        let asked = client.exchange(url, "/urd/spans", Method::GET, &headers, Bytes::new(), patience).await;
+        match asked {
+            Ok(answer) if answer.status == StatusCode::NOT_FOUND => return Ok(None),
+            Ok(answer) if answer.status == StatusCode::OK => match serde_json::from_slice(&answer.body) {
+                Ok(spans) => return Ok(Some(spans)),
+                Err(cause) => failed = cause.to_string(),
+            },
+            Ok(answer) => failed = String::from_utf8_lossy(&answer.body).trim_end().to_owned(),
+            Err(cause) => failed = cause,
+        }
+    }
+    Err(failed)
+}
+
+/// Which entries are wanted of another member.
+#[derive(Clone, Copy, Debug)]
+pub struct Entries {
+    pub cluster_id: u64,
+    /// The first index and the last.
+    pub from: u64,
+    pub to: u64,
+    /// Of the answer.
+    pub bytes_max: usize,
+}
+
+/// Why another member has given no entries.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoEntries {
+    #[error("{0}")]
+    Never(String),
+    /// It may have them later, or be there then.
+    #[error("{0}")]
+    NotNow(String),
+}
+
+impl NoEntries {
+    pub fn may_come(&self) -> bool {
+        matches!(self, NoEntries::NotNow(_))
+    }
+}
+
+/// Committed entries of another member's log, in order from the first that is wanted, at least one.
+///
+/// # Errors
+/// Where it does not give it.
+pub async fn entries(
+    client: &Client,
+    url: &str,
+    wanted: &Entries,
+    patience: Duration,
+) -> Result<Vec<Given>, NoEntries> {
+    let Entries { cluster_id, from, to, bytes_max } = *wanted;
+    let (path, cluster) = (format!("/urd/entries?from={from}&to={to}"), format!("{cluster_id:x}"));
+    let asked = runtime::timeout(patience, async {
+        let headers = [("x-etcd-cluster-id", cluster.as_str())];
+        let (response, kept) = client.ask(url, &path, Method::GET, &headers, client::nothing()).await?;
+        let (head, body) = response.into_parts();
+        let body = Reader::new(body).whole(bytes_max).await.map_err(Fault::text)?;
+        kept.keep();
+        Ok::<_, String>((head.status, body))
+    });
+    let asked = asked.await.unwrap_or_else(|| Err("context deadline exceeded".into()));
+    let (status, mut body) = asked.map_err(NoEntries::NotNow)?;
+    let said = || String::from_utf8_lossy(&body).trim_end().to_owned();
+    match status {
+        StatusCode::OK => {}
+        StatusCode::NOT_FOUND if said() == "404 page not found" => {
+            return Err(NoEntries::Never("it cannot be asked for entries (etcd, or an older urd)".into()));
+        }
+        StatusCode::NOT_FOUND | StatusCode::PRECONDITION_FAILED => return Err(NoEntries::Never(said())),
+        _ => return Err(NoEntries::NotNow(format!("{} ({status})", said()))),
+    }
+    let mut entries = Vec::new();
+    while !body.is_empty() {
+        let entry = Entry::decode_length_delimited(&mut body)
+            .map_err(|cause| NoEntries::Never(format!("what it gives is no list of entries: {cause}")))?;
+        entries.push(Given {
+            index: entry.index(),
+            term: entry.term(),
+            kind: entry.r#type() as u8,
+            data: entry.data.unwrap_or_default(),
+        });
+    }
+    match entries.is_empty() {
+        true => Err(NoEntries::NotNow(format!("it does not know yet that entry {from} is committed"))),
+        false => Ok(entries),
+    }
 }
 
 /// Why a leader has not done what it was asked.

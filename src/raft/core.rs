@@ -20,7 +20,7 @@ use smallvec::SmallVec;
 
 use super::{
     log::RaftLog,
-    mail::{Control, FromCore, Outcome, ReceivedSnapshot, ToCore, Token},
+    mail::{Control, FromCore, Kept, Outcome, ReceivedSnapshot, ToCore, Token},
     sending::SnapshotToSend,
     translate::{self, Change},
     view::View,
@@ -33,6 +33,7 @@ use crate::{
     store::{
         apply::{Answer, AppliedBatch, ApplyEntry, Tally},
         checkpoint::{self, SegmentExtent},
+        hash::spans::{AppliedEntry, SpanHash, Spans},
         index::{Index, Progress},
         state::State,
         types::Place,
@@ -84,6 +85,8 @@ pub struct Parts {
     pub quota_bytes: Option<u64>,
     /// Entries that are kept behind a checkpoint.
     pub catch_up_entries: u64,
+    /// Entries whose effects members compare as one.
+    pub span_entries: u64,
     pub logger: slog::Logger,
 }
 
@@ -148,6 +151,8 @@ pub struct Effects {
     pub write_entries: u64,
     /// What was applied in this turn.
     pub tally: Tally,
+    /// Spans of entries that have ended with it.
+    pub spans: Vec<SpanHash>,
 }
 
 /// Whether a capture begins a new segment.
@@ -156,6 +161,8 @@ pub enum Roll {
     /// It does, so that all that was written lies before it.
     Over,
     No,
+    /// It does not, and replay is to begin behind the segment of that life.
+    Past(u32),
 }
 
 /// A compaction whose hash nobody has taken yet.
@@ -278,6 +285,9 @@ pub struct Core {
     last_view: Option<Arc<View>>,
     outcomes: Vec<Vec<(Token, Outcome)>>,
     batch: AppliedBatch,
+    spans: Spans,
+    /// Those that nobody has been told of yet.
+    spans_ended: Vec<SpanHash>,
     /// The state has changed since the last view.
     dirty: bool,
     /// Of the last checkpoint, told by the driver: with the log it is dbSize.
@@ -310,6 +320,7 @@ impl Core {
         // What recovery has begun to write anew belongs to a write that has not ended.
         let mark = (!parts.writer.is_open()).then(|| Mark { position: parts.writer.position(), last_index: recovered });
         let marks = mark.into_iter().collect();
+        let spans = Spans::after(parts.state.applied().0, parts.span_entries);
         let mut core = Core {
             recovered,
             node: RawNode::new(&config, parts.log, &parts.logger)?,
@@ -360,6 +371,8 @@ impl Core {
             entries_gathering: 0,
             effects: Effects::default(),
             compactions: Vec::new(),
+            spans,
+            spans_ended: Vec::new(),
             #[cfg(any(test, feature = "sim"))]
             planted: None,
             #[cfg(any(test, feature = "sim"))]
@@ -385,6 +398,11 @@ impl Core {
             commit: self.node.raft.raft_log.committed,
             applied: self.node.raft.raft_log.applied,
         }
+    }
+
+    /// Applied entries for a member that has lost them, as many as one answer may have; None if the first is not kept any more.
+    pub fn kept(&self, from: u64, to: u64) -> Option<Vec<Kept>> {
+        self.node.store().kept(from, to, limits::PEER_ENTRIES_BYTES)
     }
 
     pub fn is_leader(&self) -> bool {
@@ -525,6 +543,11 @@ impl Core {
                 Control::Configure { token, id, data, promotes } => self.configure(caller(token), id, data, promotes),
                 Control::TransferLeader { to } => self.transfer_leader(to),
                 Control::Install { token, snapshot } => self.effects.received.push((caller(token), snapshot)),
+                Control::Entries { token, entries } => {
+                    // Who asks does so once.
+                    let _ = entries.found.set(self.kept(entries.from, entries.to));
+                    self.outcomes[shard].push((token, Outcome::Done));
+                }
             }
         }
     }
@@ -613,6 +636,7 @@ impl Core {
         self.finish_reads();
         self.finish_compactions();
         effects.tally = std::mem::take(&mut self.batch.tally);
+        effects.spans = std::mem::take(&mut self.spans_ended);
         self.post(&mut effects);
         Ok(effects)
     }
@@ -765,6 +789,7 @@ impl Core {
             let (index, term, bytes) = (entry.index, entry.term, entry.data.len() as u64);
             let room = self.quota_bytes.map(|quota| (quota + unapplied).saturating_sub(written));
             unapplied = unapplied.saturating_sub(bytes);
+            let (data, told) = (entry.data.clone(), self.batch.events.len());
             match entry.entry_type {
                 EntryType::EntryNormal if entry.data.is_empty() => self.state.apply_empty(index, term),
                 #[cfg(any(test, feature = "sim"))]
@@ -779,6 +804,15 @@ impl Core {
                     self.state.apply_empty(index, term);
                 }
             }
+            let applied = AppliedEntry {
+                index,
+                term,
+                data: &data,
+                events: &self.batch.events[told..],
+                revision: self.state.index.current(),
+                leases: self.state.leases.len(),
+            };
+            self.spans_ended.extend(self.spans.add(&applied));
             while self.moves_recovered.front().is_some_and(|(after, _)| *after <= index) {
                 let (_, moves) = self.moves_recovered.pop_front().expect("just seen");
                 for one in moves {

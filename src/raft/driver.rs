@@ -4,8 +4,9 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::poll_fn,
+    future::{Future, poll_fn},
     io,
+    pin::Pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, Waker},
@@ -21,8 +22,10 @@ use super::{
     install::{Installs, Waiting},
     mail::{FromCore, ToCore},
     member::{Member, Role},
+    scrub::Wanted,
     segments::SegmentFiles,
     sending::SnapshotToSend,
+    space::Mended,
     view::Published,
 };
 use crate::{
@@ -53,7 +56,13 @@ pub trait Ways {
 
     /// Who belongs to the cluster now, and who has done so.
     fn update(&self, membership: &Membership);
+
+    /// Asks the other members for values that this one cannot read; None for each that nobody gives.
+    fn values(&self, wanted: Vec<Wanted>) -> Asked;
 }
+
+/// Values on their way from other members.
+pub type Asked = Pin<Box<dyn Future<Output = Vec<Option<Bytes>>>>>;
 
 /// The shard on the driver's own executor.
 pub trait Beside {
@@ -91,6 +100,8 @@ pub struct Driver {
     waiting_install: RefCell<Option<Waiting>>,
     /// What the core has made of it.
     installing: RefCell<Option<Installing>>,
+    /// Values from other members that the same task is to write.
+    mended: RefCell<Option<Mended>>,
     pub(super) checkpoint_bytes: Cell<u64>,
     /// Bytes that were written to the log since the checkpoint that this process began with.
     logged_bytes: Cell<u64>,
@@ -197,6 +208,7 @@ impl Driver {
             installs: Installs::default(),
             waiting_install: RefCell::new(None),
             installing: RefCell::new(None),
+            mended: RefCell::new(None),
             checkpoint_bytes: Cell::new(checkpoint_bytes),
             logged_bytes: Cell::new(tail_bytes),
             write_waits: RefCell::new(Vec::new()),
@@ -434,6 +446,7 @@ impl Driver {
     /// Counts what a turn has applied. Applying is measured by the turn: each of its requests is told to have taken an
     /// equal part.
     fn count_applied(&self, effects: &Effects, took: Duration) {
+        effects.spans.iter().for_each(|span| self.member.span_hashes.keep(*span));
         let (metrics, tally) = (&self.member.metrics.core, &effects.tally);
         let total = tally.total();
         if total == 0 {
@@ -693,6 +706,20 @@ impl Driver {
     pub(super) fn hand_over(&self, waiting: Waiting) {
         *self.waiting_install.borrow_mut() = Some(waiting);
         self.kick_space();
+    }
+
+    /// Has values that another member gave written as soon as no other job moves any. One at a time.
+    pub(super) fn hand_over_mended(&self, mended: Mended) {
+        *self.mended.borrow_mut() = Some(mended);
+        self.kick_space();
+    }
+
+    pub(super) fn take_mended(&self) -> Option<Mended> {
+        self.mended.borrow_mut().take()
+    }
+
+    pub(super) fn values_of_others(&self, wanted: Vec<Wanted>) -> Asked {
+        self.ways.values(wanted)
     }
 
     pub(super) fn has_waiting_install(&self) -> bool {

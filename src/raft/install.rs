@@ -1,6 +1,7 @@
-//! Takes over a snapshot that has come from another member: looks through the database whole, makes a state of it on a
-//! thread for long work while the member goes on, its values going into the log meanwhile, and then has the state take the
-//! place of this member's own (`core/installing.rs`). One at a time; one that comes later is newer, and ends the one before.
+//! Takes over a snapshot that has come from another member: makes a state of the database on a thread for long work while the
+//! member goes on, its values going into the log meanwhile, and then has the state take the place of this member's own
+//! (`core/installing.rs`). What is found damaged on the way ends that: nothing points at the values that were kept by then. One
+//! at a time; one that comes later is newer, and ends the one before.
 
 use std::{cell::Cell, io, rc::Rc};
 
@@ -11,7 +12,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::{core::Incoming, driver::Driver, mail::ReceivedSnapshot, translate::messages};
 use crate::{
-    bolt::read::Database,
+    bolt::read::{Database, Onward},
     log,
     observe::log::hex,
     proto::raftpb,
@@ -141,7 +142,8 @@ impl Driver {
         let lease_ttl_min = self.core().state().lease_ttl_min();
         let record_bytes = (self.core().writer().segment_header(0).size - RECORDS_FROM) as usize;
         let (batches, mut written) = mpsc::channel(1);
-        let reading = runtime::bulk(move || read(&database, index, lease_ttl_min, record_bytes, Keeper::new(batches)));
+        let keeper = Keeper { batches, numbering: Numbering::default(), record_bytes };
+        let reading = runtime::bulk(move || read(&database, index, lease_ttl_min, keeper));
         let writing = async move {
             let result = self.keep_all(&mut written, number).await;
             // Neither end of the way between the two outlives the other.
@@ -181,27 +183,13 @@ impl Driver {
 }
 
 /// Blocking, and long.
-fn read(
-    database: &Spooled,
-    index: u64,
-    lease_ttl_min: i64,
-    record_bytes: usize,
-    mut keeper: Keeper,
-) -> Result<State, String> {
+fn read(database: &Spooled, index: u64, lease_ttl_min: i64, mut keeper: Keeper) -> Result<State, String> {
     let name = database.path().display().to_string();
     let file = database.open().map_err(|cause| format!("cannot open {name}: {cause}"))?;
-    let file = Database::open(file, &name).map_err(|cause| cause.to_string())?;
-    // Whole, before anything is made of it.
-    let survey = import::survey(&file).map_err(|cause| cause.to_string())?;
-    if survey.consistent_index != index {
-        return Err(format!("the database goes up to entry {}, its message says {index}", survey.consistent_index));
-    }
-    if survey.longest_value + MOVED_ITEM_BYTES + RECORD_BYTES_MAX > record_bytes {
-        return Err(format!(
-            "it holds a value of some {} bytes, and a segment of this member's log has room for {record_bytes}: start the \
-             member with the --max-request-bytes of the others",
-            survey.longest_value
-        ));
+    let file = Database::open(Onward::from(file), &name).map_err(|cause| cause.to_string())?;
+    let held = import::consistent_index(&file).map_err(|cause| cause.to_string())?;
+    if held != index {
+        return Err(format!("the database goes up to entry {held}, its message says {index}"));
     }
     import::import(&file, lease_ttl_min, &mut keeper).map(|imported| imported.state).map_err(|cause| cause.to_string())
 }
@@ -210,16 +198,20 @@ fn read(
 struct Keeper {
     batches: mpsc::Sender<Batch>,
     numbering: Numbering,
-}
-
-impl Keeper {
-    fn new(batches: mpsc::Sender<Batch>) -> Self {
-        Keeper { batches, numbering: Numbering::default() }
-    }
+    /// What a segment of this member's has room for.
+    record_bytes: usize,
 }
 
 impl KeepValues for Keeper {
     fn keep(&mut self, values: Vec<(Revision, Bytes)>) -> io::Result<Vec<Place>> {
+        let longest = values.iter().map(|(_, value)| value.len()).max().unwrap_or(0);
+        if longest + MOVED_ITEM_BYTES + RECORD_BYTES_MAX > self.record_bytes {
+            return Err(io::Error::other(format!(
+                "it holds a value of {longest} bytes, and a segment of this member's log has room for {}: start the member \
+                 with the --max-request-bytes of the others",
+                self.record_bytes
+            )));
+        }
         let gone = |_| io::Error::other("it is taken over no further");
         let (places, told) = oneshot::channel();
         let batch = Batch { values: self.numbering.moved(values)?, places };

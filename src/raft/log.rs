@@ -10,6 +10,7 @@ use raft::{
     eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot},
 };
 
+use super::mail::Kept;
 use crate::store::types::{Place, Values};
 
 /// One retained entry, in 16 bytes: there may be as many as a checkpoint is apart from the next, some 300,000.
@@ -119,6 +120,23 @@ impl RaftLog {
     pub fn place(&self, index: u64) -> Option<Place> {
         let at = index.checked_sub(self.first)?;
         self.slots.get(at as usize).map(|slot| slot.place)
+    }
+
+    /// Entries that are retained and applied, in order: from one index to another, of so many bytes of data and one entry more.
+    /// None if the first is not retained.
+    pub fn kept(&self, from: u64, to: u64, bytes: u64) -> Option<Vec<Kept>> {
+        let at = from.checked_sub(self.first)?;
+        let count = to.min(self.applied.0).checked_sub(from).map_or(0, |behind| behind + 1);
+        let (mut kept, mut sum) = (Vec::new(), 0);
+        for (index, slot) in (from..).zip(self.slots.iter().skip(at as usize).take(count as usize)) {
+            if sum > bytes {
+                break;
+            }
+            // As much as the envelope of an entry takes at most, so that empty ones count, too.
+            sum += u64::from(slot.place.len) + 16;
+            kept.push(Kept { index, term: self.term_of(index), kind: slot.kind as u8, place: slot.place });
+        }
+        Some(kept)
     }
 
     /// Bytes of data of the entry of that index and of those behind it.
@@ -392,6 +410,25 @@ mod tests {
             let before = if gone == 0 { 3 } else { plain[gone - 1].0 };
             assert_eq!(log.term(10 + gone as u64).unwrap(), before);
         }
+    }
+
+    #[test]
+    fn what_is_kept_and_applied_is_given_to_who_mends_its_log() {
+        let mut log = log_of(9);
+        log.set_applied((7, 1));
+        log.compact(2);
+        let kept = |from, to, bytes| -> Option<Vec<u64>> {
+            log.kept(from, to, bytes).map(|kept| kept.iter().map(|kept| kept.index).collect())
+        };
+        assert_eq!(kept(2, 5, 1000), None);
+        assert_eq!(kept(3, 5, 1000), Some(vec![3, 4, 5]));
+        assert_eq!(kept(6, 9, 1000), Some(vec![6, 7]), "not applied");
+        assert_eq!(kept(8, 9, 1000), Some(vec![]));
+        assert_eq!(kept(20, 30, 1000), Some(vec![]));
+        assert_eq!(kept(3, 7, 0), Some(vec![3]), "one, however large");
+        assert_eq!(kept(3, 7, 17), Some(vec![3, 4]));
+        let third = Kept { index: 3, term: 1, kind: 0, place: Place { segment: 1, offset: 3, len: 1 } };
+        assert_eq!(log.kept(3, 3, 0), Some(vec![third]));
     }
 
     #[test]

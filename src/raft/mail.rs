@@ -1,6 +1,9 @@
 //! What travels between a shard and the raft core: batches, once a turn of the loop, never single requests.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use bytes::Bytes;
 
@@ -8,7 +11,10 @@ use super::view::View;
 use crate::{
     error::Status,
     proto::raftpb,
-    store::apply::{Answer, LeaseChange, RevisionEvents},
+    store::{
+        apply::{Answer, LeaseChange, RevisionEvents},
+        types::Place,
+    },
     wal::spool::Spooled,
 };
 
@@ -38,6 +44,25 @@ pub struct ReceivedSnapshot {
     pub began: Instant,
 }
 
+/// A committed entry that the log keeps, and where its data lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    pub index: u64,
+    pub term: u64,
+    /// Its type in etcd's numbers.
+    pub kind: u8,
+    pub place: Place,
+}
+
+/// Entries for a member that mends its log. `found` has them once it is answered: none that is beyond what is applied; None if the
+/// first is not kept any more.
+#[derive(Debug)]
+pub struct Entries {
+    pub from: u64,
+    pub to: u64,
+    pub found: Arc<OnceLock<Option<Vec<Kept>>>>,
+}
+
 /// What a shard asks of the raft core besides proposals and reads.
 #[derive(Debug)]
 pub enum Control {
@@ -52,6 +77,8 @@ pub enum Control {
     TransferLeader { to: u64 },
     /// Answered when the snapshot has been taken over and raft has its message, or it is of no use.
     Install { token: Token, snapshot: Box<ReceivedSnapshot> },
+    /// Answered at once.
+    Entries { token: Token, entries: Box<Entries> },
 }
 
 /// A turn's worth of requests of one shard.

@@ -16,7 +16,7 @@ use crate::{
     config::Config,
     limits,
     observe::metrics::{CoreMetrics, PeersMetrics, ShardMetrics, health::HealthMetrics},
-    store::hash::CompactionHashes,
+    store::hash::{CompactionHashes, spans::SpanHashes},
     wire::head::Head,
 };
 
@@ -40,6 +40,8 @@ pub struct Member {
     pub tokens: Tokens,
     /// Told by the raft core at each compaction.
     pub compaction_hashes: CompactionHashes,
+    /// Told by the raft core as it applies.
+    pub span_hashes: SpanHashes,
     /// The member does not belong to the cluster any more, and ends.
     pub departed: AtomicBool,
     /// The low part of request ids, shared by all shards (etcd: pkg/idutil).
@@ -140,6 +142,7 @@ impl Member {
             reached: Reached::default(),
             is_learner: AtomicBool::new(false),
             compaction_hashes: CompactionHashes::default(),
+            span_hashes: SpanHashes::default(),
             departed: AtomicBool::new(false),
             next_id: AtomicU64::new(identity::first_id(id, drawn)),
         }

@@ -9,6 +9,7 @@ pub mod install;
 pub mod log;
 pub mod mail;
 pub mod member;
+pub mod scrub;
 pub mod segments;
 pub mod sending;
 pub mod space;

@@ -3,12 +3,15 @@
 //! the reading and encoding happen on a thread for long work.
 
 use std::{
+    future::Future,
     io,
     rc::Rc,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use super::{
     core::{Capture, Compaction, Covered, Installing, Roll, sealed},
@@ -25,7 +28,7 @@ use crate::{
     wal::{
         bulk::Pace,
         record::{MOVED_ITEM_BYTES, MovedValue},
-        replay::Image,
+        scrub,
         segment::Segment,
     },
 };
@@ -48,14 +51,36 @@ pub struct Space {
     logged_at_checkpoint: u64,
     /// The last durable checkpoint.
     covered: Covered,
-    /// Segments whose values cannot all be read, and which are left as they are.
+    /// Segments whose values cannot all be read: the others have been moved, and these are left where they are.
     damaged: Vec<u32>,
+    /// Segments in which damage was found, and out of which everything is to be moved.
+    leaving: Vec<u32>,
+}
+
+/// Values of a segment that cannot be read there, as other members have them; none once that is all, and the segment is to
+/// be left.
+pub(super) struct Mended {
+    life: u32,
+    values: Vec<MovedValue>,
+    done: oneshot::Sender<()>,
+}
+
+/// There is no room for them now.
+#[derive(Debug)]
+pub(super) struct NotMoved;
+
+impl Mended {
+    /// And what tells once their events point at the log's end.
+    pub fn new(life: u32, values: Vec<MovedValue>) -> (Self, impl Future<Output = Result<(), NotMoved>>) {
+        let (done, is_done) = oneshot::channel();
+        (Mended { life, values, done }, async move { is_done.await.map_err(|_gone| NotMoved) })
+    }
 }
 
 impl Space {
     /// `covered`: of the checkpoint that the member began with.
     pub fn new(driver: Rc<Driver>, covered: Covered) -> Self {
-        Space { driver, logged_at_checkpoint: 0, covered, damaged: Vec::new() }
+        Space { driver, logged_at_checkpoint: 0, covered, damaged: Vec::new(), leaving: Vec::new() }
     }
 
     /// Runs until the executor ends.
@@ -101,6 +126,7 @@ impl Space {
             self.remove_superseded().await?;
         }
         self.checkpoint_if_due().await?;
+        self.leave_damaged().await?;
         while let Some(life) = self.sparsest(REPACK_BELOW) {
             self.repack(life).await?;
             self.checkpoint_if_due().await?;
@@ -198,26 +224,30 @@ impl Space {
             .map(|(_, life)| life)
     }
 
-    /// Moves everything that lives in a segment to the log's end.
+    /// Moves everything that lives in a segment to the log's end, but for what is not what was written.
     async fn repack(&mut self, life: u32) -> io::Result<()> {
-        let (usage, salt) = {
+        let (usage, segment, seed) = {
             let core = self.driver.core();
-            let Some(usage) = core.state().index.usage().of(life) else { return Ok(()) };
-            (usage, core.writer().segment_header(life).salt)
+            let (usage, segment) = (core.state().index.usage().of(life), core.writer().table().get(life));
+            let (Some(usage), Some(segment)) = (usage, segment) else { return Ok(()) };
+            (usage, (segment.size(), segment.used()), segment.seed())
         };
         let dir = self.driver.files.dir().clone();
         // Read whole: what was damaged since it was written must not get a checksum of its own.
-        let (bytes, sound) = self
+        let (bytes, findings) = self
             .beside(self.pace(), move |pace| {
                 let bytes = Bytes::from(dir.read_segment_at(life, pace)?);
-                let sound = Image { bytes: &bytes, life, salt }.sound_until();
-                Ok((bytes, sound))
+                let (size, used) = segment;
+                let findings = Arc::new(scrub::check(&bytes, life, size, seed, Some(used)));
+                Ok((bytes, findings))
             })
             .await
             .map_err(io_of)?;
+        let mut unsound = 0;
         let mut from = Revision::new(usage.oldest, 0);
         loop {
             let (index, bytes) = (self.driver.core().state().index.clone(), bytes.clone());
+            let findings = findings.clone();
             let slice = self
                 .beside(self.pace(), move |_| {
                     let mut slice = Slice::default();
@@ -228,12 +258,13 @@ impl Space {
                         }
                         if slice.bytes >= limits::REPACK_SLICE_BYTES {
                             slice.next = Some(event.meta.revision);
-                            return Ok(slice);
+                            return slice;
+                        }
+                        if !findings.vouch_for(place) {
+                            slice.unsound += 1;
+                            continue;
                         }
                         let end = place.offset + place.len;
-                        if end > sound {
-                            return Err(sound);
-                        }
                         slice.bytes += place.len as usize + MOVED_ITEM_BYTES;
                         slice.values.push(MovedValue {
                             revision: event.meta.revision,
@@ -241,37 +272,78 @@ impl Space {
                             value: bytes.slice(place.offset as usize..end as usize),
                         });
                     }
-                    Ok(slice)
+                    slice
                 })
                 .await;
-            let slice = match slice {
-                Ok(slice) => slice,
-                Err(offset) => {
-                    log!(
-                        Error,
-                        "a segment of the log is damaged; its values are left where they are",
-                        "file" = shown(self.driver.files.dir().segment_path(life).display()),
-                        "offset" = u64::from(offset),
-                        "cure" = "verify the data directory with urd-wal verify, and replace the member"
-                    );
-                    self.damaged.push(life);
-                    return Ok(());
-                }
-            };
-            let mut values = slice.values.into_iter();
-            while values.len() > 0 {
-                self.prepare_next_segment().await?;
-                let at_once = match self.pace() {
-                    Pace::Resting => limits::REPACK_SLICE_VALUES,
-                    Pace::Hurried => limits::REPACK_SLICE_VALUES_HURRIED,
-                };
-                self.move_values(values.by_ref().take(at_once).collect()).await;
-            }
+            unsound += slice.unsound;
+            self.move_all(slice.values).await?;
             match slice.next {
                 Some(next) => from = next,
-                None => return Ok(()),
+                None => break,
             }
         }
+        if unsound > 0 {
+            log!(
+                Error,
+                "a segment of the log is damaged; values in damaged records are left where they are until another member \
+                 gives them",
+                "file" = shown(self.driver.files.dir().segment_path(life).display()),
+                "values" = unsound
+            );
+            self.damaged.push(life);
+            self.driver.core().writer().table().doubts().tell(life);
+        }
+        Ok(())
+    }
+
+    /// A part of them at a time.
+    async fn move_all(&self, values: Vec<MovedValue>) -> io::Result<()> {
+        let mut values = values.into_iter();
+        while values.len() > 0 {
+            self.prepare_next_segment().await?;
+            let at_once = match self.pace() {
+                Pace::Resting => limits::REPACK_SLICE_VALUES,
+                Pace::Hurried => limits::REPACK_SLICE_VALUES_HURRIED,
+            };
+            self.move_values(values.by_ref().take(at_once).collect()).await;
+        }
+        Ok(())
+    }
+
+    /// Writes what other members had anew.
+    async fn move_mended(&mut self) -> io::Result<()> {
+        while let Some(Mended { life, values, done }) = self.driver.take_mended() {
+            match values.is_empty() {
+                true if !self.leaving.contains(&life) => self.leaving.push(life),
+                true => {}
+                false => {
+                    self.move_all(values).await?;
+                    self.damaged.retain(|damaged| *damaged != life);
+                }
+            }
+            // Nobody may wait any more.
+            let _ = done.send(());
+        }
+        Ok(())
+    }
+
+    /// Sees to it that nothing depends on segments in which damage was found: a restart begins behind them, and what can be
+    /// read of them is moved elsewhere.
+    async fn leave_damaged(&mut self) -> io::Result<()> {
+        let mut postponed = Vec::new();
+        while let Some(life) = self.leaving.last().copied() {
+            if life < self.covered.replay_from {
+                self.repack(life).await?;
+            } else if self.driver.core().may_replay_past(life) {
+                self.checkpoint(Roll::Past(life)).await?;
+                continue;
+            } else {
+                postponed.push(life);
+            }
+            self.leaving.retain(|left| *left != life);
+        }
+        self.leaving = postponed;
+        Ok(())
     }
 
     /// The segment in which the log may have to go on for what is about to be written must be there first: where there is
@@ -297,6 +369,7 @@ impl Space {
     /// Between two jobs, so also the place for a state that has come from another member.
     async fn checkpoint_if_due(&mut self) -> io::Result<()> {
         self.install().await?;
+        self.move_mended().await?;
         let due = self.checkpoint_due();
         if self.logged_since() >= due || self.unused_bytes() >= due {
             self.checkpoint(Roll::No).await?;
@@ -438,6 +511,8 @@ fn pause_after(bytes: usize, values: usize) -> Duration {
 struct Slice {
     values: Vec<MovedValue>,
     bytes: usize,
+    /// Values that are not what was written.
+    unsound: u64,
     /// Where to go on.
     next: Option<Revision>,
 }

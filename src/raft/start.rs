@@ -20,6 +20,7 @@ use crate::{
     store::{membership::Member, state::State},
     wal::{
         disk::{Dir, DiskError},
+        mend::{self, Ask, Gift, Mended, Wanted},
         recovery::{self, Cut, LogEntry, Options, Recovered, RecoveryError},
         writer::Writer,
     },
@@ -100,14 +101,16 @@ pub struct Started {
     pub cut: Option<Cut>,
 }
 
-/// Opens the data directory or makes a new one. `drawn`: a number of this life's own. `probe` measures how the device syncs, `found` decides how the
-/// member comes to its cluster; both asked at the first start only.
+/// Opens the data directory or makes a new one. `drawn`: a number of this life's own. `probe` measures how the device syncs, `found` decides
+/// how the member comes to its cluster; both asked at the first start only. `ask` asks other members, of whom the first are given, for
+/// entries that the log has lost.
 pub fn start(
     config: &Config,
     drawn: u64,
     logger: slog::Logger,
     probe: impl FnOnce(&Path) -> io::Result<Durability>,
     found: impl FnOnce(&Config) -> Result<Founding, String>,
+    ask: impl Fn(&Config, &[Member], &Wanted<'_>) -> Result<Gift, String>,
 ) -> Result<Started, StartError> {
     let dir = Arc::new(Dir::open(&config.data_dir)?);
     let durability = match dir.read_note(DURABILITY_FILE)?.and_then(|name| Durability::named(name.trim())) {
@@ -152,9 +155,15 @@ pub fn start(
         force_new_cluster: config.force_new_cluster,
         quota_bytes: config.quota_bytes,
         catch_up_entries: config.catch_up_entries,
+        span_entries: limits::SPAN_ENTRIES,
         logger,
     };
-    let Resumed { mut parts, cluster_id, covered, tail_bytes, tail, cut } = resume(&dir, &options, manner)?;
+    let mut ask = |wanted: &Wanted<'_>| match config.force_new_cluster {
+        true => Err("with --force-new-cluster no other member is asked for what is lost".to_owned()),
+        false => ask(config, &first_members, wanted),
+    };
+    let Resumed { mut parts, cluster_id, covered, tail_bytes, tail, cut } =
+        resume(&dir, &options, manner, Some(&mut ask))?;
     parts.state.set_learners_max(config.max_learners);
     Ok(Started {
         dir,
@@ -186,6 +195,7 @@ pub(crate) struct Manner<F> {
     pub life: u64,
     pub quota_bytes: Option<u64>,
     pub catch_up_entries: u64,
+    pub span_entries: u64,
     pub logger: slog::Logger,
 }
 
@@ -199,13 +209,18 @@ pub(crate) struct Resumed {
     pub cut: Option<Cut>,
 }
 
-/// Recovers a log, begins it if it is new, and puts together what a core is made from.
+/// Recovers a log, begins it if it is new, and puts together what a core is made from. `ask`: how other members are asked for
+/// entries that are lost; None: what is damaged is refused.
 pub(crate) fn resume(
     dir: &Dir,
     options: &Options,
     manner: Manner<impl FnOnce(u64) -> Vec<Founder>>,
+    ask: Option<&mut Ask<'_>>,
 ) -> Result<Resumed, StartError> {
-    let mut recovered = recovery::recover(dir, options)?;
+    let mut recovered = match ask {
+        Some(ask) => mend::recover(dir, options, ask, &mut |mended| tell(&manner.logger, mended))?,
+        None => recovery::recover(dir, options)?,
+    };
     // A first start that was cut short before its first write has left an empty log, and promised nothing.
     let nothing = recovered.hard_state == crate::store::checkpoint::HardState::default();
     if nothing && recovered.checkpoint.is_none() && recovered.entries.is_empty() {
@@ -270,9 +285,17 @@ pub(crate) fn resume(
         life: manner.life,
         quota_bytes: manner.quota_bytes,
         catch_up_entries: manner.catch_up_entries,
+        span_entries: manner.span_entries,
         logger: manner.logger,
     };
     Ok(Resumed { parts, cluster_id: recovered.cluster_id, covered, tail_bytes, tail, cut: recovered.cut })
+}
+
+fn tell(logger: &slog::Logger, mended: &Mended) {
+    slog::warn!(logger, "mended a damaged part of the log"; "file" => mended.file.display().to_string(),
+        "offset" => mended.offset, "first-index" => mended.indexes.start,
+        "last-index" => mended.indexes.end.saturating_sub(1), "records" => mended.records,
+        "entries-from" => mended.giver.as_deref().unwrap_or("what was left of them"));
 }
 
 /// Drops what is not committed and takes every other member out of the cluster, as if they had agreed.

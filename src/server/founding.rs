@@ -170,7 +170,7 @@ fn join(config: &Config) -> Result<Founding, String> {
 }
 
 /// Lets a client ask, on an executor of its own.
-fn ask<T: Send + 'static>(
+pub(super) fn ask<T: Send + 'static>(
     config: &Config,
     question: impl AsyncFnOnce(&Client) -> T + Send + 'static,
 ) -> Result<T, String> {

@@ -1,17 +1,18 @@
 //! Whether the data are what was written, and the same on all members.
 //!
+//! Every few seconds the leader compares what spans of entries did to each member's state, as each keeps it (`store/hash/spans.rs`).
 //! Every now and then (`--compact-hash-check-time`) the leader asks the others for the hash that each took when a compaction
 //! began, and compares: those who differ from most are told to be corrupt by the alarm CORRUPT, and nothing more is written
 //! until the operator has lifted it. With `--corrupt-check-time` it also reads and hashes all its data, twice, and compares
 //! that with the others' hashes of the same revision; and a member with the gate InitialCorruptCheck compares itself with the
-//! others before it serves. (etcd: etcdserver/corrupt.go, which does the first only with a gate.)
+//! others before it serves. (etcd: etcdserver/corrupt.go, which does not know spans, and compares compactions only with a gate.)
 
 use std::{collections::BTreeMap, io, rc::Rc, sync::Arc, time::Duration};
 
 use crate::{
     api::service::Services,
     error::Status,
-    log,
+    limits, log,
     observe::log::{hex, shown},
     peers::remote::{self, Hashed},
     proto::etcdserverpb::AlarmType,
@@ -24,6 +25,7 @@ use crate::{
 pub(super) fn watch_over(services: &Rc<Services>) {
     let config = &services.shard.member.config;
     let each = |interval_ms: u64| Duration::from_millis(interval_ms);
+    runtime::spawn(compare_spans(services.clone()));
     runtime::spawn(compare_compactions(services.clone(), each(config.compact_hash_check_ms)));
     if config.corrupt_check_ms > 0 {
         let (id, interval) = (services.shard.member.id, each(config.corrupt_check_ms));
@@ -144,6 +146,74 @@ async fn check_all(services: Rc<Services>, interval: Duration) {
             Err(status) => log!(Warn, "failed to check hash KV", "error" = status.message.as_ref()),
         }
     }
+}
+
+/// Compares the spans that have ended since the last ones that were alike.
+async fn compare_spans(services: Rc<Services>) {
+    let shard = services.shard.clone();
+    let member = &shard.member;
+    let patience = Duration::from_millis(member.config.request_timeout_ms());
+    let mut compared = BTreeMap::<u64, u64>::new();
+    loop {
+        runtime::sleep(Duration::from_millis(limits::SPAN_CHECK_MS)).await;
+        let others: Vec<_> =
+            shard.view().state.membership.members().filter(|other| other.id != member.id).cloned().collect();
+        compared.retain(|id, _| others.iter().any(|other| other.id == *id));
+        if others.is_empty() || !checks(&shard) {
+            continue;
+        }
+        let own: BTreeMap<u64, u32> = member.span_hashes.after(0).iter().map(|span| (span.last, span.hash)).collect();
+        let Some((newest, _)) = own.last_key_value() else { continue };
+        let mut told = Vec::new();
+        for other in &others {
+            // All that this member can compare with was alike.
+            if compared.get(&other.id).is_some_and(|until| until >= newest) {
+                continue;
+            }
+            match remote::spans(&services.client, other, member.cluster_id, patience).await {
+                Ok(Some(spans)) => told.push((other.id, spans)),
+                Ok(None) => {}
+                Err(cause) => {
+                    let id = hex(other.id);
+                    log!(Debug, "cannot compare spans of entries", "remote-peer-id" = id, "error" = shown(&cause));
+                }
+            }
+        }
+        let Some((last, differ)) = judge_spans(member.id, &own, &told, &mut compared) else { continue };
+        log!(
+            Error,
+            "what a span of entries did differs between members",
+            "local-member-id" = hex(member.id),
+            "last-entry" = last,
+            "corrupt-members" = shown(format!("{differ:x?}"))
+        );
+        for id in differ {
+            services.raise_of(id, AlarmType::Corrupt).await;
+        }
+    }
+}
+
+/// The first span that is not alike on all who have told of it, and who differs from most in it; 0 where most are not alike.
+/// `compared`: the last span of each other member's that was like this one's.
+fn judge_spans(
+    own_id: u64,
+    own: &BTreeMap<u64, u32>,
+    others: &[(u64, BTreeMap<u64, u32>)],
+    compared: &mut BTreeMap<u64, u64>,
+) -> Option<(u64, Vec<u64>)> {
+    for (last, hash) in own {
+        let told = others.iter().filter_map(|(id, spans)| Some((*id, *spans.get(last)?)));
+        let told: Vec<(u64, u32)> = told.chain([(own_id, *hash)]).collect();
+        let most = told.iter().map(|(_, hash)| told.iter().filter(|(_, other)| other == hash).count()).max()?;
+        if most == told.len() {
+            compared.extend(told.iter().filter(|(id, _)| *id != own_id).map(|(id, _)| (*id, *last)));
+            continue;
+        }
+        let of_most = |of: &(u64, u32)| told.iter().filter(|(_, other)| *other == of.1).count() == most;
+        let differ: Vec<u64> = told.iter().filter(|one| !of_most(one)).map(|(id, _)| *id).collect();
+        return Some((*last, if 2 * most > told.len() { differ } else { vec![0] }));
+    }
+    None
 }
 
 /// Whose data are corrupt, and why that is known; None if nobody's.
@@ -295,6 +365,24 @@ mod tests {
         assert_eq!(judge(&four), Verdict::Differ(vec![0]), "two against two");
         let five = [(2, told(7, 5)), (3, told(8, 5)), (4, told(7, 5)), (5, told(9, 5))];
         assert_eq!(judge(&five), Verdict::Differ(vec![3, 5]));
+    }
+
+    #[test]
+    fn who_differs_in_a_span_is_corrupt() {
+        let spans = |of: &[(u64, u32)]| of.iter().copied().collect::<BTreeMap<u64, u32>>();
+        let own = spans(&[(8, 1), (16, 2), (24, 3)]);
+        let judge = |others: &[&[(u64, u32)]]| {
+            let others: Vec<_> = others.iter().zip(2..).map(|(of, id)| (id, spans(of))).collect();
+            let mut compared = BTreeMap::new();
+            (judge_spans(1, &own, &others, &mut compared), compared.into_iter().collect::<Vec<_>>())
+        };
+        assert_eq!(judge(&[&[(8, 1), (16, 2), (24, 3)], &[(8, 1), (16, 2)]]), (None, vec![(2, 24), (3, 16)]));
+        // Who is behind, or began in the middle, is compared as far as there is something to compare.
+        assert_eq!(judge(&[&[], &[(24, 3), (32, 9)]]), (None, vec![(3, 24)]));
+        assert_eq!(judge(&[&[(16, 2)], &[(16, 7)]]), (Some((16, vec![3])), vec![]));
+        assert_eq!(judge(&[&[(16, 7)], &[(16, 7)]]), (Some((16, vec![1])), vec![]), "the leader itself");
+        assert_eq!(judge(&[&[(8, 1), (16, 7)]]), (Some((16, vec![0])), vec![(2, 8)]), "one against one");
+        assert_eq!(judge(&[&[(8, 7)], &[(8, 9)]]), (Some((8, vec![0])), vec![]));
     }
 
     #[test]

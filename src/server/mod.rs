@@ -6,6 +6,7 @@ mod desk;
 mod doors;
 mod founding;
 mod integrity;
+mod mending;
 mod peers;
 mod source;
 mod versions;
@@ -38,6 +39,7 @@ use crate::{
         compactor::Compactor,
         core::Core,
         driver::{self, Driver, PostRoom},
+        scrub::Scrub,
         segments::SegmentFiles,
         space::Space,
         start::{self, Started},
@@ -118,7 +120,7 @@ pub fn run(mut config: Config) -> Result<Infallible, String> {
         found = Some(peer_name);
         Ok(founding)
     };
-    let started = start::start(&config, drawn, logger, probe, find).map_err(text)?;
+    let started = start::start(&config, drawn, logger, probe, find, mending::ask).map_err(text)?;
     match found {
         Some(peer_name) => config.tls.peer_name = peer_name,
         None if matches!(config.discovery, Some(Discovery::Service(_))) => {
@@ -262,6 +264,7 @@ fn drive_core(house: &Arc<House>, port: &Rc<Port<Letter>>, local: Option<Rc<Shar
     runtime::spawn(versions::watch_over(driver.clone(), peers.clone()));
     runtime::spawn(versions::watch_over_downgrades(driver.clone(), peers.clone()));
     runtime::spawn(Space::new(driver.clone(), covered).run());
+    runtime::spawn(Scrub::new(driver.clone()).run());
     runtime::spawn(compact_automatically(house.clone(), driver.clone()));
     (driver, peers)
 }

@@ -3,22 +3,33 @@
 
 use std::{io, rc::Rc};
 
+use bytes::Bytes;
+
 use super::source::ShardSource;
 use crate::{
     api::{caller::Caller, cluster, maintenance, service::Services},
     error::{self, Status},
     grpc::{LocalBoxFuture, Metadata},
     http::peer,
+    limits,
     peers::Brought,
-    proto::etcdserverpb::{LeaseTimeToLiveResponse, ResponseHeader},
-    raft::mail::ReceivedSnapshot,
+    proto::{
+        etcdserverpb::{LeaseTimeToLiveResponse, ResponseHeader},
+        raftpb,
+    },
+    raft::mail::{Kept, ReceivedSnapshot},
     runtime,
     shard::{
         lease::{LeaseAnswer, LeaseCall, whole_seconds},
         view::View,
     },
-    store::{hash::KvHash, membership::Member},
+    store::{
+        hash::{KvHash, spans::SpanHash},
+        membership::Member,
+        types::{Revision, Values as _},
+    },
     wal::spool::Spool,
+    wire::values,
 };
 
 fn members(view: &View) -> Vec<Member> {
@@ -59,6 +70,31 @@ async fn left(services: Rc<Services>, id: i64, keys: bool) -> Result<LeaseTimeTo
         LeaseAnswer::NotPrimary if leases.contains(id) => Err(error::NOT_PRIMARY_LESSOR),
         _ => Err(error::LEASE_NOT_FOUND),
     }
+}
+
+fn read_entry(kept: &Kept, view: &View) -> io::Result<raftpb::Entry> {
+    Ok(raftpb::Entry {
+        r#type: Some(kept.kind.into()),
+        term: Some(kept.term),
+        index: Some(kept.index),
+        data: Some(view.segments.entry(kept.place, kept.index)?),
+    })
+}
+
+/// The values of those of the revisions that this member has and can prove, as many of the first as fit into an answer.
+fn told(view: &View, asked: &[Revision]) -> Bytes {
+    let mut answer = Vec::new();
+    for revision in asked {
+        let event = view.state.index.event_ref(*revision).filter(|event| !event.meta.is_tombstone());
+        let value = event.as_ref().and_then(|event| view.segments.read(event.meta.place).ok());
+        match (event, value) {
+            // One alone may be larger.
+            (_, Some(value)) if !answer.is_empty() && answer.len() + value.len() > limits::MEND_BYTES_MAX => break,
+            (Some(event), Some(value)) => values::put(&mut answer, event.key, &value),
+            _ => values::put_nothing(&mut answer),
+        }
+    }
+    answer.into()
 }
 
 impl peer::Source for ShardSource {
@@ -113,11 +149,26 @@ impl peer::Source for ShardSource {
         Box::pin(left(self.services.clone(), lease, keys))
     }
 
+    fn values(&self, asked: Vec<Revision>) -> LocalBoxFuture<Bytes> {
+        let view = self.services.shard.view();
+        Box::pin(runtime::background(move || told(&view, &asked)))
+    }
+
     fn is_downgrading(&self) -> LocalBoxFuture<Result<bool, Status>> {
         let services = self.services.clone();
         Box::pin(async move {
             services.shard.advance(runtime::now_ms());
             services.shard.linearizable().await.map(|view| view.state.downgrade.is_some())
+        })
+    }
+
+    fn entries(&self, from: u64, to: u64) -> LocalBoxFuture<Result<Option<Vec<raftpb::Entry>>, Status>> {
+        let services = self.services.clone();
+        Box::pin(async move {
+            let Some((kept, view)) = services.shard.entries(from, to).await? else { return Ok(None) };
+            let read = runtime::background(move || kept.iter().map(|kept| read_entry(kept, &view)).collect());
+            let read: io::Result<Vec<raftpb::Entry>> = read.await;
+            read.map(Some).map_err(|cause| error::unreadable(&cause))
         })
     }
 
@@ -128,5 +179,9 @@ impl peer::Source for ShardSource {
             let hash = maintenance::hash_at(&services, &view, revision).await?;
             Ok((hash, view.revision()))
         })
+    }
+
+    fn spans(&self) -> Vec<SpanHash> {
+        self.services.shard.member.span_hashes.after(0)
     }
 }

@@ -11,7 +11,8 @@ use crate::{
     peers::{Brought, Peers, Raft},
     raft::{
         core::Core,
-        driver::{Driver, Ways},
+        driver::{Asked, Driver, Ways},
+        scrub::Wanted,
         sending::{Delivery, SnapshotToSend},
     },
     runtime::mesh::Port,
@@ -30,6 +31,10 @@ impl Ways for Rc<Peers> {
     fn update(&self, membership: &Membership) {
         let members = membership.members().map(|member| (member.id, &member.peer_urls[..]));
         Peers::update(self, members, membership.removed());
+    }
+
+    fn values(&self, wanted: Vec<Wanted>) -> Asked {
+        Box::pin(Peers::values(self.clone(), wanted))
     }
 }
 

@@ -6,9 +6,9 @@
 //! ahead. A renewal touches the first only; when a slot comes up, leases that were renewed since move on to a later
 //! slot. So a renewal is one look-up, and a lease moves between slots no more often than its time halves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use hashbrown::{HashMap, hash_map::Entry};
+use hashbrown::{HashMap, HashSet, hash_map::Entry};
 
 use crate::{limits, store::lease::Lease};
 
@@ -39,6 +39,9 @@ pub fn whole_seconds(left_ms: i64) -> i64 {
 pub enum LeaseAnswer {
     /// Renewed for this many seconds.
     Renewed { ttl: i64 },
+    /// A checkpoint says, or is about to, that less is left: that has to be taken back first, or a later leader would end
+    /// the lease too early.
+    Checkpointed,
     /// Its time has passed and it is about to be revoked.
     Expired,
     /// There is no such lease.
@@ -83,9 +86,51 @@ pub struct Deadlines {
     slots: BTreeMap<u64, Vec<i64>>,
     /// Entries of slots whose lease has gone.
     leftovers: usize,
+    /// None: what leases have left is not told to later leaders.
+    checkpoints: Option<Checkpoints>,
+}
+
+/// When what a lease has left is to be put into the log, so that a later leader goes on from there. (etcd: lessor.go, the gate
+/// LeaseCheckpoint.)
+#[derive(Debug, Default)]
+struct Checkpoints {
+    interval_ms: u64,
+    /// The next one of each lease that has one.
+    next: HashMap<i64, u64>,
+    by_time: BTreeSet<(u64, i64)>,
+    /// Those that are on their way into the log.
+    under_way: HashSet<i64>,
+}
+
+impl Checkpoints {
+    /// etcd lets a lease alone that has no more left than the interval.
+    fn schedule(&mut self, id: i64, left_s: i64, now_ms: u64) {
+        self.unschedule(id);
+        if after(0, left_s) > self.interval_ms {
+            self.next.insert(id, now_ms + self.interval_ms);
+            self.by_time.insert((now_ms + self.interval_ms, id));
+        }
+    }
+
+    fn unschedule(&mut self, id: i64) {
+        if let Some(at_ms) = self.next.remove(&id) {
+            self.by_time.remove(&(at_ms, id));
+        }
+    }
+
+    fn forget(&mut self, id: i64) {
+        self.unschedule(id);
+        self.under_way.remove(&id);
+    }
 }
 
 impl Deadlines {
+    /// With checkpoints, each so long after the one before.
+    pub fn checkpointing(interval_ms: u64) -> Self {
+        let checkpoints = Checkpoints { interval_ms, ..Checkpoints::default() };
+        Deadlines { checkpoints: Some(checkpoints), ..Deadlines::default() }
+    }
+
     pub fn is_primary(&self) -> bool {
         self.term.is_some()
     }
@@ -105,12 +150,15 @@ impl Deadlines {
 
     /// A lease was granted for `ttl` seconds. Known ones are left as they are: the news may come twice.
     pub fn granted(&mut self, id: i64, ttl: i64, now_ms: u64) {
-        if self.is_primary() {
-            self.insert(id, ttl, after(now_ms, ttl), now_ms);
+        if self.is_primary() && self.insert(id, ttl, after(now_ms, ttl), now_ms) {
+            self.schedule_checkpoint(id, ttl, now_ms);
         }
     }
 
     pub fn revoked(&mut self, id: i64) {
+        if let Some(checkpoints) = &mut self.checkpoints {
+            checkpoints.forget(id);
+        }
         if self.leases.remove(&id).is_some() {
             self.leftovers += 1;
             if self.leftovers > self.leases.len() + 1024 {
@@ -128,6 +176,51 @@ impl Deadlines {
         }
         deadline.at_ms = after(now_ms, deadline.ttl());
         Some(deadline.ttl())
+    }
+
+    /// Whether a checkpoint of it is to be taken back before it may be renewed. `told`: the seconds that the last one left.
+    pub fn is_checkpointed(&self, id: i64, told: i64) -> bool {
+        self.checkpoints.as_ref().is_some_and(|checkpoints| told > 0 || checkpoints.under_way.contains(&id))
+    }
+
+    /// A checkpoint has been applied. Gives whether it says less than what is promised by now: one that a leader of before
+    /// has logged, which has come behind a renewal here.
+    pub fn checkpointed(&mut self, id: i64, told: i64, now_ms: u64) -> bool {
+        let Some(deadline) = self.leases.get(&id).copied() else { return false };
+        let Some(checkpoints) = &mut self.checkpoints else { return false };
+        let was_ours = checkpoints.under_way.remove(&id);
+        checkpoints.schedule(id, if told > 0 { told } else { deadline.ttl() }, now_ms);
+        told > 0 && !was_ours && deadline.at_ms > after(now_ms, told)
+    }
+
+    /// What is left, in seconds, of up to `max` leases whose checkpoint is due.
+    pub fn checkpoints_due(&mut self, now_ms: u64, max: usize) -> Vec<(i64, i64)> {
+        let Some(checkpoints) = &mut self.checkpoints else { return Vec::new() };
+        let mut due = Vec::new();
+        while let Some((at_ms, id)) = checkpoints.by_time.first().copied() {
+            if at_ms > now_ms || due.len() >= max {
+                break;
+            }
+            checkpoints.unschedule(id);
+            let Some(deadline) = self.leases.get(&id) else { continue };
+            let left = deadline.at_ms.saturating_sub(now_ms).div_ceil(1000) as i64;
+            if deadline.at_ms <= now_ms {
+                continue;
+            }
+            if left >= deadline.ttl() {
+                // It has just been renewed.
+                checkpoints.schedule(id, deadline.ttl(), now_ms);
+            } else if checkpoints.under_way.insert(id) {
+                due.push((id, left));
+            }
+        }
+        due
+    }
+
+    fn schedule_checkpoint(&mut self, id: i64, left_s: i64, now_ms: u64) {
+        if let Some(checkpoints) = &mut self.checkpoints {
+            checkpoints.schedule(id, left_s, now_ms);
+        }
     }
 
     /// Milliseconds until a lease's time has passed, negative if it has, and the seconds it was granted for.
@@ -174,24 +267,30 @@ impl Deadlines {
     /// `extend_ms` more, for renewals that the old leader took and nobody knows of. (etcd: lessor.go, Promote. Its
     /// spreading of deadlines that pile up is not needed: expired leases are handed out at a bounded rate anyway.)
     pub fn promote(&mut self, term: u64, leases: impl IntoIterator<Item = Lease>, extend_ms: u64, now_ms: u64) {
-        *self = Deadlines { term: Some(term), ..Deadlines::default() };
+        self.demote();
+        self.term = Some(term);
         for lease in leases {
             let left = if lease.remaining > 0 { lease.remaining } else { lease.ttl };
             self.insert(lease.id, lease.ttl, after(now_ms, left) + extend_ms, now_ms);
+            self.schedule_checkpoint(lease.id, left, now_ms);
         }
     }
 
     /// This member does not lead any more.
     pub fn demote(&mut self) {
-        *self = Deadlines::default();
+        *self = match &self.checkpoints {
+            Some(checkpoints) => Deadlines::checkpointing(checkpoints.interval_ms),
+            None => Deadlines::default(),
+        };
     }
 
-    fn insert(&mut self, id: i64, ttl: i64, at_ms: u64, now_ms: u64) {
+    /// False if it was there.
+    fn insert(&mut self, id: i64, ttl: i64, at_ms: u64, now_ms: u64) -> bool {
         let slot_ms = slot_for(at_ms, now_ms);
-        if let Entry::Vacant(vacant) = self.leases.entry(id) {
-            vacant.insert(Deadline { at_ms, slot_ms, ttl: ttl as u64 });
-            self.slots.entry(slot_ms).or_default().push(id);
-        }
+        let Entry::Vacant(vacant) = self.leases.entry(id) else { return false };
+        vacant.insert(Deadline { at_ms, slot_ms, ttl: ttl as u64 });
+        self.slots.entry(slot_ms).or_default().push(id);
+        true
     }
 
     fn sweep_leftovers(&mut self) {

@@ -15,7 +15,7 @@ pub use crate::raft::{
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{Arc, OnceLock, atomic::Ordering::Relaxed},
     task::{Context, Poll},
     time::Duration,
 };
@@ -35,10 +35,12 @@ use crate::{
     error::{self, Status},
     limits, log,
     observe::{log::hex, metrics::ShardMetrics},
-    proto::etcdserverpb::{InternalRaftRequest, LeaseRevokeRequest, RequestHeader},
+    proto::etcdserverpb::{
+        InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest, RequestHeader,
+    },
     raft::{
         driver::Beside,
-        mail::{ReceivedSnapshot, ToCore},
+        mail::{Entries, Kept, ReceivedSnapshot, ToCore},
     },
     runtime,
     store::apply::{Answer, LeaseChange},
@@ -70,6 +72,10 @@ pub struct Shard {
     leaderless: Rc<Pending<()>>,
     /// Since when no leader is known.
     leaderless_since_ms: Cell<Option<u64>>,
+    /// As of the last tick; 0: none.
+    leader_seen: Cell<u64>,
+    /// When one was there that was not before.
+    elected_ms: Cell<u64>,
     /// Streams that hold a view.
     pins: Rc<Pending<()>>,
     /// Answers being made in pieces, which share a bound on their memory.
@@ -82,6 +88,10 @@ impl Shard {
         let settings = watch::Settings::new(member.head.clone(), &member.config);
         let watches = Watches::new(settings, published.load().revision());
         let neighbours = (0..member.config.shards).map(|_| NeighbourOutbox::default()).collect();
+        let deadlines = match member.config.gates.is_on("LeaseCheckpoint") {
+            true => lease::Deadlines::checkpointing(limits::LEASE_CHECKPOINT_MS),
+            false => lease::Deadlines::default(),
+        };
         Shard {
             watches,
             id,
@@ -91,13 +101,15 @@ impl Shard {
             outbox: Outbox::default(),
             pending: Rc::new(Pending::default()),
             now_ms: Cell::new(0),
-            leases: RefCell::new(lease::Deadlines::default()),
+            leases: RefCell::new(deadlines),
             neighbours,
             lease_calls: Rc::default(),
             revokes: RefCell::default(),
             expired_more: Cell::new(false),
             leaderless: Rc::default(),
             leaderless_since_ms: Cell::new(None),
+            leader_seen: Cell::new(0),
+            elected_ms: Cell::new(0),
             pins: Rc::default(),
             long_answers: Rc::default(),
             stopped: Cell::new(false),
@@ -144,10 +156,13 @@ impl Shard {
             (Outcome::Done, view) => Ok(view),
             (Outcome::Failed(status), _) => {
                 // One that was not answered in time is slow, any other has failed (etcd: v3_server.go).
-                match status == error::TIMEOUT {
-                    true => self.metrics.slow_read_indexes.increment(),
-                    false => self.metrics.read_indexes_failed.increment(),
+                if [error::TIMEOUT, error::TIMEOUT_DUE_TO_LEADER_FAIL, error::TIMEOUT_DUE_TO_CONNECTION_LOST]
+                    .contains(&status)
+                {
+                    self.metrics.slow_read_indexes.increment();
+                    return Err(error::TIMEOUT);
                 }
+                self.metrics.read_indexes_failed.increment();
                 Err(status)
             }
             (Outcome::Applied(_), _) => unreachable!("a read has no result of its own"),
@@ -222,6 +237,19 @@ impl Shard {
         self.control(|token| Control::Install { token, snapshot }).await
     }
 
+    /// Committed entries of the raft log from one index to another, as many as one answer may have; None if the first is not
+    /// kept any more. And the view in which their places can be read.
+    ///
+    /// # Errors
+    /// Where the member stops.
+    pub async fn entries(&self, from: u64, to: u64) -> Result<Option<(Vec<Kept>, Arc<View>)>, Status> {
+        let found = Arc::new(OnceLock::new());
+        let entries = Box::new(Entries { from, to, found: found.clone() });
+        self.control(|token| Control::Entries { token, entries }).await?;
+        let kept = found.get().expect("it is answered").clone();
+        Ok(kept.map(|kept| (kept, self.view())))
+    }
+
     async fn control(&self, control: impl FnOnce(pending::Token) -> Control) -> Result<(), Status> {
         self.check_running()?;
         // Controls may take as long as the disk takes: no timeout, they end with the server.
@@ -242,7 +270,13 @@ impl Shard {
                     self.leases.borrow_mut().granted(id, ttl, self.now_ms.get());
                 }
                 LeaseChange::Revoked { id } if self.owns(id) => self.leases.borrow_mut().revoked(id),
-                // What a checkpoint says counts for the next leader, who finds it in the state.
+                // What it says counts for the next leader, who finds it in the state.
+                LeaseChange::Checkpointed { id, remaining } if self.owns(id) => {
+                    let says_less = self.leases.borrow_mut().checkpointed(id, remaining, self.now_ms.get());
+                    if says_less && let Some(term) = self.member.leads_in() {
+                        drop(self.checkpoint(vec![LeaseCheckpoint { id, remaining_ttl: 0 }], term));
+                    }
+                }
                 _ => {}
             }
         }
@@ -276,9 +310,9 @@ impl Shard {
         let timeout_ms = self.member.config.request_timeout_ms();
         let before = now_ms.saturating_sub(timeout_ms);
         let view = self.view();
-        let leaderless = self.member.standing.leader.load(Relaxed) == 0;
-        let status = if leaderless { error::TIMEOUT_DUE_TO_LEADER_FAIL } else { error::TIMEOUT };
-        self.pending.expire(before, || (Outcome::Failed(status.clone()), view.clone()));
+        let leader = self.member.standing.leader.load(Relaxed);
+        self.note_leader(leader, now_ms);
+        self.pending.expire(before, |since_ms| (Outcome::Failed(self.why_late(leader, since_ms)), view.clone()));
         let has_leader = self.member.standing.leader.load(Relaxed) != 0;
         let moment = self.moment();
         self.watches.with(|watches| {
@@ -291,10 +325,38 @@ impl Shard {
             self.metrics.pending_events.set(watches.pending_events() as i64);
         });
         self.metrics.open_reads.set(self.pins.len() as i64);
-        self.lease_calls.expire(before, || LeaseAnswer::NotPrimary);
-        self.pins.expire(now_ms.saturating_sub(limits::STREAM_PIN_MS_MAX), || ());
-        self.tell_leaderless(leaderless, now_ms);
+        self.lease_calls.expire(before, |_| LeaseAnswer::NotPrimary);
+        self.pins.expire(now_ms.saturating_sub(limits::STREAM_PIN_MS_MAX), |_| ());
+        self.tell_leaderless(leader == 0, now_ms);
         self.take_or_give_up_leases(&view);
+    }
+
+    fn note_leader(&self, leader: u64, now_ms: u64) {
+        if self.leader_seen.replace(leader) != leader && leader != 0 {
+            self.elected_ms.set(now_ms);
+        }
+    }
+
+    /// What is said of a proposal that has waited since then for as long as may be. (etcd: v3_server.go, parseProposeCtxErr.)
+    fn why_late(&self, leader: u64, since_ms: u64) -> Status {
+        let (member, elected_ms) = (&self.member, self.elected_ms.get());
+        let lost_ms = elected_ms.saturating_sub(2 * member.config.election_ms);
+        if since_ms > lost_ms && since_ms < elected_ms {
+            return error::TIMEOUT_DUE_TO_LEADER_FAIL;
+        }
+        let is_reached = |id| id == member.id || member.reached.since(id).is_some_and(|active_ms| active_ms < since_ms);
+        let is_connected = match leader {
+            0 => true,
+            _ if leader == member.id => {
+                let view = self.view();
+                let members = view.state.membership.members().map(|member| member.id);
+                let (reached, all) =
+                    members.fold((0, 0), |(reached, all), id| (reached + usize::from(is_reached(id)), all + 1));
+                reached > all / 2
+            }
+            _ => is_reached(leader),
+        };
+        if is_connected { error::TIMEOUT } else { error::TIMEOUT_DUE_TO_CONNECTION_LOST }
     }
 
     /// After three election timeouts without a leader those who asked for it are told. (etcd: v3rpc/interceptor.go,
@@ -307,7 +369,7 @@ impl Shard {
         let since_ms = self.leaderless_since_ms.get().unwrap_or(now_ms);
         self.leaderless_since_ms.set(Some(since_ms));
         if now_ms - since_ms >= 3 * self.member.config.election_ms {
-            self.leaderless.expire(u64::MAX, || ());
+            self.leaderless.expire(u64::MAX, |_| ());
         }
     }
 
@@ -357,7 +419,17 @@ impl Shard {
     /// Asks the shard that owns a lease. One that does not answer in time counts as not primary.
     pub async fn lease(&self, id: i64, call: LeaseCall) -> LeaseAnswer {
         let owner = lease::owner(id, self.neighbours.len());
-        self.ask(owner, call).await
+        loop {
+            let answer = self.ask(owner, call).await;
+            if answer != LeaseAnswer::Checkpointed {
+                return answer;
+            }
+            let Some(term) = self.member.leads_in() else { return LeaseAnswer::NotPrimary };
+            let taken_back = self.checkpoint(vec![LeaseCheckpoint { id, remaining_ttl: 0 }], term).await;
+            if !matches!(taken_back, (Outcome::Applied(_), _)) {
+                return LeaseAnswer::NotPrimary;
+            }
+        }
     }
 
     /// Ids of all leases with their deadlines, from every shard. None if this member does not keep them.
@@ -397,6 +469,12 @@ impl Shard {
         let Some(lease) = self.view().state.leases.get(id) else { return LeaseAnswer::Unknown };
         leases.granted(id, lease.ttl, now_ms);
         match call {
+            LeaseCall::Renew(_)
+                if leases.is_checkpointed(id, lease.remaining)
+                    && leases.remaining(id, now_ms).is_some_and(|(left_ms, _)| left_ms > 0) =>
+            {
+                LeaseAnswer::Checkpointed
+            }
             LeaseCall::Renew(_) => match leases.renew(id, now_ms) {
                 Some(ttl) => {
                     self.metrics.leases_renewed.increment();
@@ -443,6 +521,31 @@ impl Shard {
         for lease in due {
             revokes.push(self.revoke(lease));
         }
+        drop(revokes);
+        self.checkpoint_due(now_ms);
+    }
+
+    /// Puts what leases have left into the log, of those whose time for that has come.
+    fn checkpoint_due(&self, now_ms: u64) {
+        let due = self.leases.borrow_mut().checkpoints_due(now_ms, limits::LEASE_CHECKPOINTS_AT_ONCE);
+        if let Some(term) = self.leases.borrow().term().filter(|_| !due.is_empty()) {
+            let left = due.into_iter().map(|(id, remaining_ttl)| LeaseCheckpoint { id, remaining_ttl });
+            drop(self.checkpoint(left.collect(), term));
+        }
+    }
+
+    /// Proposes to put into the log what leases have left; 0 takes back what was said before.
+    fn checkpoint(&self, checkpoints: Vec<LeaseCheckpoint>, term: u64) -> Waiting<Told> {
+        let waiting = self.pending.wait(self.now_ms.get());
+        let id = self.member.next_id();
+        let request = InternalRaftRequest {
+            header: Some(RequestHeader { id, ..Default::default() }),
+            lease_checkpoint: Some(LeaseCheckpointRequest { checkpoints }),
+            ..Default::default()
+        };
+        let data = request.encode_to_vec().into();
+        self.outbox.propose(Proposal { token: waiting.token(), id, data, only_in: Some(term) });
+        waiting
     }
 
     /// Proposes to revoke a lease whose time has passed, as the leader of the term in which this shard has counted its time: one that does
@@ -488,9 +591,9 @@ impl Shard {
     pub fn stop(&self) {
         self.stopped.set(true);
         let view = self.view();
-        self.pending.expire(u64::MAX, || (Outcome::Failed(error::STOPPED), view.clone()));
+        self.pending.expire(u64::MAX, |_| (Outcome::Failed(error::STOPPED), view.clone()));
         self.watches.with(watch::Table::stop);
-        self.lease_calls.expire(u64::MAX, || LeaseAnswer::NotPrimary);
+        self.lease_calls.expire(u64::MAX, |_| LeaseAnswer::NotPrimary);
     }
 }
 
@@ -512,3 +615,6 @@ impl Beside for Shard {
         &self.metrics
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -76,18 +76,18 @@ impl<T> Pending<T> {
         self.slots.borrow().get(token.slot as usize).is_some_and(|slot| slot.life == token.life)
     }
 
-    /// Answers every request that has waited since before `before_ms`. For timeouts, and with `u64::MAX` for the
+    /// Answers every request that has waited since before `before_ms`, by when it came. For timeouts, and with `u64::MAX` for the
     /// end of the server. Returns how many there were.
-    pub fn expire(&self, before_ms: u64, mut answer: impl FnMut() -> T) -> usize {
-        let late: Vec<Token> = self
+    pub fn expire(&self, before_ms: u64, mut answer: impl FnMut(u64) -> T) -> usize {
+        let late: Vec<(Token, u64)> = self
             .slots
             .borrow()
             .iter()
             .filter(|(_, slot)| slot.answer.is_none() && slot.since_ms < before_ms)
-            .map(|(at, slot)| Token { slot: at as u32, life: slot.life })
+            .map(|(at, slot)| (Token { slot: at as u32, life: slot.life }, slot.since_ms))
             .collect();
-        for token in &late {
-            self.answer(*token, answer());
+        for (token, since_ms) in &late {
+            self.answer(*token, answer(*since_ms));
         }
         late.len()
     }
@@ -168,7 +168,7 @@ mod tests {
     fn expiry_takes_the_old_ones_only() {
         let pending = Rc::new(Pending::default());
         let (old, new) = (pending.wait(10), pending.wait(20));
-        assert_eq!(pending.expire(20, || "late"), 1);
+        assert_eq!(pending.expire(20, |_| "late"), 1);
         assert_eq!(old.now_or_never(), Some("late"));
         assert_eq!(new.now_or_never(), None);
     }

@@ -10,6 +10,7 @@ use crate::{
         bootstrap::Founder,
         core::{Capture, Core, Covered, Effects, Installing, Planted, sealed},
         identity,
+        mail::Kept,
         start::{self, Manner, Resumed},
         view::View,
     },
@@ -22,8 +23,9 @@ use crate::{
     wal::{
         bulk::Pace,
         disk::{Dir, Recycled},
+        mend::{Ask, Gift, Given, Wanted},
         record::MovedValue,
-        recovery::Options,
+        recovery::{self, Options, RecoveryError},
         replay::TRUSTS_TORN_WRITES,
         segment::Segment,
         writer::PendingWrite,
@@ -36,6 +38,9 @@ const RECENT_BYTES: u64 = 64 * 1024;
 
 /// Few, so that members that lag are sent snapshots.
 const CATCH_UP_ENTRIES: u64 = 20;
+
+/// So few that a run has many spans.
+const SPAN_ENTRIES: u64 = 16;
 
 pub const ELECTION_TICKS: usize = 10;
 /// Ticks after which a member gives up what it was asked.
@@ -128,6 +133,8 @@ pub struct Member {
     /// How long a write takes at most.
     pub write_us: u64,
     pub disk: Disk,
+    /// Its last start has mended its log.
+    pub mended: bool,
     /// It does not come back: it was removed, or its disk was lost.
     pub gone: bool,
     /// It knows that it was removed, and is about to stop.
@@ -162,6 +169,7 @@ impl Member {
             ids: 0,
             write_us: super::WRITE_US,
             disk: Disk::default(),
+            mended: false,
             gone: false,
             retiring: false,
         }
@@ -200,16 +208,27 @@ impl Member {
     }
 
     /// The process starts, with what the disk has kept. False if it refuses to.
-    pub fn start(&mut self, now: u64, random: &mut Random) -> bool {
+    pub fn start(&mut self, now: u64, random: &mut Random, others: &[&Member]) -> bool {
         let misread = std::mem::take(&mut self.disk.misreads).then(|| self.disk.flip(&self.dir, random)).flatten();
         let (drawn, began_ms) = (random.draw(), self.wall.begin(now));
         let drawn = if self.has(Planted::IdsByWallClock) { began_ms } else { drawn };
-        let started = self.try_start(misread.is_some(), drawn);
+        let started = self.try_start(misread.is_some(), drawn, others);
         misread.into_iter().for_each(|flip| flip.take_back());
         started
     }
 
-    fn try_start(&mut self, misread: bool, drawn: u64) -> bool {
+    /// Committed entries that this member has, for one that has lost them.
+    fn give(&self, from: u64, to: u64) -> Option<Gift> {
+        let core = self.core.as_ref()?;
+        let table = core.writer().table();
+        let given = core.kept(from, to)?.into_iter().map(|Kept { index, term, kind, place }| {
+            Some(Given { index, term, kind, data: table.entry(place, index).ok()? })
+        });
+        let entries: Vec<Given> = given.collect::<Option<_>>()?;
+        (!entries.is_empty()).then(|| Gift { entries, giver: format!("{:x}", self.id) })
+    }
+
+    fn try_start(&mut self, misread: bool, drawn: u64, others: &[&Member]) -> bool {
         self.life += 1;
         self.ids = identity::first_id(self.id, drawn);
         let options =
@@ -226,14 +245,25 @@ impl Member {
             life: self.ids,
             quota_bytes: None,
             catch_up_entries: CATCH_UP_ENTRIES,
+            span_entries: SPAN_ENTRIES,
             logger: slog::Logger::root(slog::Discard, slog::o!()),
         };
         TRUSTS_TORN_WRITES.set(self.has(Planted::TrustsTornWrites));
-        let resumed = start::resume(&self.dir, &options, manner);
+        let mut ask = |wanted: &Wanted<'_>| {
+            let given = others.iter().find_map(|other| other.give(wanted.from, wanted.to));
+            given.ok_or_else(|| "nobody has them".to_owned())
+        };
+        // What is only read wrongly would be mended for good.
+        let mends = !misread && self.disk.damaged;
+        self.mended = mends && matches!(recovery::read(&self.dir), Err(RecoveryError::Damaged { .. }));
+        let resumed = start::resume(&self.dir, &options, manner, mends.then_some(&mut ask as &mut Ask<'_>));
         TRUSTS_TORN_WRITES.set(false);
         let Resumed { parts, covered, .. } = match resumed {
             Ok(resumed) => resumed,
-            Err(_) if self.disk.damaged || misread => return false,
+            Err(_) if self.disk.damaged || misread => {
+                self.mended = false;
+                return false;
+            }
             Err(why) => panic!("the log of a sound disk is refused: {why}"),
         };
         let mut core = Core::new(parts).expect("the log suits the crate");

@@ -125,6 +125,8 @@ pub struct Report {
     pub changes: u64,
     /// Values that were moved to give their segments back.
     pub moved: u64,
+    /// Spans of entries whose effects members were compared by.
+    pub spans: u64,
     /// Snapshots that members have sent each other, by what became of them.
     pub snapshots: BTreeMap<&'static str, u64>,
     pub simulated_ms: u64,
@@ -265,6 +267,8 @@ struct World {
     watchers: Vec<Watcher>,
     operator: Operator,
     checker: Checker,
+    /// What each span of entries did, by its last.
+    spans: BTreeMap<u64, u32>,
     /// Of requests that are no client's.
     slots: u32,
     /// The newest revision that a compaction was asked for.
@@ -311,6 +315,7 @@ impl World {
             watchers,
             operator: Operator::default(),
             checker: Checker::default(),
+            spans: BTreeMap::new(),
             slots: 0xf000_0000,
             compacted: 0,
             faults_made: 0,
@@ -461,7 +466,14 @@ impl World {
             return;
         }
         self.trace(&[self.now, 3, member as u64]);
-        if self.members[member].start(self.now, &mut self.random) {
+        let (before, rest) = self.members.split_at_mut(member);
+        let (one, behind) = rest.split_first_mut().expect("it is there");
+        // Ways to them may be cut now; they are asked until they are not.
+        let others: Vec<&Member> = before.iter().chain(behind.iter()).collect();
+        if one.start(self.now, &mut self.random, &others) {
+            if self.members[member].mended {
+                self.fault("log mended at a start");
+            }
             self.turn(member);
         } else {
             self.fault("start refused by a damaged disk");
@@ -622,6 +634,11 @@ impl World {
     }
 
     fn carry_out(&mut self, member: usize, effects: Effects) {
+        for span in effects.spans {
+            let hash = *self.spans.entry(span.last).or_insert(span.hash);
+            assert_eq!(span.hash, hash, "member {member} did something else in the span that ends at {}", span.last);
+            self.report.spans += 1;
+        }
         for message in effects.messages {
             let to = self.members.iter().position(|one| one.id == message.to).expect("a member");
             // As it is on the way, without what only the crate knows.

@@ -27,19 +27,26 @@ fn run_in_a_folder(seed: u64, plan: &Plan) -> Report {
 fn whatever_fails_nothing_untrue_is_told_and_the_cluster_recovers() {
     for (members, changes) in [(1, false), (3, false), (3, true), (5, false), (5, true)] {
         let plan = Plan { members, changes, ..Plan::default() };
-        let (mut operations, mut watched, mut expired, mut changed, mut moved) = (0, 0, 0, 0, 0);
+        let (mut operations, mut watched, mut expired, mut changed, mut moved, mut compared) = (0, 0, 0, 0, 0, 0);
         for seed in 0..seeds() {
             let report = run_in_a_folder(seed, &plan);
             operations += report.operations;
             watched += report.watched;
+            compared += report.spans;
             expired += report.expired;
             changed += report.changes;
             moved += report.moved;
         }
-        let enough =
-            [operations > 100 * seeds(), watched > 10 * seeds(), expired > 0, changed > 0 || !changes, moved > seeds()];
-        let told = [operations, watched, expired, changed, moved];
-        assert_eq!(enough, [true; 5], "too little has happened to show much, with {members} members: {told:?}");
+        let enough = [
+            operations > 100 * seeds(),
+            watched > 10 * seeds(),
+            expired > 0,
+            changed > 0 || !changes,
+            moved > seeds(),
+            compared > 10 * seeds(),
+        ];
+        let told = [operations, watched, expired, changed, moved, compared];
+        assert_eq!(enough, [true; 6], "too little has happened to show much, with {members} members: {told:?}");
     }
 }
 

@@ -1,6 +1,8 @@
 //! The hashes by which members are compared: etcd's, byte for byte, over what etcd would have in its backend. Computed
 //! from an immutable state, on a thread that may wait for the disk. (etcd: mvcc/hash.go, backend/backend.go Hash.)
 
+pub mod spans;
+
 use std::{io, sync::Mutex};
 
 use super::{

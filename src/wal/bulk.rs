@@ -3,8 +3,8 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    io::{self, Write},
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
     thread,
     time::Duration,
@@ -57,20 +57,134 @@ impl Pace {
     }
 }
 
-/// A whole file.
-pub fn read(path: &Path, pace: Pace) -> io::Result<Vec<u8>> {
-    let mut file = open(path, OpenOptions::new().read(true))?;
-    let mut bytes = Vec::with_capacity(usize::try_from(file.metadata()?.len()).unwrap_or(0));
-    let mut piece = Piece::new();
-    loop {
-        let count = file.read(piece.bytes())?;
-        bytes.extend_from_slice(&piece.bytes()[..count]);
+/// A file's bytes in order, past the page cache. Between two pieces who reads them rests as long as they like.
+pub struct Pieces {
+    file: File,
+    piece: Piece,
+    at: u64,
+}
+
+impl Pieces {
+    pub fn open(path: &Path) -> io::Result<Self> {
+        Ok(Pieces { file: open(path, OpenOptions::new().read(true))?, piece: Piece::new(), at: 0 })
+    }
+
+    /// The next ones; none at the end. Blocks that the device cannot give any more are zeros: what was in them is as lost as
+    /// if it had been changed, and checksums tell so.
+    pub fn read_on(&mut self) -> io::Result<&[u8]> {
         // Behind a part of a block there is nothing more, and a direct read cannot go on there.
-        if !count.is_multiple_of(BLOCK) || count == 0 {
+        if !self.at.is_multiple_of(BLOCK as u64) {
+            return Ok(&[]);
+        }
+        let count = read_piece(&|room, at| self.file.read_at(room, at), self.piece.bytes(), self.at)?;
+        self.at += count as u64;
+        Ok(&self.piece.bytes()[..count])
+    }
+}
+
+/// Whether a device says that it does not have any more what was written: a medium or a checksum of its own that is broken.
+pub fn is_lost(cause: &io::Error) -> bool {
+    matches!(cause.raw_os_error(), Some(libc::EIO | libc::ENODATA | libc::EILSEQ))
+}
+
+/// As many bytes of a file as fit, from `at` on; block by block where they cannot be read together.
+fn read_piece(read: &dyn Fn(&mut [u8], u64) -> io::Result<usize>, room: &mut [u8], at: u64) -> io::Result<usize> {
+    match read(room, at) {
+        Err(cause) if is_lost(&cause) => {}
+        done => return done,
+    }
+    let mut count = 0;
+    for block in room.chunks_mut(BLOCK) {
+        let now = match read(block, at + count as u64) {
+            Err(cause) if is_lost(&cause) => {
+                block.fill(0);
+                block.len()
+            }
+            done => done?,
+        };
+        count += now;
+        if now < block.len() {
+            break;
+        }
+    }
+    Ok(count)
+}
+
+/// A whole file, as `Pieces` reads it.
+pub fn read(path: &Path, pace: Pace) -> io::Result<Vec<u8>> {
+    let mut pieces = Pieces::open(path)?;
+    let mut bytes = Vec::with_capacity(usize::try_from(pieces.file.metadata()?.len()).unwrap_or(0));
+    loop {
+        let piece = pieces.read_on()?;
+        if piece.is_empty() {
             return Ok(bytes);
         }
+        bytes.extend_from_slice(piece);
         pace.rest();
     }
+}
+
+/// A whole file of which the device may have lost some: a block that it cannot read is zeros here, and the first error is told.
+/// Through the page cache.
+pub fn read_in_blocks(path: &Path) -> io::Result<(Vec<u8>, Option<io::Error>)> {
+    let is_lost = |cause: &io::Error| cause.raw_os_error() == Some(libc::EIO);
+    match read_through_cache(path) {
+        Err(cause) if is_lost(&cause) => {}
+        read => return read.map(|bytes| (bytes, None)),
+    }
+    let file = File::open(path)?;
+    let size = usize::try_from(file.metadata()?.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    let (mut bytes, mut first) = (vec![0; size], None);
+    for (number, block) in bytes.chunks_mut(BLOCK).enumerate() {
+        if let Err(cause) = read_block(&file, path, block, (number * BLOCK) as u64) {
+            if !is_lost(&cause) {
+                return Err(cause);
+            }
+            block.fill(0);
+            first.get_or_insert(cause);
+        }
+    }
+    Ok((bytes, first))
+}
+
+fn read_through_cache(path: &Path) -> io::Result<Vec<u8>> {
+    #[cfg(test)]
+    if UNREADABLE.with_borrow(|lost| lost.iter().any(|(file, _)| file == path)) {
+        return Err(io::Error::from_raw_os_error(libc::EIO));
+    }
+    std::fs::read(path)
+}
+
+#[cfg_attr(not(test), expect(unused_variables, reason = "tests have blocks that cannot be read"))]
+fn read_block(file: &File, path: &Path, block: &mut [u8], offset: u64) -> io::Result<()> {
+    #[cfg(test)]
+    if UNREADABLE.with_borrow(|lost| lost.iter().any(|(lost, at)| lost == path && *at == offset)) {
+        return Err(io::Error::from_raw_os_error(libc::EIO));
+    }
+    file.read_exact_at(block, offset)
+}
+
+/// Overwrites whole blocks of a file, past the page cache as `open` does it, durably. A block that could not be read is given
+/// another place by the device.
+pub fn overwrite(path: &Path, offset: u64, blocks: &[u8]) -> io::Result<()> {
+    let file = open(path, OpenOptions::new().write(true))?;
+    let mut piece = Piece::new();
+    let mut at = offset;
+    for bytes in blocks.chunks(BULK_PIECE_BYTES) {
+        let aligned = &mut piece.bytes()[..bytes.len()];
+        aligned.copy_from_slice(bytes);
+        file.write_all_at(aligned, at)?;
+        at += bytes.len() as u64;
+    }
+    #[cfg(test)]
+    UNREADABLE.with_borrow_mut(|lost| lost.retain(|(file, block)| file != path || !(offset..at).contains(block)));
+    file.sync_data()
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Blocks that cannot be read until they are written: the file, and where they begin.
+    pub static UNREADABLE: std::cell::RefCell<Vec<(std::path::PathBuf, u64)>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
 /// Gives a file's room back: what is freed all at once the file system may tell the device all at once, which then does
@@ -121,6 +235,17 @@ impl BulkFile {
 
     /// Gives the file's bytes once they are durable.
     pub fn finish(mut self) -> io::Result<u64> {
+        let bytes = self.write_rest()?;
+        self.file.sync_all()?;
+        Ok(bytes)
+    }
+
+    /// The same of one that nobody is to find after this process.
+    pub fn finish_volatile(mut self) -> io::Result<u64> {
+        self.write_rest()
+    }
+
+    fn write_rest(&mut self) -> io::Result<u64> {
         let bytes = self.written + self.filled as u64;
         if self.filled > 0 {
             // Direct writes are of whole blocks: what is too much is cut off again.
@@ -132,7 +257,6 @@ impl BulkFile {
         if self.written != bytes {
             self.file.set_len(bytes)?;
         }
-        self.file.sync_all()?;
         Ok(bytes)
     }
 
@@ -202,6 +326,30 @@ mod tests {
                 written_in(dir, len, 2 * BULK_PIECE_BYTES);
             }
         }
+    }
+
+    #[test]
+    fn what_a_device_has_lost_is_zeros_and_the_rest_is_there() {
+        let data = pattern(3 * BLOCK + 100);
+        let broken = |error: i32| {
+            let data = &data;
+            move |room: &mut [u8], at: u64| {
+                let (from, to) = (at as usize, (at as usize + room.len()).min(data.len()));
+                if from < 2 * BLOCK && to > BLOCK {
+                    return Err(io::Error::from_raw_os_error(error));
+                }
+                room[..to - from].copy_from_slice(&data[from..to]);
+                Ok(to - from)
+            }
+        };
+        let mut room = vec![7; 8 * BLOCK];
+        for error in [libc::EIO, libc::ENODATA, libc::EILSEQ] {
+            let count = read_piece(&broken(error), &mut room, 0).unwrap();
+            let wanted = [&data[..BLOCK], &[0; BLOCK], &data[2 * BLOCK..]].concat();
+            assert!(room[..count] == wanted, "{error}");
+        }
+        let refused = read_piece(&broken(libc::EACCES), &mut room, 0).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EACCES));
     }
 
     #[test]

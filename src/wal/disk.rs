@@ -21,7 +21,7 @@ use std::{
 };
 
 use super::{
-    bulk::{self, BulkFile, Pace},
+    bulk::{self, BulkFile, Pace, Pieces},
     lock,
     record::{RECORDS_FROM, SegmentHeader},
     segment::{Segment, file_name},
@@ -319,10 +319,29 @@ impl Dir {
         fs::read(&path).map_err(at("read", &path))
     }
 
+    /// The same where the device cannot give all of it back: blocks that it cannot read are zeros, and the first error is told.
+    pub(super) fn read_segment_in_blocks(&self, life: u32) -> Result<(Vec<u8>, Option<DiskError>), DiskError> {
+        let path = self.segment_path(life);
+        let (bytes, unreadable) = bulk::read_in_blocks(&path).map_err(at("read", &path))?;
+        Ok((bytes, unreadable.map(at("read", &path))))
+    }
+
+    /// Overwrites whole blocks of a segment, durably.
+    pub(super) fn overwrite_segment(&self, life: u32, offset: u32, blocks: &[u8]) -> Result<(), DiskError> {
+        let path = self.segment_path(life);
+        bulk::overwrite(&path, offset.into(), blocks).map_err(at("write to", &path))
+    }
+
     /// The same beside a log that is written.
     pub fn read_segment_at(&self, life: u32, pace: Pace) -> Result<Vec<u8>, DiskError> {
         let path = self.segment_path(life);
         bulk::read(&path, pace).map_err(at("read", &path))
+    }
+
+    /// The same, piece by piece.
+    pub fn segment_pieces(&self, life: u32) -> Result<Pieces, DiskError> {
+        let path = self.segment_path(life);
+        Pieces::open(&path).map_err(at("open", &path))
     }
 
     /// A segment's first block, or less where the file is shorter, and the file's size in bytes.
@@ -491,10 +510,10 @@ fn spare_number(path: &Path) -> Option<u32> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use super::*;
+    use super::{super::record::FORMAT_VERSION, *};
 
     fn header(life: u32) -> SegmentHeader {
-        SegmentHeader { life, size: 65536, salt: 7, cluster_id: 1, member_id: 2 }
+        SegmentHeader { version: FORMAT_VERSION, life, size: 65536, salt: 7, cluster_id: 1, member_id: 2 }
     }
 
     #[test]
@@ -532,7 +551,7 @@ mod tests {
         assert_eq!(dir.ensure_segment(&header(1), Pace::Hurried).unwrap(), path);
         dir.ensure_segment(&header(2), Pace::Hurried).unwrap();
 
-        let pinned = Arc::new(Segment::in_file(temp.path(), 1, 65536, 7, 65536));
+        let pinned = Arc::new(Segment::in_file(temp.path(), &header(1), 65536));
         let reader = pinned.clone();
         let Recycled::Pinned(pinned) = dir.recycle(pinned, Pace::Hurried).unwrap() else {
             panic!("somebody reads from it")

@@ -45,7 +45,7 @@ pub fn walk(dir: &Dir, visit: &mut dyn FnMut(&Path, Seen<'_>)) -> Result<(), Rec
             }
         };
         visit(&path, Seen::Segment(&header));
-        let image = Image { bytes: &bytes, life, salt: header.salt };
+        let image = Image::new(&bytes, &header);
         let mut from = RECORDS_FROM;
         while let Some((at, cursor)) = image.find(from) {
             if at > from {
@@ -115,7 +115,7 @@ pub fn verify(dir: &Dir) -> Result<Report, RecoveryError> {
             break;
         }
         let bytes = dir.read_segment(life)?;
-        let image = Image { bytes: &bytes, life, salt: segment.header.salt };
+        let image = Image::new(&bytes, &segment.header);
         let follows = before.filter(|(last, _)| last + 1 == life).map(|(_, cursor)| cursor);
         let begin = match follows {
             Some(cursor) => Some(cursor),
@@ -123,7 +123,7 @@ pub fn verify(dir: &Dir) -> Result<Report, RecoveryError> {
         };
         let damaged = |offset: u32, index: u64, what: &str| {
             let file = dir.segment_path(life);
-            Err(RecoveryError::Damaged { file, offset: offset.into(), index, what: what.into() })
+            Err(RecoveryError::Damaged { file, offset: offset.into(), index, what: what.into(), gap: None })
         };
         let is_tail = life == found.tail.life;
         let Some(begin) = begin else {
@@ -187,6 +187,7 @@ fn verify_values(
                 offset: from as u64,
                 index: checkpoint.state.applied().0 + 1,
                 what: format!("the checkpoint has a value of revision {} here", event.meta.revision.main),
+                gap: None,
             });
         }
     }

@@ -7,14 +7,17 @@
 
 pub mod bulk;
 pub mod disk;
+pub mod doubts;
 pub mod inspect;
 pub mod lock;
 mod map;
 mod memory;
+pub mod mend;
 pub mod proof;
 pub mod record;
 pub mod recovery;
 pub mod replay;
+pub mod scrub;
 pub mod segment;
 pub mod spool;
 pub mod table;

@@ -3,7 +3,8 @@
 //! checksum that was written with it says that it is the value.
 //!
 //! The index keeps no way from a value to its record, and needs none: the header lies a few dozen bytes before the value
-//! (the key and some tags are between), and a header proves itself, since its checksum starts from the log's salt.
+//! (the key and some tags are between), and a header proves itself, since its checksum starts from the log's salt
+//! and the place where it was written.
 
 use std::{
     fs::File,
@@ -14,7 +15,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::record::{ALIGN, HEADER_BYTES, Header, RECORDS_FROM, Type};
+use super::record::{ALIGN, HEADER_BYTES, Header, RECORDS_FROM, Seed, Type};
 
 /// Looked through before a value at first: a key of usual length, the tags around it, and the header.
 const FIRST_REACH_BYTES: u32 = 512;
@@ -62,8 +63,8 @@ impl Payload {
 
 /// The payload of the record whose header begins with `bytes`, at offset `at` of its segment, if one does.
 #[inline]
-pub(super) fn payload_at(bytes: &[u8], at: u32, salt: u32, life: u32) -> Option<Payload> {
-    let (header, _) = Header::decode(bytes, salt, life).ok()?;
+pub(super) fn payload_at(bytes: &[u8], at: u32, seed: Seed, life: u32) -> Option<Payload> {
+    let (header, _) = Header::decode(bytes, seed.at(at), life).ok()?;
     let begin = at + HEADER_BYTES as u32;
     Some(Payload {
         begin,
@@ -80,7 +81,7 @@ pub(super) struct Proof<'a> {
     pub path: &'a Path,
     pub life: u32,
     pub size: u32,
-    pub salt: u32,
+    pub seed: Seed,
 }
 
 impl Proof<'_> {
@@ -93,8 +94,8 @@ impl Proof<'_> {
         self.proven(offset, len).map(|(_, bytes)| bytes)
     }
 
-    /// The same of an entry of the raft log, whole. A disk may have put a block where another one belongs, and what is in it is
-    /// sound: so the record must be that entry's.
+    /// The same of an entry of the raft log, whole. A disk may have put a block where another one belongs, and in a
+    /// segment of version 1 what is in it is sound: so the record must be that entry's.
     ///
     /// # Errors
     /// As above, also if it is another record.
@@ -147,7 +148,7 @@ impl Proof<'_> {
             begin -= begin % ALIGN;
             let bytes = self.bytes(begin, end)?;
             for at in (begin..looked).step_by(ALIGN as usize).rev() {
-                let Some(payload) = payload_at(&bytes[(at - begin) as usize..], at, self.salt, self.life) else {
+                let Some(payload) = payload_at(&bytes[(at - begin) as usize..], at, self.seed, self.life) else {
                     continue;
                 };
                 if payload.holds(offset, len) {

@@ -1,10 +1,11 @@
-//! How a record and a segment's first block are spelled in bytes (docs/format.md, version 1). Knows no files and no
+//! How a record and a segment's first block are spelled in bytes (docs/format.md, versions 1 and 2). Knows no files and no
 //! segments in memory. All numbers are little endian.
 //!
 //! A record has two checksums: one of its payload, which the header holds, and one of its header. So a header proves
 //! alone, without its payload, that its write had begun; and the chain (each header names the checksum of the header
 //! before) covers payloads too. Header checksums start from the log's salt, a secret of the directory: a client cannot
-//! plant a value that looks like a record.
+//! plant a value that looks like a record. They start from the record's place, too: a disk that writes a block where another
+//! one belongs does not make it look like one.
 
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -14,8 +15,11 @@ use crate::{
     store::types::{Place, Revision},
 };
 
-/// The version of segments and records that this code writes and reads.
-pub const FORMAT_VERSION: u32 = 1;
+/// The version of segments and records that this code writes. It reads all versions up to it.
+pub const FORMAT_VERSION: u32 = 2;
+
+/// The version whose header checksums say nothing of the record's place.
+pub const FORMAT_VERSION_WITHOUT_PLACE: u32 = 1;
 
 /// Bytes of a record before its payload.
 pub const HEADER_BYTES: usize = 48;
@@ -82,8 +86,9 @@ pub struct Header {
 }
 
 impl Header {
-    /// The bytes, and the checksum that the next record's chain names.
-    pub fn encode(&self, salt: u32) -> ([u8; HEADER_BYTES], u32) {
+    /// The bytes, and the checksum that the next record's chain names. `start`: see `Seed::at`.
+    #[inline]
+    pub fn encode(&self, start: u32) -> ([u8; HEADER_BYTES], u32) {
         let mut bytes = [0; HEADER_BYTES];
         bytes[4..8].copy_from_slice(&self.payload_crc.to_le_bytes());
         bytes[8..12].copy_from_slice(&self.chain.to_le_bytes());
@@ -95,21 +100,21 @@ impl Header {
         bytes[24..32].copy_from_slice(&self.write.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.term.to_le_bytes());
         bytes[40..48].copy_from_slice(&self.index.to_le_bytes());
-        let crc = crc32c::crc32c_append(salt, &bytes[4..]);
+        let crc = crc32c::crc32c_append(start, &bytes[4..]);
         bytes[..4].copy_from_slice(&crc.to_le_bytes());
         (bytes, crc)
     }
 
     /// The header at the beginning of `bytes`, if one of segment `life` with a right checksum is there, and that
-    /// checksum.
+    /// checksum. `start`: see `Seed::at`.
     #[inline]
-    pub fn decode(bytes: &[u8], salt: u32, life: u32) -> Result<(Header, u32), NoHeader> {
+    pub fn decode(bytes: &[u8], start: u32, life: u32) -> Result<(Header, u32), NoHeader> {
         let Some(bytes) = bytes.first_chunk::<HEADER_BYTES>() else { return Err(NoHeader::Nothing) };
         if bytes[22..24] != RECORD_MAGIC || u32_at(bytes, 16) != life {
             return Err(NoHeader::Nothing);
         }
         let crc = u32_at(bytes, 0);
-        if crc32c::crc32c_append(salt, &bytes[4..]) != crc {
+        if crc32c::crc32c_append(start, &bytes[4..]) != crc {
             return Err(NoHeader::Nothing);
         }
         let kind = Type::from_number(bytes[20] & 0x7f).ok_or(NoHeader::UnknownType(bytes[20] & 0x7f))?;
@@ -129,6 +134,23 @@ impl Header {
     }
 }
 
+/// What the header checksums of one segment start from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seed {
+    salt: u32,
+    /// Of a record's offset: all of it, or nothing in version 1.
+    offset_mask: u32,
+}
+
+impl Seed {
+    /// What the checksum of a header at that offset of the segment starts from. A checksum tells any two beginnings apart, so a
+    /// header that lies at another offset than it was written for is none.
+    #[inline]
+    pub fn at(self, offset: u32) -> u32 {
+        self.salt ^ (offset & self.offset_mask)
+    }
+}
+
 /// Why there is no header to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoHeader {
@@ -136,6 +158,11 @@ pub enum NoHeader {
     Nothing,
     /// A header whose checksum is right, of a type that this version does not know.
     UnknownType(u8),
+}
+
+/// Whether bytes look like a header of that segment life of which not much is lost.
+pub(super) fn resembles(bytes: &[u8], life: u32) -> bool {
+    bytes[22..24] == RECORD_MAGIC || u32_at(bytes, 16) == life
 }
 
 /// Bytes from a record's beginning to the earliest beginning of the next.
@@ -160,6 +187,8 @@ const SEGMENT_MAGIC: [u8; 8] = *b"urd-log\n";
 /// this life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
+    /// Of the segment's format.
+    pub version: u32,
     pub life: u32,
     /// Bytes of the file, this block included.
     pub size: u32,
@@ -174,17 +203,23 @@ pub struct SegmentHeader {
 pub enum BadSegmentHeader {
     #[error("its first block is no header of a segment")]
     Magic,
-    #[error("it has format version {0}, this program reads version {FORMAT_VERSION}: use a matching version of urd")]
+    #[error("it has format version {0}, this program reads up to {FORMAT_VERSION}: use a matching version of urd")]
     Version(u32),
     #[error("the checksum of its first block is wrong")]
     Checksum,
 }
 
 impl SegmentHeader {
+    /// What the checksums of the segment's headers start from.
+    pub fn seed(&self) -> Seed {
+        let offset_mask = if self.version == FORMAT_VERSION_WITHOUT_PLACE { 0 } else { u32::MAX };
+        Seed { salt: self.salt, offset_mask }
+    }
+
     pub fn encode(&self) -> Vec<u8> {
         let mut block = vec![0; LOG_BLOCK_BYTES as usize];
         block[..8].copy_from_slice(&SEGMENT_MAGIC);
-        block[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        block[8..12].copy_from_slice(&self.version.to_le_bytes());
         block[12..16].copy_from_slice(&self.life.to_le_bytes());
         block[16..20].copy_from_slice(&self.size.to_le_bytes());
         block[20..24].copy_from_slice(&self.salt.to_le_bytes());
@@ -205,10 +240,11 @@ impl SegmentHeader {
             return Err(BadSegmentHeader::Checksum);
         }
         let version = u32_at(block, 8);
-        if version != FORMAT_VERSION {
+        if !(FORMAT_VERSION_WITHOUT_PLACE..=FORMAT_VERSION).contains(&version) {
             return Err(BadSegmentHeader::Version(version));
         }
         Ok(SegmentHeader {
+            version,
             life: u32_at(block, 12),
             size: u32_at(block, 16),
             salt: u32_at(block, 20),
@@ -267,11 +303,16 @@ impl MovedPayload {
     pub fn push(&mut self, moved: &MovedValue) {
         assert_eq!(moved.from.len as usize, moved.value.len(), "a value is moved whole");
         let values = &mut self.values;
-        let at = *self.stored.entry(moved.from).or_insert_with(|| {
+        let mut store = || {
             let at = values.len() as u32;
             values.extend_from_slice(&moved.value);
             at
-        });
+        };
+        // Those that come from nowhere come one by one.
+        let at = match moved.from.segment {
+            NOWHERE => store(),
+            _ => *self.stored.entry(moved.from).or_insert_with(store),
+        };
         self.items.push((moved.revision, moved.from, at));
     }
 
@@ -349,16 +390,48 @@ mod tests {
 
     #[test]
     fn a_segment_of_another_version_is_told_from_a_damaged_one() {
-        let header = SegmentHeader { life: 1, size: 65536, salt: 3, cluster_id: 4, member_id: 5 };
+        let header =
+            SegmentHeader { version: FORMAT_VERSION, life: 1, size: 65536, salt: 3, cluster_id: 4, member_id: 5 };
         let block = header.encode();
         assert_eq!(SegmentHeader::decode(&block), Ok(header));
+        let older = SegmentHeader { version: FORMAT_VERSION_WITHOUT_PLACE, ..header };
+        assert_eq!(SegmentHeader::decode(&older.encode()), Ok(older));
         let mut damaged = block.clone();
-        damaged[8] = 2;
+        damaged[8] = 3;
         assert_eq!(SegmentHeader::decode(&damaged), Err(BadSegmentHeader::Checksum));
         let mut newer = damaged;
         let crc = crc32c::crc32c(&newer[..4092]);
         newer[4092..].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(SegmentHeader::decode(&newer), Err(BadSegmentHeader::Version(2)));
+        assert_eq!(SegmentHeader::decode(&newer), Err(BadSegmentHeader::Version(3)));
+        newer[8] = 0;
+        let crc = crc32c::crc32c(&newer[..4092]);
+        newer[4092..].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(SegmentHeader::decode(&newer), Err(BadSegmentHeader::Version(0)));
+    }
+
+    #[test]
+    fn a_header_is_one_at_its_own_offset_only_from_version_2_on() {
+        let segment =
+            |version| SegmentHeader { version, life: 4, size: 65536, salt: 3, cluster_id: 4, member_id: 5 }.seed();
+        let (old, new) = (segment(FORMAT_VERSION_WITHOUT_PLACE), segment(FORMAT_VERSION));
+        let header = Header {
+            payload_crc: 1,
+            chain: 2,
+            len: 3,
+            life: 4,
+            kind: Type::Entry,
+            entry_type: 0,
+            first: true,
+            write: 5,
+            term: 6,
+            index: 7,
+        };
+        let at = |seed: Seed, offset| header.encode(seed.at(offset)).0;
+        for other in (RECORDS_FROM..65536).step_by(ALIGN as usize) {
+            let is_one = |seed: Seed| Header::decode(&at(seed, 8192), seed.at(other), 4).is_ok();
+            assert!(is_one(old), "{other}");
+            assert_eq!(is_one(new), other == 8192, "{other}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! Only damage at the very end that cannot be told from a torn last write is cut. Everything else is refused with the
 //! file, the offset and the raft index that was expected there: never skipped, never guessed.
 
-use std::path::PathBuf;
+use std::{cell::RefCell, path::PathBuf};
 
 use bytes::Bytes;
 
@@ -20,6 +20,7 @@ use crate::{
     limits::{LOG_BLOCK_BYTES, LOG_RECENT_BYTES, SEGMENT_BYTES_DEFAULT, SEGMENT_REQUESTS_MIN},
     store::{
         checkpoint::{self, Checkpoint, CheckpointError, HardState, LogPosition},
+        membership::Member,
         types::Place,
     },
 };
@@ -95,6 +96,24 @@ pub struct Recovered {
     pub member_id: u64,
 }
 
+/// Records that are lost in the middle of a log, by what is known of them from those before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// Where the last sound record before them ends, or one begins whose payload is lost.
+    pub life: u32,
+    pub offset: u32,
+    /// Of the last sound record.
+    pub cursor: Cursor,
+    /// Of the first lost entry; None if no entry before it was read.
+    pub index: Option<u64>,
+    /// The last one before.
+    pub hard_state: HardState,
+    pub cluster_id: u64,
+    pub member_id: u64,
+    /// As of the checkpoint.
+    pub members: Vec<Member>,
+}
+
 /// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoveryError {
@@ -106,7 +125,7 @@ pub enum RecoveryError {
          empty data directory, or restore a snapshot; keep this directory for study",
         file.display()
     )]
-    Damaged { file: PathBuf, offset: u64, index: u64, what: String },
+    Damaged { file: PathBuf, offset: u64, index: u64, what: String, gap: Option<Box<Gap>> },
     #[error(
         "the checkpoint {} cannot be used: {source}. Remove the member from its cluster and add it again with an \
          empty data directory, or restore a snapshot; keep this directory for study",
@@ -120,7 +139,7 @@ pub enum RecoveryError {
     )]
     Missing { file: PathBuf, why: String },
     #[error(
-        "{} was written by another version of urd: format version {version}, this program reads {FORMAT_VERSION}. \
+        "{} was written by another version of urd: format version {version}, this program reads up to {FORMAT_VERSION}. \
          Start the version that wrote it",
         file.display()
     )]
@@ -174,13 +193,10 @@ pub fn recover(dir: &Dir, options: &Options) -> Result<Recovered, RecoveryError>
     };
     let sealed = segments
         .into_iter()
-        .map(|it| {
-            let SegmentHeader { life, size, salt, .. } = it.header;
-            Segment::in_file(dir.path(), life, size, salt, it.used.unwrap_or(size))
-        })
+        .map(|it| Segment::in_file(dir.path(), &it.header, it.used.unwrap_or(it.header.size)))
         .collect();
     let Cursor { write, chain } = tail.cursor;
-    let mut writer = Writer::resume(parts, sealed, tail.life, active.header.size, &head, write, chain)
+    let mut writer = Writer::resume(parts, sealed, &active.header, &head, write, chain)
         .map_err(|source| DiskError::Io { action: "hold in memory", path: dir.segment_path(tail.life), source })?;
     if tail.commit_taken_back {
         // Or else the record that is ahead of its entries would look like a loss once it is no longer in the last write.
@@ -203,10 +219,10 @@ pub fn recover(dir: &Dir, options: &Options) -> Result<Recovered, RecoveryError>
 fn begin(dir: &Dir, options: &Options) -> Result<Recovered, RecoveryError> {
     let Options { segment_bytes, recent_bytes, cluster_id, member_id } = *options;
     let salt = disk::random_salt()?;
-    let header = SegmentHeader { life: 1, size: segment_bytes, salt, cluster_id, member_id };
+    let header = SegmentHeader { version: FORMAT_VERSION, life: 1, size: segment_bytes, salt, cluster_id, member_id };
     let path = dir.ensure_segment(&header, Pace::Hurried)?;
     let parts = LogParts { dir: dir.path().to_owned(), segment_bytes, salt, cluster_id, member_id, recent_bytes };
-    let writer = Writer::resume(parts, Vec::new(), 1, segment_bytes, &header.encode(), 0, 0)
+    let writer = Writer::resume(parts, Vec::new(), &header, &header.encode(), 0, 0)
         .map_err(|source| DiskError::Io { action: "hold in memory", path, source })?;
     Ok(Recovered {
         checkpoint: None,
@@ -295,7 +311,16 @@ pub fn read(dir: &Dir) -> Result<Option<Found>, RecoveryError> {
         .collect();
 
     let mut replay = Replay::new(dir, checkpoint.as_ref());
-    let tail = replay.run(&mut segments, position)?;
+    let tail = replay.run(&mut segments, position);
+    let tail = match (tail, replay.unreadable.take()) {
+        // Where it should be told from what follows whether a write is torn, nothing may be unreadable.
+        (Ok(_), Some(unreadable)) => return Err(unreadable.into()),
+        (Err(RecoveryError::Damaged { file, offset, index, what, gap }), Some(unreadable)) => {
+            let what = format!("{what}, and {unreadable}");
+            return Err(RecoveryError::Damaged { file, offset, index, what, gap });
+        }
+        (tail, _) => tail?,
+    };
     let Replay { applied, hard_state, entries: mut kept, moves, .. } = replay;
     let entries = kept.split_off(kept.partition_point(|entry| entry.index <= applied));
     if kept.last().is_some_and(|last| last.index != applied) {
@@ -351,7 +376,10 @@ fn read_headers(
     let mut headers: Vec<SegmentHeader> = Vec::with_capacity(lives.len());
     for &life in lives {
         let file = dir.segment_path(life);
-        let damaged = |offset: u64, what: String| RecoveryError::Damaged { file: file.clone(), offset, index, what };
+        let damaged = |offset: u64, what: String| {
+            let file = file.clone();
+            RecoveryError::Damaged { file, offset, index, what, gap: None }
+        };
         let (block, size) = dir.read_segment_head(life)?;
         let header = match SegmentHeader::decode(&block) {
             Ok(header) => header,
@@ -388,6 +416,10 @@ struct Replay<'a> {
     /// Those that are applied first, if there are any.
     entries: Vec<LogEntry>,
     moves: Vec<(u64, Vec<Move>)>,
+    /// As of the checkpoint.
+    members: Vec<Member>,
+    /// The first block that could not be read, as if it held zeros.
+    unreadable: RefCell<Option<DiskError>>,
 }
 
 impl<'a> Replay<'a> {
@@ -399,7 +431,17 @@ impl<'a> Replay<'a> {
             hard_state_write: 0,
             entries: Vec::new(),
             moves: Vec::new(),
+            members: checkpoint.iter().flat_map(|it| it.state.membership.members()).cloned().collect(),
+            unreadable: RefCell::default(),
         }
+    }
+
+    fn read_segment(&self, life: u32) -> Result<Bytes, RecoveryError> {
+        let (bytes, unreadable) = self.dir.read_segment_in_blocks(life)?;
+        if let Some(unreadable) = unreadable {
+            self.unreadable.borrow_mut().get_or_insert(unreadable);
+        }
+        Ok(bytes.into())
     }
 
     /// The raft index that the next entry should have.
@@ -409,7 +451,26 @@ impl<'a> Replay<'a> {
 
     fn damaged(&self, life: u32, offset: u32, what: String) -> RecoveryError {
         let (file, index) = (self.dir.segment_path(life), self.expected());
-        RecoveryError::Damaged { file, offset: offset.into(), index, what }
+        RecoveryError::Damaged { file, offset: offset.into(), index, what, gap: None }
+    }
+
+    /// What is lost at a spot, if nothing behind it matters.
+    fn gap(&self, header: &SegmentHeader, offset: u32, cursor: Cursor) -> Gap {
+        Gap {
+            life: header.life,
+            offset,
+            cursor,
+            // Entries that are applied may come before the first that is not; a log's first is the first.
+            index: self.entries.last().map(|entry| entry.index + 1).or((cursor.write == 0).then_some(1)),
+            // That of the checkpoint is one of later.
+            hard_state: match self.hard_state_write {
+                0 => HardState { commit: 0, ..self.hard_state },
+                _ => self.hard_state,
+            },
+            cluster_id: header.cluster_id,
+            member_id: header.member_id,
+            members: self.members.clone(),
+        }
     }
 
     /// Reads all records from `position` on, notes how far each segment is used, and judges the end.
@@ -417,20 +478,21 @@ impl<'a> Replay<'a> {
         let mut at = segments.partition_point(|segment| segment.header.life < position.life);
         let mut cursor = Cursor { write: position.write, chain: position.chain };
         let mut offset = position.offset;
-        let mut bytes = Bytes::from(self.dir.read_segment(position.life)?);
+        let mut bytes = self.read_segment(position.life)?;
         if offset < RECORDS_FROM || !offset.is_multiple_of(record::ALIGN) || offset as usize > bytes.len() {
             let what = "the checkpoint names this as where replay begins, and no record begins there".to_owned();
             return Err(self.damaged(position.life, offset, what));
         }
         loop {
-            let SegmentHeader { life, salt, .. } = segments[at].header;
-            let mut spot = self.run_segment(&bytes, life, salt, &mut offset, &mut cursor)?;
+            let header = segments[at].header;
+            let life = header.life;
+            let mut spot = self.run_segment(&bytes, &header, &mut offset, &mut cursor)?;
             segments[at].used = Some(offset.next_multiple_of(LOG_BLOCK_BYTES));
-            let mut spot_life = life;
+            let mut spot_header = header;
 
             if let Some(next) = segments.get(at + 1).map(|next| next.header) {
-                let next_bytes = Bytes::from(self.dir.read_segment(next.life)?);
-                let image = Image { bytes: &next_bytes, life: next.life, salt };
+                let next_bytes = self.read_segment(next.life)?;
+                let image = Image::new(&next_bytes, &next);
                 match image.record_at(RECORDS_FROM, cursor) {
                     Ok(_) => {
                         at += 1;
@@ -440,39 +502,54 @@ impl<'a> Replay<'a> {
                     }
                     // The next write's beginning: the spot is there, and this segment ends as it should.
                     Err(found) if found.what == What::Payload && spot.what == What::NoRecord => {
-                        (spot, spot_life) = (found, next.life);
+                        (spot, spot_header) = (found, next);
                     }
                     Err(_) => {}
                 }
             }
             if life == position.life {
-                self.check_before(&bytes, life, salt, position.offset)?;
+                self.check_before(&bytes, &header, position.offset)?;
             }
-            let torn = self.judge(&bytes, &segments[at..], offset, (spot_life, spot), cursor)?;
+            let torn = self.judge(&bytes, &segments[at..], offset, (&spot_header, spot), cursor)?;
             let commit_taken_back = self.settle_commit(life, offset, cursor)?;
-            let cut = Cut { file: self.dir.segment_path(spot_life), offset: spot.offset, index: self.expected() };
+            let cut =
+                Cut { file: self.dir.segment_path(spot_header.life), offset: spot.offset, index: self.expected() };
             return Ok(Tail { life, offset, cursor, torn, cut, commit_taken_back, image: bytes.into() });
         }
     }
 
     /// The segment that goes on is held in memory, from where values are given without a proof: what lies in it before the
     /// checkpoint's position must be sound too, though no record of it is replayed.
-    fn check_before(&self, bytes: &Bytes, life: u32, salt: u32, position: u32) -> Result<(), RecoveryError> {
-        let image = Image { bytes, life, salt };
+    fn check_before(&self, bytes: &Bytes, header: &SegmentHeader, position: u32) -> Result<(), RecoveryError> {
+        let image = Image::new(bytes, header);
         let first = image.find(RECORDS_FROM).filter(|(at, _)| *at == RECORDS_FROM);
         let (mut at, mut cursor) = first.unwrap_or((RECORDS_FROM, Cursor::default()));
         // The first record's index is known from itself alone: without it, what the checkpoint lacks is told.
         let mut index = self.applied + 1;
+        let (mut hard_state, mut last) = (HardState { commit: 0, ..self.hard_state }, None);
         while at.next_multiple_of(LOG_BLOCK_BYTES) < position {
             match image.next(at, cursor) {
                 Ok(record) => {
                     (at, cursor) = (record.end(), record.cursor);
-                    index = record.header.index + u64::from(record.header.kind == Type::Entry);
+                    let header = &record.header;
+                    index = header.index + u64::from(header.kind == Type::Entry);
+                    match header.kind {
+                        Type::Entry => last = Some(header.index),
+                        Type::HardState => {
+                            hard_state = HardState { term: header.term, commit: header.index, ..hard_state };
+                        }
+                        Type::Moved => {}
+                    }
                 }
                 Err(spot) => {
-                    let (file, offset) = (self.dir.segment_path(life), spot.offset.into());
+                    let (file, offset) = (self.dir.segment_path(header.life), spot.offset.into());
                     let what = "no sound record is there, and the checkpoint lies behind it".into();
-                    return Err(RecoveryError::Damaged { file, offset, index, what });
+                    // What the first one followed is not known.
+                    let gap = first.is_some().then(|| {
+                        let index = last.map(|last| last + 1);
+                        Box::new(Gap { hard_state, index, ..self.gap(header, spot.offset, cursor) })
+                    });
+                    return Err(RecoveryError::Damaged { file, offset, index, what, gap });
                 }
             }
         }
@@ -483,12 +560,11 @@ impl<'a> Replay<'a> {
     fn run_segment(
         &mut self,
         bytes: &Bytes,
-        life: u32,
-        salt: u32,
+        header: &SegmentHeader,
         offset: &mut u32,
         cursor: &mut Cursor,
     ) -> Result<Spot, RecoveryError> {
-        let image = Image { bytes, life, salt };
+        let image = Image::new(bytes, header);
         loop {
             match image.next(*offset, *cursor) {
                 Ok(record) => {
@@ -545,33 +621,41 @@ impl<'a> Replay<'a> {
         bytes: &Bytes,
         segments: &[FoundSegment],
         offset: u32,
-        (spot_life, spot): (u32, Spot),
+        (spot_header, spot): (&SegmentHeader, Spot),
         cursor: Cursor,
     ) -> Result<bool, RecoveryError> {
-        let damaged = |why: String| self.damaged(spot_life, spot.offset, why);
+        let damaged = |why: String| self.damaged(spot_header.life, spot.offset, why);
         if let What::UnknownType(number) = spot.what {
             return Err(damaged(format!("a record of type {number}, which this version does not know, is there")));
         }
         let mut torn = spot.what == What::Payload;
-        for (at, FoundSegment { header: SegmentHeader { life, salt, .. }, .. }) in segments.iter().enumerate() {
+        for (at, FoundSegment { header, .. }) in segments.iter().enumerate() {
+            let life = header.life;
             let (bytes, from) = match at {
                 0 => (bytes.clone(), offset),
-                _ => (self.dir.read_segment(*life)?.into(), RECORDS_FROM),
+                _ => (self.read_segment(life)?, RECORDS_FROM),
             };
-            let image = Image { bytes: &bytes, life: *life, salt: *salt };
+            let image = Image::new(&bytes, header);
             let survey = image.survey(from, &spot, cursor);
             if let Some((later_offset, later)) = survey.later {
-                let file = self.dir.segment_path(*life);
+                let file = self.dir.segment_path(life);
                 let found = match spot.what {
                     What::Payload => "its payload's checksum is wrong",
                     _ => "no such record is there",
                 };
-                return Err(damaged(format!(
+                let what = format!(
                     "{found}, but a later write ({}; the last sound one is {}) is in {} at byte {later_offset}",
                     later.write,
                     cursor.write,
                     file.display()
-                )));
+                );
+                return Err(RecoveryError::Damaged {
+                    file: self.dir.segment_path(spot_header.life),
+                    offset: spot.offset.into(),
+                    index: self.expected(),
+                    what,
+                    gap: Some(Box::new(self.gap(spot_header, spot.offset, cursor))),
+                });
             }
             torn |= survey.remains;
         }

@@ -6,7 +6,7 @@
 //! last write of all cannot be told from a write that the crash tore, and is cut. (A torn write of several blocks may
 //! leave any of them behind, later ones too.)
 
-use super::record::{self, ALIGN, HEADER_BYTES, Header, NoHeader, RECORDS_FROM};
+use super::record::{self, ALIGN, HEADER_BYTES, Header, NoHeader, RECORDS_FROM, Seed, SegmentHeader};
 use crate::limits::LOG_BLOCK_BYTES;
 
 /// The last record read: what the next one must follow. All zero before a log's first.
@@ -21,7 +21,7 @@ pub struct Cursor {
 pub struct Image<'a> {
     pub bytes: &'a [u8],
     pub life: u32,
-    pub salt: u32,
+    pub seed: Seed,
 }
 
 #[cfg(any(test, feature = "sim"))]
@@ -81,6 +81,10 @@ pub enum What {
 }
 
 impl<'a> Image<'a> {
+    pub fn new(bytes: &'a [u8], header: &SegmentHeader) -> Self {
+        Image { bytes, life: header.life, seed: header.seed() }
+    }
+
     /// The record after `cursor`, looked for at `offset`, where the one before ended, and at the next block, where a
     /// new write begins.
     pub fn next(&self, offset: u32, cursor: Cursor) -> Result<Record, Spot> {
@@ -102,7 +106,7 @@ impl<'a> Image<'a> {
     pub fn record_at(&self, offset: u32, cursor: Cursor) -> Result<Record, Spot> {
         let none = Spot { offset, write: None, what: What::NoRecord };
         let Some(bytes) = self.bytes.get(offset as usize..) else { return Err(none) };
-        let (header, crc) = match Header::decode(bytes, self.salt, self.life) {
+        let (header, crc) = match Header::decode(bytes, self.seed.at(offset), self.life) {
             Ok(found) => found,
             Err(NoHeader::UnknownType(number)) => return Err(Spot { what: What::UnknownType(number), ..none }),
             Err(NoHeader::Nothing) => return Err(none),
@@ -135,7 +139,7 @@ impl<'a> Image<'a> {
     pub fn find(&self, offset: u32) -> Option<(u32, Cursor)> {
         let from = offset.max(RECORDS_FROM).next_multiple_of(ALIGN) as usize;
         (from..self.bytes.len()).step_by(ALIGN as usize).find_map(|at| {
-            let (header, _) = Header::decode(&self.bytes[at..], self.salt, self.life).ok()?;
+            let (header, _) = Header::decode(&self.bytes[at..], self.seed.at(at as u32), self.life).ok()?;
             let write = header.write.checked_sub(u64::from(header.first))?;
             Some((at as u32, Cursor { write, chain: header.chain }))
         })
@@ -147,7 +151,7 @@ impl<'a> Image<'a> {
         let mut survey = Survey::default();
         let from = offset.max(RECORDS_FROM).next_multiple_of(ALIGN) as usize;
         for at in (from..self.bytes.len()).step_by(ALIGN as usize) {
-            let header = match Header::decode(&self.bytes[at..], self.salt, self.life) {
+            let header = match Header::decode(&self.bytes[at..], self.seed.at(at as u32), self.life) {
                 Ok((header, _)) => header,
                 Err(NoHeader::UnknownType(_)) => {
                     survey.remains = true;

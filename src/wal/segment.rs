@@ -20,7 +20,7 @@ use super::{
     map::{Map, read_only_what_is_asked},
     memory::Memory,
     proof::{self, Proof},
-    record::{ALIGN, HEADER_BYTES, RECORDS_FROM},
+    record::{ALIGN, HEADER_BYTES, RECORDS_FROM, Seed, SegmentHeader},
 };
 use crate::limits::{LOG_BLOCK_BYTES, PROOF_INLINE_BYTES, READ_AHEAD_BYTES, RESIDENT_WINDOW_PAGES};
 
@@ -29,8 +29,8 @@ const WINDOW_BYTES: u32 = RESIDENT_WINDOW_PAGES as u32 * LOG_BLOCK_BYTES;
 pub struct Segment {
     life: u32,
     size: u32,
-    /// Where the checksums of the log's headers start from.
-    salt: u32,
+    /// What the checksums of its headers start from.
+    seed: Seed,
     path: PathBuf,
     bytes: Store,
 }
@@ -72,8 +72,8 @@ pub fn file_name(life: u32) -> String {
 }
 
 impl Segment {
-    pub(super) fn in_memory(dir: &Path, life: u32, size: u32, salt: u32, memory: Arc<Memory>) -> Self {
-        Segment { life, size, salt, path: dir.join(file_name(life)), bytes: Store::Memory(memory) }
+    pub(super) fn in_memory(dir: &Path, header: &SegmentHeader, memory: Arc<Memory>) -> Self {
+        Segment::of(dir, header, Store::Memory(memory))
     }
 
     /// The same segment as one whose bytes have to be read from a disk.
@@ -83,8 +83,13 @@ impl Segment {
         self.with(Store::Cold(memory.clone()))
     }
 
-    pub(super) fn in_file(dir: &Path, life: u32, size: u32, salt: u32, used: u32) -> Self {
-        Segment { life, size, salt, path: dir.join(file_name(life)), bytes: in_file(used) }
+    pub(super) fn in_file(dir: &Path, header: &SegmentHeader, used: u32) -> Self {
+        Segment::of(dir, header, in_file(used))
+    }
+
+    fn of(dir: &Path, header: &SegmentHeader, bytes: Store) -> Self {
+        let SegmentHeader { life, size, .. } = *header;
+        Segment { life, size, seed: header.seed(), path: dir.join(file_name(life)), bytes }
     }
 
     /// The same segment without its bytes in memory. Who still holds `self` reads from that memory only: it does not
@@ -94,7 +99,7 @@ impl Segment {
     }
 
     fn with(&self, bytes: Store) -> Segment {
-        Segment { life: self.life, size: self.size, salt: self.salt, path: self.path.clone(), bytes }
+        Segment { life: self.life, size: self.size, seed: self.seed, path: self.path.clone(), bytes }
     }
 
     /// The number that no other segment of the log has, ever.
@@ -105,6 +110,11 @@ impl Segment {
     /// Bytes of the file.
     pub fn size(&self) -> u32 {
         self.size
+    }
+
+    /// What the checksums of its headers start from.
+    pub fn seed(&self) -> Seed {
+        self.seed
     }
 
     pub fn path(&self) -> &Path {
@@ -163,7 +173,7 @@ impl Segment {
                     return None;
                 }
             }
-            if let Some(payload) = proof::payload_at(map.get(at as usize, HEADER_BYTES)?, at, self.salt, self.life)
+            if let Some(payload) = proof::payload_at(map.get(at as usize, HEADER_BYTES)?, at, self.seed, self.life)
                 && payload.holds(offset, len)
             {
                 let quick = payload.len() <= PROOF_INLINE_BYTES.max(len.saturating_mul(2));
@@ -229,7 +239,7 @@ impl Segment {
                 }
                 let (file, path) = (self.file()?, self.path());
                 self.read_ahead(read_until.swap(offset + len, Relaxed), offset);
-                read(&Proof { file, path, life: self.life, size: self.size, salt: self.salt })
+                read(&Proof { file, path, life: self.life, size: self.size, seed: self.seed })
             }
         }
     }
@@ -318,17 +328,24 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use super::{
-        super::record::{Header, Type},
+        super::record::{FORMAT_VERSION, FORMAT_VERSION_WITHOUT_PLACE, Header, Type},
         *,
     };
 
     const PAGE: u32 = LOG_BLOCK_BYTES;
-    const SALT: u32 = 77;
+
+    fn header(version: u32) -> SegmentHeader {
+        SegmentHeader { version, life: 1, size: 200 * PAGE, salt: 77, cluster_id: 1, member_id: 2 }
+    }
 
     /// A segment of 200 pages with a record at each of the given places, of so many bytes of payload; what lies
     /// between was never read or written, so that it is not resident.
     fn segment(dir: &Path, records: &[(u32, u32)]) -> Segment {
-        let segment = Segment::in_file(dir, 1, 200 * PAGE, SALT, 200 * PAGE);
+        segment_of(dir, FORMAT_VERSION, records)
+    }
+
+    fn segment_of(dir: &Path, version: u32, records: &[(u32, u32)]) -> Segment {
+        let segment = Segment::in_file(dir, &header(version), 200 * PAGE);
         let file = File::create_new(segment.path()).unwrap();
         file.set_len(u64::from(200 * PAGE)).unwrap();
         for (at, len) in records {
@@ -345,7 +362,7 @@ mod tests {
                 term: 1,
                 index: u64::from(*at),
             };
-            let bytes = [&header.encode(SALT).0[..], &payload].concat();
+            let bytes = [&header.encode(segment.seed.at(*at)).0[..], &payload].concat();
             file.write_all_at(&bytes, u64::from(*at)).unwrap();
         }
         segment
@@ -392,11 +409,30 @@ mod tests {
         assert!(damaged.to_string().starts_with(&told), "{damaged}");
     }
 
-    /// What a disk that writes a block to the wrong place does: the record there is sound, and it is another.
+    /// What a disk does that writes a block to the wrong place, where the block that belongs there is of the same kind.
+    #[test]
+    fn a_value_of_a_block_that_went_astray_is_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        let segment = segment(temp.path(), &[(10 * PAGE, 100), (20 * PAGE, 100)]);
+        let (own, other) = (u64::from(10 * PAGE), u64::from(20 * PAGE));
+        assert_eq!(segment.read_blocking(10 * PAGE + 60, 5).unwrap()[..], [10; 5]);
+        assert!(segment.resident(10 * PAGE + 60, 5, &SeenResident::default()).is_some());
+        let file = File::options().read(true).write(true).open(segment.path()).unwrap();
+        let mut block = vec![0; PAGE as usize];
+        file.read_exact_at(&mut block, other).unwrap();
+        file.write_all_at(&block, own).unwrap();
+        let told = segment.read_blocking(10 * PAGE + 60, 5).unwrap_err();
+        assert_eq!(told.kind(), io::ErrorKind::InvalidData);
+        assert_eq!(segment.resident(10 * PAGE + 60, 5, &SeenResident::default()), None);
+        assert_eq!(segment.read_blocking(20 * PAGE + 60, 5).unwrap()[..], [20; 5], "where it belongs");
+    }
+
+    /// The same in version 1: the record there is sound, and it is another.
     #[test]
     fn an_entry_in_the_place_of_another_is_not_taken_for_it() {
         let temp = tempfile::tempdir().unwrap();
-        let segment = segment(temp.path(), &[(10 * PAGE, PAGE), (20 * PAGE, PAGE)]);
+        let records = [(10 * PAGE, PAGE), (20 * PAGE, PAGE)];
+        let segment = segment_of(temp.path(), FORMAT_VERSION_WITHOUT_PLACE, &records);
         let data = 10 * PAGE + HEADER_BYTES as u32;
         let (own, other) = (u64::from(10 * PAGE), u64::from(20 * PAGE));
         assert_eq!(segment.entry_blocking(data, PAGE, own).unwrap()[..], [10; PAGE as usize]);

@@ -39,7 +39,8 @@ impl Spool {
     pub fn create(dir: &Path) -> io::Result<Spool> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let path = dir.join(format!("received-{}.part", NUMBER.fetch_add(1, Relaxed)));
-        let file = BulkFile::create(&path, Pace::Resting)?;
+        // This member waits for it, and nothing is written to its log until it is there.
+        let file = BulkFile::create(&path, Pace::Hurried)?;
         Ok(Spool { file, name: Name(path) })
     }
 
@@ -48,7 +49,8 @@ impl Spool {
     }
 
     pub fn finish(self) -> io::Result<Spooled> {
-        Ok(Spooled { bytes: self.file.finish()?, name: self.name })
+        // It is of no use to another process.
+        Ok(Spooled { bytes: self.file.finish_volatile()?, name: self.name })
     }
 }
 

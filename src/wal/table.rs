@@ -5,7 +5,11 @@ use std::{io, sync::Arc};
 
 use bytes::Bytes;
 
-use super::segment::{SeenResident, Segment};
+use super::{
+    bulk,
+    doubts::Doubts,
+    segment::{SeenResident, Segment},
+};
 use crate::{
     limits::{READ_AHEAD_BYTES, READ_AHEAD_SHARE},
     store::types::{Place, Values},
@@ -18,32 +22,40 @@ fn window_of(place: Place) -> (u32, u32) {
 
 /// All live segments in order of life. Cloning is O(1); holding one pins its segments.
 #[derive(Clone, Debug, Default)]
-pub struct SegmentTable(Arc<Vec<Arc<Segment>>>);
+pub struct SegmentTable {
+    segments: Arc<Vec<Arc<Segment>>>,
+    doubts: Arc<Doubts>,
+}
 
 impl SegmentTable {
     /// A segment by its life number.
     #[inline]
     pub fn get(&self, life: u32) -> Option<&Arc<Segment>> {
         // Without gaps the place follows from the number; repacking leaves gaps.
-        let first = self.0.first()?.life();
+        let first = self.segments.first()?.life();
         let straight = life.checked_sub(first)? as usize;
-        match self.0.get(straight) {
+        match self.segments.get(straight) {
             Some(segment) if segment.life() == life => Some(segment),
-            _ => self.0.binary_search_by_key(&life, |segment| segment.life()).ok().map(|at| &self.0[at]),
+            _ => self.segments.binary_search_by_key(&life, |segment| segment.life()).ok().map(|at| &self.segments[at]),
         }
     }
 
     /// In order of life.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Segment>> {
-        self.0.iter()
+        self.segments.iter()
+    }
+
+    /// Segments in which reads through this table, or any other of the log, have met what is not what was written.
+    pub fn doubts(&self) -> &Arc<Doubts> {
+        &self.doubts
     }
 
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.segments.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.segments.is_empty()
     }
 
     /// The bytes of a place, if reading them cannot stall: in memory of our own, or in pages known to be resident. For
@@ -86,14 +98,17 @@ impl SegmentTable {
     /// Segments that lie in memory, by life in ascending order, for tests of what reads them.
     #[cfg(test)]
     pub fn in_memory(segments: impl IntoIterator<Item = (u32, Bytes)>) -> Self {
+        use super::record::{FORMAT_VERSION, SegmentHeader};
+
         let mut segments: Vec<(u32, Bytes)> = segments.into_iter().collect();
         segments.sort_by_key(|(life, _)| *life);
         let mut table = SegmentTable::default();
         for (life, bytes) in segments {
             let mut filler = super::memory::Memory::map(bytes.len().max(1) as u32).expect("memory is to be had");
             filler.append(&[&bytes]);
-            let dir = std::path::Path::new("");
-            table.push(Arc::new(Segment::in_memory(dir, life, bytes.len() as u32, 0, filler.memory().clone())));
+            let size = bytes.len() as u32;
+            let header = SegmentHeader { version: FORMAT_VERSION, life, size, salt: 0, cluster_id: 0, member_id: 0 };
+            table.push(Arc::new(Segment::in_memory(std::path::Path::new(""), &header, filler.memory().clone())));
         }
         table
     }
@@ -101,24 +116,25 @@ impl SegmentTable {
     /// The same segments as if none of their bytes were resident.
     #[cfg(test)]
     pub fn into_cold(self) -> Self {
-        SegmentTable(Arc::new(self.0.iter().map(|segment| Arc::new(segment.cold())).collect()))
+        let cold = self.segments.iter().map(|segment| Arc::new(segment.cold())).collect();
+        SegmentTable { segments: Arc::new(cold), ..self }
     }
 
     pub(super) fn push(&mut self, segment: Arc<Segment>) {
-        let segments = Arc::make_mut(&mut self.0);
+        let segments = Arc::make_mut(&mut self.segments);
         assert!(segments.last().is_none_or(|last| last.life() < segment.life()), "segments come in order of life");
         segments.push(segment);
     }
 
     pub(super) fn replace(&mut self, segment: Arc<Segment>) {
-        let segments = Arc::make_mut(&mut self.0);
+        let segments = Arc::make_mut(&mut self.segments);
         let at = segments.binary_search_by_key(&segment.life(), |it| it.life()).expect("replaces one that is there");
         segments[at] = segment;
     }
 
     pub(super) fn remove(&mut self, life: u32) -> Option<Arc<Segment>> {
-        let at = self.0.binary_search_by_key(&life, |segment| segment.life()).ok()?;
-        Some(Arc::make_mut(&mut self.0).remove(at))
+        let at = self.segments.binary_search_by_key(&life, |segment| segment.life()).ok()?;
+        Some(Arc::make_mut(&mut self.segments).remove(at))
     }
 }
 
@@ -147,20 +163,30 @@ impl SegmentTable {
             io::Error::new(io::ErrorKind::NotFound, message)
         })
     }
+
+    /// Reads from the segment of a place, and tells of it if there is damage.
+    fn read_from(&self, place: Place, read: impl FnOnce(&Segment) -> io::Result<Bytes>) -> io::Result<Bytes> {
+        let segment = self.holder(place)?;
+        read(segment).inspect_err(|cause| {
+            if cause.kind() == io::ErrorKind::InvalidData || bulk::is_lost(cause) {
+                self.doubts.tell(segment.life());
+            }
+        })
+    }
 }
 
 impl Values for SegmentTable {
     fn read(&self, place: Place) -> io::Result<Bytes> {
         match place.len {
             0 => Ok(Bytes::new()),
-            len => self.holder(place)?.read_blocking(place.offset, len),
+            len => self.read_from(place, |segment| segment.read_blocking(place.offset, len)),
         }
     }
 
     fn entry(&self, place: Place, index: u64) -> io::Result<Bytes> {
         match place.len {
             0 => Ok(Bytes::new()),
-            len => self.holder(place)?.entry_blocking(place.offset, len, index),
+            len => self.read_from(place, |segment| segment.entry_blocking(place.offset, len, index)),
         }
     }
 }

@@ -2,9 +2,11 @@
 
 mod damage;
 mod format;
+mod mend;
 mod random;
+mod scrub;
 
-use std::{fs, os::unix::fs::FileExt, path::Path};
+use std::{fs, os::unix::fs::FileExt, path::Path, sync::Arc};
 
 use bytes::Bytes;
 
@@ -12,10 +14,10 @@ use super::{
     bulk::Pace,
     disk::{Dir, Recycled},
     inspect,
-    record::{self, MovedValue, RECORDS_FROM, SegmentHeader},
+    record::{self, FORMAT_VERSION, FORMAT_VERSION_WITHOUT_PLACE, MovedValue, RECORDS_FROM, SegmentHeader},
     recovery::{self, LogEntry, Options, Recovered, RecoveryError, recover},
     replay::{Cursor, Image},
-    segment,
+    segment::{self, Segment},
     table::SegmentTable,
     writer::{PendingWrite, Writer},
 };
@@ -176,8 +178,8 @@ fn extents(path: &Path) -> Vec<(u32, u32, u32, u64)> {
     let mut extents = Vec::new();
     for life in dir.list().unwrap().segments {
         let bytes = dir.read_segment(life).unwrap();
-        let salt = SegmentHeader::decode(&bytes).unwrap().salt;
-        let image = Image { bytes: &bytes, life, salt };
+        let header = SegmentHeader::decode(&bytes).unwrap();
+        let image = Image::new(&bytes, &header);
         let mut at = RECORDS_FROM;
         while let Ok(record) = image.next(at, cursor) {
             let end = record.payload().end as u32;
@@ -347,6 +349,65 @@ fn a_value_that_looks_like_a_later_record_proves_nothing() {
     let recovered = recover(&dir, &OPTIONS).unwrap();
     assert_eq!(recovered.entries, [kept]);
     assert_eq!(recovered.cut, None, "nothing there looks like a record");
+}
+
+/// A log whose first segment is of the given version.
+fn begun_in(version: u32, path: &Path) -> (Dir, Recovered) {
+    let dir = Dir::open(path).unwrap();
+    let header = SegmentHeader { version, life: 1, size: SEGMENT, salt: 0x5a17, cluster_id: 0xc1, member_id: 0xe1 };
+    dir.ensure_segment(&header, Pace::Hurried).unwrap();
+    drop(dir);
+    open(path)
+}
+
+/// Five writes of the same form; the block of the second is written over that of the fourth. Gives the log's directory and
+/// the segments, the first one in its file.
+fn with_a_block_astray(version: u32, path: &Path) -> (Dir, SegmentTable, Vec<LogEntry>) {
+    let (dir, Recovered { mut writer, .. }) = begun_in(version, path);
+    let mut entries = Vec::new();
+    for index in 1..=5 {
+        entries.push(entry(&mut writer, index, 1, &[index as u8; 300]));
+        writer.append_hard_state(1, 7, index - 1);
+        write(&dir, &mut writer);
+    }
+    let blocks: Vec<u64> = entries.iter().map(|entry| u64::from(entry.place.offset) / 4096 * 4096).collect();
+    assert!(blocks.windows(2).all(|two| two[0] + 4096 == two[1]));
+    let file = fs::File::options().read(true).write(true).open(dir.segment_path(1)).unwrap();
+    let mut block = vec![0; 4096];
+    file.read_exact_at(&mut block, blocks[1]).unwrap();
+    file.write_all_at(&block, blocks[3]).unwrap();
+    let mut table = SegmentTable::default();
+    let header = SegmentHeader::decode(&dir.read_segment(1).unwrap()).unwrap();
+    table.push(Arc::new(Segment::in_file(path, &header, SEGMENT)));
+    (dir, table, entries)
+}
+
+#[test]
+fn a_block_that_went_astray_is_refused_by_the_start_and_by_the_read() {
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, table, entries) = with_a_block_astray(FORMAT_VERSION, temp.path());
+    for (at, entry) in entries.iter().enumerate() {
+        // The value, as a client's read asks for it: a part of the record.
+        let value = Place { offset: entry.place.offset + 8, len: 100, ..entry.place };
+        match (table.read(value), at) {
+            (Ok(bytes), 0..=2 | 4) => assert_eq!(bytes[..], entry.data[..100]),
+            (Err(refused), 3) => assert_eq!(refused.kind(), std::io::ErrorKind::InvalidData),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(table.resident(value).is_some(), at != 3);
+    }
+    let Err(RecoveryError::Damaged { index: 4, .. }) = recover(&dir, &OPTIONS) else { panic!("it is believed") };
+}
+
+/// What version 2 is for.
+#[test]
+fn in_version_1_a_read_believes_a_block_that_went_astray() {
+    let temp = tempfile::tempdir().unwrap();
+    let (dir, table, entries) = with_a_block_astray(FORMAT_VERSION_WITHOUT_PLACE, temp.path());
+    assert_eq!(table.read(entries[3].place).unwrap(), entries[1].data);
+    table.entry(entries[3].place, 4).expect_err("it has another index");
+    // The chain of the records tells it, where they are read one after the other.
+    let Err(RecoveryError::Damaged { index: 4, .. }) = recover(&dir, &OPTIONS) else { panic!("it is believed") };
 }
 
 #[test]

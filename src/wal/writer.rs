@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::{
     LogPosition,
     memory::{Filler, Memory},
-    record::{self, Header, MovedPayload, MovedValue, RECORDS_FROM, SegmentHeader, Type},
+    record::{self, FORMAT_VERSION, Header, MovedPayload, MovedValue, RECORDS_FROM, SegmentHeader, Type},
     segment::Segment,
     table::SegmentTable,
 };
@@ -72,13 +72,13 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Goes on after the record whose write number and header checksum are given: in a segment of which `head` are the
-    /// bytes so far (a whole number of blocks), after the `sealed` ones.
+    /// Goes on after the record whose write number and header checksum are given: in the segment of that header, of which
+    /// `head` are the bytes so far (a whole number of blocks), after the `sealed` ones. What the segment's version is it stays;
+    /// the next one is of the newest.
     pub(super) fn resume(
         parts: LogParts,
         sealed: Vec<Segment>,
-        life: u32,
-        size: u32,
+        header: &SegmentHeader,
         head: &[u8],
         write: u64,
         chain: u32,
@@ -90,9 +90,9 @@ impl Writer {
             sealed_bytes += u64::from(segment.used());
             table.push(Arc::new(segment));
         }
-        let mut filler = Memory::map(size)?;
+        let mut filler = Memory::map(header.size)?;
         filler.append(&[head]);
-        let active = Arc::new(Segment::in_memory(&parts.dir, life, size, parts.salt, filler.memory().clone()));
+        let active = Arc::new(Segment::in_memory(&parts.dir, header, filler.memory().clone()));
         table.push(active.clone());
         Ok(Writer {
             parts,
@@ -181,7 +181,7 @@ impl Writer {
             term,
             index,
         };
-        let (head, crc) = header.encode(self.parts.salt);
+        let (head, crc) = header.encode(self.active.seed().at(at));
         let pad = needed as usize - head.len() - payload.len();
         self.filler.append(&[&head, payload, &[0; record::ALIGN as usize][..pad]]);
         self.chain = crc;
@@ -222,12 +222,13 @@ impl Writer {
         self.recent.push_back(Recent { life: self.active.life(), bytes, last_write: self.write });
 
         let life = self.active.life().checked_add(1).expect("a log has fewer than 2^32 segments in its life");
-        let size = self.parts.segment_bytes;
+        let header = self.segment_header(life);
         // Out of address space there is nothing left to do but stop.
-        self.filler = Memory::map(size).unwrap_or_else(|cause| panic!("no memory for a segment of the log: {cause}"));
+        self.filler =
+            Memory::map(header.size).unwrap_or_else(|cause| panic!("no memory for a segment of the log: {cause}"));
         self.filler.skip_to(RECORDS_FROM);
         let memory = self.filler.memory().clone();
-        self.active = Arc::new(Segment::in_memory(&self.parts.dir, life, size, self.parts.salt, memory));
+        self.active = Arc::new(Segment::in_memory(&self.parts.dir, &header, memory));
         self.table.push(self.active.clone());
     }
 
@@ -267,9 +268,10 @@ impl Writer {
         self.active.life()
     }
 
-    /// The first block of a segment of this log: for preparing its file.
+    /// The first block of a segment that this log begins: for preparing its file.
     pub fn segment_header(&self, life: u32) -> SegmentHeader {
         SegmentHeader {
+            version: FORMAT_VERSION,
             life,
             size: self.parts.segment_bytes,
             salt: self.parts.salt,

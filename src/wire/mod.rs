@@ -5,6 +5,7 @@
 pub mod frame;
 pub mod head;
 pub mod peer;
+pub mod values;
 
 use bytes::{BufMut, BytesMut};
 

@@ -38,7 +38,9 @@ use urd::{
     wal::{
         disk::Dir,
         inspect,
-        record::{self, HEADER_BYTES, Header, RECORDS_FROM, SegmentHeader},
+        record::{
+            self, FORMAT_VERSION, FORMAT_VERSION_WITHOUT_PLACE, HEADER_BYTES, Header, RECORDS_FROM, SegmentHeader,
+        },
         recovery,
     },
 };
@@ -114,13 +116,15 @@ pub fn record(input: &[u8]) {
         for life in 1..=if how & 4 == 0 { 1 } else { 2 } {
             let (now, rest) = input.split_at(input.len().min(SEGMENT_BYTES - RECORDS_FROM as usize));
             input = rest;
-            let header =
-                SegmentHeader { life, size: SEGMENT_BYTES as u32, salt: SALT, cluster_id: 0xc1, member_id: 0xe1 };
+            // The second is of the older version: a log may have both.
+            let version = [FORMAT_VERSION, FORMAT_VERSION_WITHOUT_PLACE][life as usize - 1];
+            let size = SEGMENT_BYTES as u32;
+            let header = SegmentHeader { version, life, size, salt: SALT, cluster_id: 0xc1, member_id: 0xe1 };
             let mut bytes = header.encode();
             bytes.extend_from_slice(now);
             bytes.resize(SEGMENT_BYTES, 0);
             if how & 1 != 0 {
-                put_right(&mut bytes, life, (how & 2 != 0).then_some((&mut chain, &mut write)));
+                put_right(&mut bytes, &header, (how & 2 != 0).then_some((&mut chain, &mut write)));
             }
             std::fs::write(temp.path().join(format!("{life:08x}.seg")), bytes).expect("a file in memory");
         }
@@ -141,7 +145,7 @@ pub fn record(input: &[u8]) {
 }
 
 /// Gives every header of a segment, each at the place where the one before ends, the checksums that it needs.
-fn put_right(bytes: &mut [u8], life: u32, mut chained: Option<(&mut u32, &mut u64)>) {
+fn put_right(bytes: &mut [u8], segment: &SegmentHeader, mut chained: Option<(&mut u32, &mut u64)>) {
     let mut at = RECORDS_FROM as usize;
     while at + HEADER_BYTES <= bytes.len() {
         let number = |from: usize| u32::from_le_bytes(bytes[at + from..at + from + 4].try_into().expect("4 bytes"));
@@ -151,7 +155,7 @@ fn put_right(bytes: &mut [u8], life: u32, mut chained: Option<(&mut u32, &mut u6
         let payload_crc = crc32c(0, &bytes[at + HEADER_BYTES..end]);
         bytes[at + 4..at + 8].copy_from_slice(&payload_crc.to_le_bytes());
         bytes[at + 12..at + 16].copy_from_slice(&(len as u32).to_le_bytes());
-        bytes[at + 16..at + 20].copy_from_slice(&life.to_le_bytes());
+        bytes[at + 16..at + 20].copy_from_slice(&segment.life.to_le_bytes());
         bytes[at + 22..at + 24].copy_from_slice(b"uR");
         if let Some((chain, write)) = &mut chained {
             **write += u64::from(first);
@@ -160,12 +164,14 @@ fn put_right(bytes: &mut [u8], life: u32, mut chained: Option<(&mut u32, &mut u6
             // Small numbers, so that entries follow each other.
             bytes[at + 41..at + 48].fill(0);
         }
-        let crc = crc32c(SALT, &bytes[at + 4..at + HEADER_BYTES]);
+        let place = if segment.version == FORMAT_VERSION_WITHOUT_PLACE { 0 } else { at as u32 };
+        let crc = crc32c(SALT ^ place, &bytes[at + 4..at + HEADER_BYTES]);
         bytes[at..at + 4].copy_from_slice(&crc.to_le_bytes());
         if let Some((chain, _)) = &mut chained {
             **chain = crc;
         }
-        assert!(matches!(Header::decode(&bytes[at..], SALT, life), Ok(_) | Err(record::NoHeader::UnknownType(_))));
+        let header = Header::decode(&bytes[at..], segment.seed().at(at as u32), segment.life);
+        assert!(matches!(header, Ok(_) | Err(record::NoHeader::UnknownType(_))));
         let next = (at + HEADER_BYTES + len).next_multiple_of(8);
         // A write begins at a block.
         let begins = bytes.get(next + 20).is_some_and(|kind| kind & 0x80 != 0);

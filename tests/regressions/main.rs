@@ -5,6 +5,7 @@ mod server;
 
 mod answers_nobody_reads;
 mod authenticate_unknown_user;
+mod block_gone_astray;
 mod compaction_within_compaction;
 mod defragment_on_a_full_disk;
 mod expired_lease_of_a_corrupt_cluster;

@@ -42,7 +42,7 @@ fn dump_prints_each_record_on_a_line() {
     assert_eq!(
         out,
         "\
-00000001.seg         0 segment life=1 size=16384 cluster=c1 member=e1
+00000001.seg         0 segment version=1 life=1 size=16384 cluster=c1 member=e1
 00000001.seg      4096 write=1 entry term=1 index=1 len=67 ConfChangeAddNode node=e1
 00000001.seg      4216 write=1 hard-state term=1 index=1 len=8 vote=e1
 00000001.seg      8192 write=2 entry term=1 index=2 len=8 lease_grant id=7 ttl=60 id=10

@@ -176,6 +176,7 @@ impl Total {
         total.expired += report.expired;
         total.changes += report.changes;
         total.moved += report.moved;
+        total.spans += report.spans;
         total.simulated_ms += report.simulated_ms;
         for (what, count) in report.snapshots {
             *total.snapshots.entry(what).or_default() += count;
@@ -205,6 +206,7 @@ impl Total {
             report.changes,
             report.moved
         );
+        println!("{} spans of entries, alike on all members", report.spans);
         let snapshots: Vec<String> = report.snapshots.iter().map(|(what, count)| format!("{count} {what}")).collect();
         println!("snapshots between members: {}", snapshots.join(", "));
         println!(

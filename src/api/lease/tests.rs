@@ -133,6 +133,36 @@ fn who_loses_the_lead_gives_up_deadlines_and_who_gets_it_extends_them() {
 }
 
 #[test]
+fn a_new_leader_goes_on_from_the_checkpoint_and_a_renewal_takes_it_back_first() {
+    let mut bench = Bench::with(|config| config.gates.set("LeaseCheckpoint", true).unwrap());
+    bench.shard().advance(1_000_000);
+    grant(&mut bench, 7, 1000).unwrap();
+    let shard = bench.shard().clone();
+    let pass = |bench: &mut Bench, now_ms| {
+        shard.tick(now_ms);
+        shard.expire_due(now_ms);
+        bench.work()
+    };
+    assert!(!pass(&mut bench, 1_299_000));
+    assert!(pass(&mut bench, 1_300_500));
+    assert_eq!(bench.state.leases.get(7).unwrap().remaining, 700);
+    let leader = |id| shard.member.standing.leader.store(id, Relaxed);
+    for (id, now_ms) in [(0, 1_300_600), (MEMBER_ID, 1_300_700)] {
+        leader(id);
+        shard.tick(now_ms);
+    }
+    // And an election timeout more.
+    assert_eq!(shard.leases.borrow().remaining(7, 1_300_700), Some((701_000, 1000)));
+
+    let before = bench.proposals.len();
+    assert_eq!(keep_alive(&mut bench, 7).unwrap().ttl, 1000);
+    assert_eq!(bench.state.leases.get(7).unwrap().remaining, 0);
+    assert_eq!(bench.proposals.len(), before + 1, "one entry takes it back");
+    assert_eq!(keep_alive(&mut bench, 7).unwrap().ttl, 1000);
+    assert_eq!(bench.proposals.len(), before + 1, "a renewal after that needs none");
+}
+
+#[test]
 fn shards_ask_the_owner() {
     use crate::shard::{Member, Shard, lease::owner, mail::Post, view::Published};
     let bench = {

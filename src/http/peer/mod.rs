@@ -2,9 +2,12 @@
 //! answered, in which order it is checked, and in what words it is refused is etcd's, so that members of both kinds understand
 //! each other. What the answers need comes from a `Source`. (etcd: etcdhttp/peer.go, rafthttp/http.go, leasehttp/http.go.)
 
+mod entries;
 mod leases;
 mod members;
+mod own;
 mod raft;
+mod values;
 
 #[cfg(test)]
 mod tests;
@@ -26,9 +29,13 @@ use crate::{
     grpc::LocalBoxFuture,
     limits,
     peers::Brought,
-    proto::etcdserverpb::LeaseTimeToLiveResponse,
+    proto::{etcdserverpb::LeaseTimeToLiveResponse, raftpb},
     raft::mail::ReceivedSnapshot,
-    store::{hash::KvHash, membership::Member},
+    store::{
+        hash::{KvHash, spans::SpanHash},
+        membership::Member,
+        types::Revision,
+    },
     wal::spool::Spool,
 };
 
@@ -57,6 +64,8 @@ pub trait Source: super::Source {
     /// # Errors
     /// As `renew`.
     fn time_to_live(&self, lease: i64, keys: bool) -> LocalBoxFuture<Result<LeaseTimeToLiveResponse, Status>>;
+    /// The values of events, in the form of `wire::values`: of as many of the first as may be told at once.
+    fn values(&self, asked: Vec<Revision>) -> LocalBoxFuture<Bytes>;
     /// As of everything that is committed.
     fn is_downgrading(&self) -> LocalBoxFuture<Result<bool, Status>>;
     /// Begins a file in which a database of another member's gathers.
@@ -66,8 +75,16 @@ pub trait Source: super::Source {
     /// # Errors
     /// Where it cannot be taken over.
     fn install(&self, snapshot: ReceivedSnapshot) -> LocalBoxFuture<Result<(), Status>>;
+    /// Committed entries of the raft log for a member that has lost them, as many as one answer may have; None if the first is not
+    /// kept any more.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    fn entries(&self, from: u64, to: u64) -> LocalBoxFuture<Result<Option<Vec<raftpb::Entry>>, Status>>;
     /// The hash of the data at a revision, 0: the newest; and the newest revision.
     fn hash(&self, revision: i64) -> LocalBoxFuture<Result<(KvHash, i64), Status>>;
+    /// What the last spans of entries did.
+    fn spans(&self) -> Vec<SpanHash>;
 }
 
 /// The answer to a request of another member.
@@ -106,10 +123,13 @@ pub(super) async fn respond(source: &Rc<dyn Source>, request: Request<Incoming>)
         "/members/promote" | "/raft/stream" => redirect(request.method(), &format!("{path}/"), request.uri().query()),
         "/leases" => leases::renew(source, request).await,
         "/leases/internal" => leases::time_to_live(source, request).await,
+        "/urd/values" => values::tell(source, request).await,
         "/downgrade/enabled" => members::downgrade(source, &request).await,
         "/raft" => raft::message(source, request).await,
         "/raft/snapshot" => raft::snapshot(source, request).await,
         "/raft/probing" => raft::probing(),
+        "/urd/entries" => entries::list(source, &request).await,
+        "/urd/spans" => own::spans(source, &request),
         _ => match (path.strip_prefix("/members/promote/"), path.starts_with("/raft/stream/")) {
             (Some(id), _) => members::promote(source, &request, id).await,
             (None, true) => raft::stream(source, &request, &path),

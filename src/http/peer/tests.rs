@@ -105,6 +105,9 @@ impl Source for FakePeer {
     fn time_to_live(&self, _: i64, _: bool) -> LocalBoxFuture<Result<LeaseTimeToLiveResponse, Status>> {
         Box::pin(std::future::ready(Err(error::NOT_PRIMARY_LESSOR)))
     }
+    fn values(&self, asked: Vec<Revision>) -> LocalBoxFuture<Bytes> {
+        Box::pin(std::future::ready(format!("{asked:?}").into()))
+    }
     fn is_downgrading(&self) -> LocalBoxFuture<Result<bool, Status>> {
         Box::pin(std::future::ready(self.promotion.clone().map(|()| true)))
     }
@@ -114,8 +117,21 @@ impl Source for FakePeer {
     fn install(&self, _: ReceivedSnapshot) -> LocalBoxFuture<Result<(), Status>> {
         unreachable!("nothing is spooled")
     }
+    fn entries(&self, from: u64, to: u64) -> LocalBoxFuture<Result<Option<Vec<raftpb::Entry>>, Status>> {
+        let entry = |index| raftpb::Entry { index: Some(index), term: Some(3), ..raftpb::Entry::default() };
+        Box::pin(std::future::ready(match from {
+            // It has 5 to 7, and cannot read 8.
+            0..5 => Ok(None),
+            5..8 => Ok(Some((from..=to.min(7)).map(entry).collect())),
+            8 => Err(error::STOPPED),
+            _ => Ok(Some(Vec::new())),
+        }))
+    }
     fn hash(&self, _: i64) -> LocalBoxFuture<Result<(KvHash, i64), Status>> {
         Box::pin(std::future::ready(Err(error::COMPACTED)))
+    }
+    fn spans(&self) -> Vec<SpanHash> {
+        vec![SpanHash { last: 4096, hash: 7 }, SpanHash { last: 8192, hash: u32::MAX }]
     }
 }
 
@@ -175,6 +191,33 @@ fn a_downgrade_is_told_of() {
     assert_eq!(ask(failing, "GET", "/downgrade/enabled", ""), wanted);
 }
 
+/// Urd's own: etcd answers as to any path that it does not know.
+#[test]
+fn entries_are_given_to_a_member_of_the_same_cluster() {
+    let asked = |path: &str| ask(FakePeer::default(), "GET", path, "X-Etcd-Cluster-ID: 3c\r\n");
+    let listed = |body: &str| told("200 OK", &["Content-Type: application/protobuf", HERE], body);
+    assert_eq!(asked("/urd/entries?from=6&to=9"), listed("\x04\x10\x03\x18\x06\x04\x10\x03\x18\x07"));
+    assert_eq!(asked("/urd/entries?to=5&from=5"), listed("\x04\x10\x03\x18\x05"));
+    assert_eq!(asked("/urd/entries?from=9&to=9"), listed(""));
+    let refused = |status: &str, text: &str| told(status, &[TEXT, NOSNIFF, HERE], &format!("{text}\n"));
+    assert_eq!(asked("/urd/entries?from=4&to=9"), refused("404 Not Found", "entry 4 is not kept any more"));
+    let stopped = refused("500 Internal Server Error", &error::STOPPED.message);
+    assert_eq!(asked("/urd/entries?from=8&to=9"), stopped);
+    let refused = |status: &str, text: &str| told(status, &[TEXT, NOSNIFF], &format!("{text}\n"));
+    for query in
+        ["", "?from=5", "?to=5", "?from=0&to=5", "?from=-1&to=5", "?from=x&to=5", "?from=5&to=99999999999999999999"]
+    {
+        let wanted = refused("400 Bad Request", "two indexes are wanted: from and to");
+        assert_eq!(asked(&format!("/urd/entries{query}")), wanted, "{query}");
+    }
+    for other in ["", "X-Etcd-Cluster-ID: 3d\r\n"] {
+        let wanted = refused("412 Precondition Failed", "cluster ID mismatch");
+        assert_eq!(ask(FakePeer::default(), "GET", "/urd/entries?from=5&to=5", other), wanted);
+    }
+    let wanted = told("405 Method Not Allowed", &[TEXT, NOSNIFF, "Allow: GET"], "Method Not Allowed\n");
+    assert_eq!(ask(FakePeer::default(), "POST", "/urd/entries?from=5&to=5", ""), wanted);
+}
+
 /// The version before the cluster, the cluster before the path, the path before the sender.
 #[test]
 fn streams_are_refused_in_etcds_order() {
@@ -201,6 +244,21 @@ fn streams_are_refused_in_etcds_order() {
     }
 }
 
+/// What etcd's members never ask.
+#[test]
+fn values_are_told_to_members_of_the_cluster_alone() {
+    let failed = "412 Precondition Failed";
+    for headers in ["", "X-Etcd-Cluster-ID: 3d\r\n"] {
+        let wanted = told(failed, &[TEXT, NOSNIFF], "cluster ID mismatch\n");
+        assert_eq!(ask(FakePeer::default(), "POST", "/urd/values", headers), wanted, "{headers:?}");
+    }
+    let wanted = told("405 Method Not Allowed", &[TEXT, NOSNIFF, "Allow: POST"], "Method Not Allowed\n");
+    assert_eq!(ask(FakePeer::default(), "GET", "/urd/values", "X-Etcd-Cluster-ID: 3c\r\n"), wanted);
+    // No question.
+    let wanted = told("400 Bad Request", &[TEXT, NOSNIFF], "error unmarshalling request\n");
+    assert_eq!(ask(FakePeer::default(), "POST", "/urd/values", "X-Etcd-Cluster-ID: 3c\r\n"), wanted);
+}
+
 #[test]
 fn what_clients_ask_is_not_answered() {
     for path in ["/health", "/metrics", "/v3/kv/range", "/debug/vars", "/", "/leases/", "/raft/x", "/members/x"] {
@@ -219,4 +277,16 @@ fn what_clients_ask_is_not_answered() {
     assert_eq!(ask(FakePeer::default(), "OPTIONS", "*", ""), told("200 OK", &[], ""));
     let nameless = exchange_with(Whose::Peers(Rc::new(FakePeer::default())), "GET /members HTTP/1.1\r\n\r\n", false);
     assert!(nameless.1 && nameless.0.ends_with("400 Bad Request: missing required Host header"), "{nameless:?}");
+}
+
+/// What etcd's members never ask.
+#[test]
+fn spans_are_told_to_members_of_the_cluster_alone() {
+    let wanted = told("200 OK", &["Content-Type: application/json", HERE], r#"{"4096":7,"8192":4294967295}"#);
+    assert_eq!(ask(FakePeer::default(), "GET", "/urd/spans", &format!("{HERE}\r\n")), wanted);
+    for headers in ["", "X-Etcd-Cluster-ID: 77\r\n"] {
+        let (status, _, body) = ask(FakePeer::default(), "GET", "/urd/spans", headers);
+        assert_eq!((&status[..], &body[..]), ("HTTP/1.1 412 Precondition Failed", "cluster ID mismatch\n"));
+    }
+    assert_eq!(ask(FakePeer::default(), "POST", "/urd/spans", "").0, "HTTP/1.1 405 Method Not Allowed");
 }

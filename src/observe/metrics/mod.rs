@@ -482,6 +482,12 @@ pub struct CoreMetrics {
     pub compaction_total_ms: Histogram,
     pub defrag_inflight: Gauge,
     pub defrag_duration: Histogram,
+    /// Bytes read to look segments through.
+    pub scrubbed_bytes: Counter,
+    pub damaged_records: Counter,
+    pub mended_values: Counter,
+    /// Values that cannot be read now, and that no other member has given.
+    pub damaged_values: Gauge,
     pub stages: Stages,
 }
 
@@ -520,6 +526,10 @@ impl Default for CoreMetrics {
             compaction_total_ms: Histogram::new(&COMPACTION_MS),
             defrag_inflight: Gauge::default(),
             defrag_duration: Histogram::new(&DEFRAG),
+            scrubbed_bytes: Counter::default(),
+            damaged_records: Counter::default(),
+            mended_values: Counter::default(),
+            damaged_values: Gauge::default(),
             stages: Stages::default(),
         }
     }

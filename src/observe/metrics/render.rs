@@ -430,6 +430,15 @@ fn own(out: &mut Exposition, sources: &Sources<'_>) {
     let hashed = sources.sum(|shard| shard.password_hashes.get());
     out.counter("urd_password_hashes_total", "Passwords hashed, to be kept or to be compared.", hashed);
 
+    let core = sources.core;
+    let scrubbed = core.scrubbed_bytes.get();
+    out.counter("urd_scrubbed_bytes_total", "Bytes of the log read from the disk to find damage.", scrubbed);
+    out.counter("urd_damaged_records_total", "Records of the log found damaged.", core.damaged_records.get());
+    let mended = core.mended_values.get();
+    out.counter("urd_mended_values_total", "Values fetched from other members in place of damaged ones.", mended);
+    out.family("urd_damaged_values", Kind::Gauge, "Values in damaged records that no other member has given yet.");
+    out.sample(&[], core.damaged_values.get() as f64);
+
     if let Some(traces) = sources.traces {
         out.family("urd_trace_spans_total", Kind::Counter, "Spans by what became of them.");
         for (outcome, count) in traces {

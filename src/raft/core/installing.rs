@@ -234,6 +234,7 @@ impl Core {
         self.state = *self.install.begun.take().expect("a state is being taken over");
         self.install.keeps_from = None;
         self.install.jumped = true;
+        self.spans.jump_to(self.state.applied().0);
         // Of the state of before.
         self.moves_recovered.clear();
         self.dirty = true;

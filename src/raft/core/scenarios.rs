@@ -355,9 +355,10 @@ impl One {
             life: self.id << 48 | self.life << 24,
             quota_bytes: None,
             catch_up_entries: 1000,
+            span_entries: 4,
             logger: slog::Logger::root(slog::Discard, slog::o!()),
         };
-        let Resumed { parts, .. } = start::resume(&self.dir, &options, manner).unwrap();
+        let Resumed { parts, .. } = start::resume(&self.dir, &options, manner, None).unwrap();
         self.core = Some(Core::new(parts).unwrap());
     }
 

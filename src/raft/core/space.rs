@@ -7,7 +7,19 @@ impl Core {
     /// The next turn that can hands out a capture.
     pub fn want_capture(&mut self, roll: Roll) {
         self.capture_wanted = Some(0);
+        if let Roll::Past(life) = roll {
+            self.capture_wanted = Some(life + 1);
+            // Later captures neither, though other members may ask for entries that lie before.
+            self.marks.retain(|mark| mark.position.life > life);
+        }
         self.roll_wanted = roll == Roll::Over;
+    }
+
+    /// Whether a replay may begin behind a segment now, and a capture with `Roll::Past` need not wait for what is not committed
+    /// yet.
+    pub fn may_replay_past(&self, life: u32) -> bool {
+        let applied = self.state.applied().0;
+        self.marks.iter().any(|mark| mark.last_index <= applied && mark.position.life > life)
     }
 
     /// A checkpoint is durable: of the raft log, what it has applied is no longer needed but for members that are a little

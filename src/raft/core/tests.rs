@@ -108,9 +108,10 @@ fn resumed(dir: &Dir, founders: Vec<Founder>, force_new_cluster: bool) -> Resume
         life: 0,
         quota_bytes: None,
         catch_up_entries: 5000,
+        span_entries: 4,
         logger: slog::Logger::root(slog::Discard, slog::o!()),
     };
-    start::resume(dir, &OPTIONS, manner).unwrap()
+    start::resume(dir, &OPTIONS, manner, None).unwrap()
 }
 
 impl World {

@@ -43,7 +43,8 @@ fn taken(bytes: &[u8], index: u64) -> Result<State, String> {
             places.send(values.iter().map(place).collect()).unwrap();
         }
     });
-    let state = read(&spooled, index, 1, SEGMENT_BYTES, Keeper::new(batches));
+    let keeper = Keeper { batches, numbering: Numbering::default(), record_bytes: SEGMENT_BYTES };
+    let state = read(&spooled, index, 1, keeper);
     keeping.join().unwrap();
     drop(spooled);
     assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0, "nothing is left of it");

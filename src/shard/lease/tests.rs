@@ -160,3 +160,55 @@ fn every_shard_owns_its_share() {
         assert!(counts.iter().all(|count| *count > 9000 / shards), "{counts:?}");
     }
 }
+
+/// What it does without is seen by everything above.
+#[test]
+fn what_is_left_is_told_in_intervals_and_taken_back_before_a_renewal() {
+    let mut deadlines = Deadlines::checkpointing(300_000);
+    deadlines.promote(1, [Lease { id: 1, ttl: 1000, remaining: 0 }], 1000, 0);
+    deadlines.granted(2, 300, 0);
+    deadlines.granted(3, 900, 50_000);
+    assert_eq!(deadlines.checkpoints_due(299_999, 10), []);
+    assert!(!deadlines.is_checkpointed(1, 0));
+    // The second has no more than an interval, the third not begun its second one.
+    assert_eq!(deadlines.checkpoints_due(300_000, 10), [(1, 701)]);
+    assert_eq!(deadlines.checkpoints_due(300_000, 10), []);
+    assert!(deadlines.is_checkpointed(1, 0), "it is on its way");
+    assert!(!deadlines.checkpointed(1, 701, 300_100));
+    assert!(deadlines.is_checkpointed(1, 701) && !deadlines.is_checkpointed(1, 0));
+    assert_eq!(deadlines.checkpoints_due(600_099, 10), [(3, 350)]);
+    assert!(!deadlines.checkpointed(3, 350, 600_099));
+    assert_eq!(deadlines.checkpoints_due(600_100, 10), [(1, 401)]);
+    // It is taken back, and so the lease has all its time.
+    assert!(!deadlines.checkpointed(1, 0, 600_200));
+    assert_eq!(deadlines.renew(1, 600_200), Some(1000));
+    // One that was renewed when its time had come has another interval.
+    assert_eq!(deadlines.renew(1, 900_200), Some(1000));
+    assert_eq!(deadlines.checkpoints_due(900_200, 10), [(3, 50)]);
+    assert_eq!(deadlines.checkpoints_due(1_200_200, 1), [(1, 700)]);
+    deadlines.demote();
+    assert_eq!(deadlines.checkpoints_due(9_000_000, 10), []);
+    assert!(!deadlines.is_checkpointed(1, 0));
+}
+
+/// It would have the lease end too early under the next leader.
+#[test]
+fn what_a_leader_of_before_has_logged_is_noticed() {
+    let mut deadlines = Deadlines::checkpointing(300_000);
+    deadlines.promote(2, [Lease { id: 1, ttl: 1000, remaining: 0 }], 1000, 0);
+    assert!(deadlines.checkpointed(1, 700, 100));
+    assert!(!deadlines.checkpointed(1, 0, 200) && !deadlines.checkpointed(9, 5, 200));
+    assert_eq!(Deadlines::default().checkpoints_due(u64::MAX, 9), []);
+}
+
+#[test]
+fn leases_that_come_and_go_leave_no_checkpoints_behind() {
+    let mut deadlines = Deadlines::checkpointing(300_000);
+    deadlines.promote(1, [], 0, 0);
+    for id in 0..1000 {
+        deadlines.granted(id, 1_000_000, 0);
+        deadlines.revoked(id);
+    }
+    let checkpoints = deadlines.checkpoints.as_ref().unwrap();
+    assert!(checkpoints.next.is_empty() && checkpoints.by_time.is_empty() && checkpoints.under_way.is_empty());
+}

@@ -2,10 +2,10 @@
 //! taken over as it is, compaction or not; what an entry says is believed only if writing it anew gives the same bytes.
 //! Values are handed to whoever keeps them.
 
-use std::io;
+use std::{io, ops::Range};
 
-use bytes::Bytes;
-use prost::Message as _;
+use bytes::{Bytes, BytesMut};
+use prost::{Message as _, encoding::decode_varint};
 use serde::Deserialize;
 
 use super::{ChangeValue, REMOVED, member_name, names, revision_name};
@@ -15,9 +15,7 @@ use crate::{
     proto::{
         authpb::{Role, User},
         etcdserverpb::AlarmMember,
-        leasepb,
-        mvccpb::KeyValue,
-        raftpb,
+        leasepb, raftpb,
     },
     store::{
         index::Index,
@@ -108,6 +106,24 @@ pub fn survey<S: Source>(database: &Database<S>) -> Result<Survey, ReadError> {
     Ok(survey)
 }
 
+/// The raft entry up to which a database holds everything, by what it says itself; 0 if it does not.
+///
+/// # Errors
+/// Where what says so is damaged.
+pub fn consistent_index<S: Source>(database: &Database<S>) -> Result<u64, ReadError> {
+    let mut index = 0;
+    let buckets = database.buckets()?;
+    if let Some((_, meta)) = buckets.iter().find(|(name, _)| name == b"meta") {
+        database.each(meta, &mut |key, entry| {
+            if let (names::CONSISTENT_INDEX, Entry::Value(value)) = (key, entry) {
+                index = number(value).unwrap_or(0);
+            }
+            Ok(())
+        })?;
+    }
+    Ok(index)
+}
+
 /// Reads a database whole. `lease_ttl_min`: see `State`.
 ///
 /// # Errors
@@ -133,11 +149,97 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// What is known of a change before its value has a place.
+/// Changes before their values have places. A million of them come: their keys and values lie behind each other.
+#[derive(Default)]
+struct Batch {
+    bytes: BytesMut,
+    changes: Vec<Change>,
+}
+
+/// What is known of a change, and where its key and its value lie in the batch.
 struct Change {
-    key: Vec<u8>,
     meta: KeyMeta,
-    value: Bytes,
+    key: Range<usize>,
+    value: Range<usize>,
+}
+
+impl Batch {
+    fn push(&mut self, meta: KeyMeta, key: &[u8], value: &[u8]) {
+        let begin = self.bytes.len();
+        let middle = begin + key.len();
+        self.bytes.extend_from_slice(key);
+        self.bytes.extend_from_slice(value);
+        self.changes.push(Change { meta, key: begin..middle, value: middle..self.bytes.len() });
+    }
+
+    /// A change is some hundred bytes beside its value.
+    fn is_full(&self) -> bool {
+        self.bytes.len() + 96 * self.changes.len() >= BATCH_BYTES
+    }
+}
+
+/// What a key-value says, its key and its value, if spelling it anew gives the same bytes.
+fn spelled_change<'a>(
+    spelled: &mut ChangeValue,
+    revision: Revision,
+    is_tombstone: bool,
+    raw: &'a [u8],
+) -> Option<(KeyMeta, &'a [u8], &'a [u8])> {
+    let main = revision.main;
+    let mut meta = KeyMeta { revision, ..KeyMeta::default() };
+    let kv = Fields::read(raw)?;
+    if is_tombstone {
+    } else if raw.is_empty() {
+        // The mark of a revision that was bumped.
+        (meta.create, meta.version) = (main, 1);
+    } else {
+        let sound = kv.modified == main && (1..=main).contains(&kv.create) && kv.version >= 1;
+        meta.place.len = u32::try_from(kv.value.len()).ok().filter(|_| sound)?;
+        (meta.create, meta.version, meta.lease) = (kv.create, kv.version, kv.lease);
+    }
+    if kv.key.is_empty() != raw.is_empty() {
+        return None;
+    }
+    spelled.set(kv.key, &meta);
+    let ChangeValue { head, tail } = spelled;
+    let value = raw.strip_prefix(&head[..])?.strip_suffix(&tail[..])?;
+    (value.len() == meta.place.len as usize).then_some((meta, kv.key, value))
+}
+
+/// A `mvccpb.KeyValue` where it lies. What it makes of bytes that etcd does not write does not matter, as they are spelled anew.
+#[derive(Default)]
+struct Fields<'a> {
+    key: &'a [u8],
+    create: i64,
+    modified: i64,
+    version: i64,
+    value: &'a [u8],
+    lease: i64,
+}
+
+impl<'a> Fields<'a> {
+    fn read(mut raw: &'a [u8]) -> Option<Self> {
+        let mut fields = Fields::default();
+        while !raw.is_empty() {
+            let tag = decode_varint(&mut raw).ok()?;
+            let number = decode_varint(&mut raw).ok()?;
+            let mut bytes = || {
+                let bytes;
+                (bytes, raw) = raw.split_at_checked(usize::try_from(number).ok()?)?;
+                Some(bytes)
+            };
+            match (tag >> 3, tag & 7) {
+                (1, 2) => fields.key = bytes()?,
+                (2, 0) => fields.create = number as i64,
+                (3, 0) => fields.modified = number as i64,
+                (4, 0) => fields.version = number as i64,
+                (5, 2) => fields.value = bytes()?,
+                (6, 0) => fields.lease = number as i64,
+                _ => return None,
+            }
+        }
+        Some(fields)
+    }
 }
 
 struct Importer<'a> {
@@ -145,9 +247,8 @@ struct Importer<'a> {
     index: Index,
     last: Revision,
     hash: u32,
-    /// Changes whose values wait to be kept, and the bytes of those.
-    batch: Vec<Change>,
-    batch_bytes: usize,
+    /// Changes whose values wait to be kept.
+    batch: Batch,
     spelled: ChangeValue,
     leases: LeaseBook,
     alarms: Vec<(i32, u64)>,
@@ -174,8 +275,7 @@ impl<'a> Importer<'a> {
             index: Index::new(),
             last: Revision::ZERO,
             hash: crc32c::crc32c(b"key"),
-            batch: Vec::new(),
-            batch_bytes: 0,
+            batch: Batch::default(),
             spelled: ChangeValue::default(),
             leases: LeaseBook::default(),
             alarms: Vec::new(),
@@ -240,51 +340,23 @@ impl<'a> Importer<'a> {
         self.last = revision;
         self.hash = crc32c::crc32c_append(crc32c::crc32c_append(self.hash, name), raw);
 
-        let change = self.spelled_change(revision, is_tombstone, raw).ok_or("this is no change as etcd writes it")?;
-        self.batch_bytes += change.value.len();
-        self.batch.push(change);
-        // A change is some hundred bytes beside its value.
-        if self.batch_bytes + 128 * self.batch.len() >= BATCH_BYTES { self.keep_batch() } else { Ok(()) }
-    }
-
-    /// What a key-value says, if spelling it anew gives the same bytes.
-    fn spelled_change(&mut self, revision: Revision, is_tombstone: bool, raw: &[u8]) -> Option<Change> {
-        let main = revision.main;
-        let mut meta = KeyMeta { revision, ..KeyMeta::default() };
-        let (mut key, mut len) = (Vec::new(), 0);
-        if is_tombstone {
-            key = KeyValue::decode(raw).ok()?.key.into();
-        } else if raw.is_empty() {
-            // The mark of a revision that was bumped.
-            (meta.create, meta.version) = (main, 1);
-        } else {
-            let kv = KeyValue::decode(raw).ok()?;
-            let sound = kv.mod_revision == main && (1..=main).contains(&kv.create_revision) && kv.version >= 1;
-            len = kv.value.len();
-            meta.place.len = u32::try_from(len).ok().filter(|_| sound)?;
-            (meta.create, meta.version, meta.lease) = (kv.create_revision, kv.version, kv.lease);
-            key = kv.key.into();
-        }
-        if key.is_empty() != raw.is_empty() {
-            return None;
-        }
-        self.spelled.set(&key, &meta);
-        let ChangeValue { head, tail } = &self.spelled;
-        let value = raw.strip_prefix(&head[..])?.strip_suffix(&tail[..])?;
-        (value.len() == len).then(|| Change { key, meta, value: Bytes::copy_from_slice(value) })
+        let (meta, key, value) = spelled_change(&mut self.spelled, revision, is_tombstone, raw)
+            .ok_or("this is no change as etcd writes it")?;
+        self.batch.push(meta, key, value);
+        if self.batch.is_full() { self.keep_batch() } else { Ok(()) }
     }
 
     fn keep_batch(&mut self) -> Result<(), String> {
-        let batch = std::mem::take(&mut self.batch);
-        self.batch_bytes = 0;
-        let values = batch.iter().filter(|change| !change.value.is_empty());
-        let values: Vec<_> = values.map(|change| (change.meta.revision, change.value.clone())).collect();
+        let Batch { bytes, changes } = &mut self.batch;
+        let bytes = bytes.split().freeze();
+        let values = changes.iter().filter(|change| !change.value.is_empty());
+        let values = values.map(|change| (change.meta.revision, bytes.slice(change.value.clone()))).collect();
         let mut places = self.keep.keep(values).map_err(|cause| cause.to_string())?.into_iter();
-        for Change { key, mut meta, value } in batch {
+        for Change { mut meta, key, value } in changes.drain(..) {
             if !value.is_empty() {
                 meta.place = places.next().ok_or("a value was kept nowhere")?;
             }
-            self.index.adopt(&key, meta);
+            self.index.adopt(&bytes[key], meta);
         }
         Ok(())
     }

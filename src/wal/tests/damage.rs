@@ -440,8 +440,7 @@ impl Patient<'_> {
     ) -> u64 {
         let mut table = SegmentTable::default();
         for found in segments {
-            let header = found.header;
-            table.push(Arc::new(Segment::in_file(&self.path, header.life, header.size, header.salt, header.size)));
+            table.push(Arc::new(Segment::in_file(&self.path, &found.header, found.header.size)));
         }
         let mut refused = 0;
         for event in state.index.event_refs(Revision::ZERO, i64::MAX) {

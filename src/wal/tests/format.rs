@@ -12,7 +12,8 @@ use prost::Message as _;
 use super::super::{
     bulk::Pace,
     disk::Dir,
-    record::{MovedValue, SegmentHeader},
+    inspect,
+    record::{FORMAT_VERSION, FORMAT_VERSION_WITHOUT_PLACE, MovedValue, SegmentHeader},
     recovery::{self, recover},
     writer::{LogParts, Writer},
 };
@@ -32,8 +33,8 @@ use crate::{
 const SEGMENT_BYTES: u32 = 4 * 4096;
 const FILES: [&str; 2] = ["00000001.seg", "checkpoint"];
 
-/// Versions of the checkpoint; segments have had one.
-const VERSIONS: [&str; 2] = ["v1", "v2"];
+/// Versions of the checkpoint beside segments of version 1, then segments of version 2.
+const VERSIONS: [&str; 3] = ["v1", "v2", "segments-v2"];
 
 fn samples(version: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats").join(version)
@@ -46,7 +47,14 @@ fn newest_samples() -> PathBuf {
 /// Three writes, a checkpoint behind the second, values moved by the third.
 fn write_sample(path: &Path) {
     let dir = Dir::open(path).unwrap();
-    let header = SegmentHeader { life: 1, size: SEGMENT_BYTES, salt: 0x5a17, cluster_id: 0xc1, member_id: 0xe1 };
+    let header = SegmentHeader {
+        version: FORMAT_VERSION,
+        life: 1,
+        size: SEGMENT_BYTES,
+        salt: 0x5a17,
+        cluster_id: 0xc1,
+        member_id: 0xe1,
+    };
     dir.ensure_segment(&header, Pace::Hurried).unwrap();
     let parts = LogParts {
         dir: path.to_owned(),
@@ -56,7 +64,7 @@ fn write_sample(path: &Path) {
         member_id: header.member_id,
         recent_bytes: 0,
     };
-    let mut writer = Writer::resume(parts, Vec::new(), 1, SEGMENT_BYTES, &header.encode(), 0, 0).unwrap();
+    let mut writer = Writer::resume(parts, Vec::new(), &header, &header.encode(), 0, 0).unwrap();
     let mut state = State::new(2);
     let mut apply = |index: u64, base: Place, data: &[u8]| {
         let entry = ApplyEntry { index, term: 1, base, data: Bytes::copy_from_slice(data), quota_room: None };
@@ -172,6 +180,34 @@ fn sample_is_read(version: &str) {
     fs::remove_file(temp.path().join("checkpoint")).unwrap();
     let found = recovery::read(&dir).unwrap().unwrap();
     assert!(found.entries.iter().map(|entry| entry.index).eq(1..=3));
+}
+
+/// A log goes on in the version that its last segment has, and begins the next one in the newest; what lies in both is read.
+#[test]
+fn a_log_of_version_1_goes_on_in_version_2() {
+    let temp = tempfile::tempdir().unwrap();
+    for file in FILES {
+        fs::copy(samples("v2").join(file), temp.path().join(file)).unwrap();
+    }
+    let mut entries = Vec::new();
+    for round in 0..3 {
+        let dir = Dir::open(temp.path()).unwrap();
+        let mut recovered = recover(&dir, &super::SMALL).unwrap();
+        assert_eq!(recovered.entries, entries);
+        assert_eq!(recovered.writer.active_life(), [1, 2, 2][round]);
+        for entry in &entries {
+            assert_eq!(recovered.writer.table().read(entry.place).unwrap(), entry.data);
+        }
+        // The sample's segment has room for three blocks and is full, but for the end of its last block.
+        let index = 4 + entries.len() as u64;
+        entries.push(super::entry(&mut recovered.writer, index, 1, &[round as u8; 500]));
+        super::write(&dir, &mut recovered.writer);
+    }
+    let dir = Dir::look_at(temp.path());
+    let version = |life| SegmentHeader::decode(&dir.read_segment_head(life).unwrap().0).unwrap().version;
+    assert_eq!([version(1), version(2)], [FORMAT_VERSION_WITHOUT_PLACE, FORMAT_VERSION]);
+    let report = inspect::verify(&dir).unwrap();
+    assert_eq!((report.segments, report.last_index, report.values), (2, 6, 1));
 }
 
 #[test]

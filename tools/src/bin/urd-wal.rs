@@ -86,8 +86,8 @@ fn line(out: &mut dyn Write, path: &Path, seen: Seen<'_>) -> io::Result<()> {
     match seen {
         Seen::Segment(header) => writeln!(
             out,
-            "{file} {:>9} segment life={} size={} cluster={:x} member={:x}",
-            0, header.life, header.size, header.cluster_id, header.member_id
+            "{file} {:>9} segment version={} life={} size={} cluster={:x} member={:x}",
+            0, header.version, header.life, header.size, header.cluster_id, header.member_id
         ),
         Seen::NoSegment(bad) => writeln!(out, "{file} {:>9} DAMAGED: {bad}", 0),
         Seen::Gap { from, to: Some(to), .. } => {

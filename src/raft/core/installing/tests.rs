@@ -65,10 +65,11 @@ fn resume(dir: &Dir, at: usize) -> (Core, Covered) {
         life: at as u64,
         quota_bytes: None,
         catch_up_entries: CATCH_UP_ENTRIES,
+        span_entries: 4,
         force_new_cluster: false,
         logger: slog::Logger::root(slog::Discard, slog::o!()),
     };
-    let Resumed { parts, covered, .. } = start::resume(dir, &options, manner).unwrap();
+    let Resumed { parts, covered, .. } = start::resume(dir, &options, manner, None).unwrap();
     let mut core = Core::new(parts).unwrap();
     core.checkpointed(&covered);
     (core, covered)
