@@ -54,10 +54,10 @@ impl Core {
         // name it all the same as the place to replay from: it would not be there.
         let is_gone = |life: u32| retired.iter().any(|segment| segment.life() == life);
         #[cfg(any(test, feature = "sim"))]
-        let is_gone = |life: u32| is_gone(life) && !self.has(Planted::ReplaysFromRecycled);
-        let mut marks = std::mem::take(&mut self.marks);
-        marks.retain(|mark| !is_gone(mark.position.life));
-        self.marks = marks;
+        let is_kept = self.has(Planted::ReplaysFromRecycled);
+        #[cfg(any(test, feature = "sim"))]
+        let is_gone = |life: u32| is_gone(life) && !is_kept;
+        self.marks.retain(|mark| !is_gone(mark.position.life));
         self.dirty |= !retired.is_empty();
         // A table of before would pin what has just been taken out.
         let table = Arc::new(self.writer.table().clone());
