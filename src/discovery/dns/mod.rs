@@ -146,7 +146,11 @@ fn over_udp(server: SocketAddr, query: &Query, timeout: Duration) -> Result<Answ
             return Err(told("read", io::ErrorKind::TimedOut.into()));
         }
         socket.set_read_timeout(Some(left)).map_err(|cause| told("read", cause))?;
-        let count = socket.recv(&mut buffer).map_err(|cause| told("read", cause))?;
+        let count = match socket.recv(&mut buffer) {
+            // A receive with a time-out is not begun anew by the system after a signal.
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => continue,
+            received => received.map_err(|cause| told("read", cause))?,
+        };
         // What is no answer to this question may be a forgery: the true one may still come.
         if let Some(answer) = query.answer(&buffer[..count]) {
             return Ok(answer);
@@ -178,9 +182,11 @@ fn read_until(stream: &mut TcpStream, mut buffer: &mut [u8], until: Instant) -> 
             return Err(io::ErrorKind::TimedOut.into());
         }
         stream.set_read_timeout(Some(left))?;
-        match stream.read(buffer)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => buffer = &mut buffer[count..],
+        match stream.read(buffer) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => buffer = &mut buffer[count..],
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+            Err(cause) => return Err(cause),
         }
     }
     Ok(())
