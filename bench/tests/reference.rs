@@ -6,6 +6,7 @@ use std::{
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU16, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -35,14 +36,21 @@ struct Reference {
     dir: tempfile::TempDir,
 }
 
+/// Of a port that nobody listens on, and that the system gives to no connection: one that calls the port before anybody listens
+/// there may otherwise be given it itself, and find that it is answered.
+fn free_address() -> String {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = std::process::id() as u16 % 4000;
+    let address = |_| format!("127.0.0.1:{}", 20_000 + (first + NEXT.fetch_add(1, Relaxed)) % 8000);
+    (0..8000).map(address).find(|address| TcpListener::bind(address).is_ok()).expect("a port is free")
+}
+
 impl Reference {
     /// `flags` may name files in the folder that is made.
     fn start(flags: impl FnOnce(&Path) -> Vec<String>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let flags = flags(dir.path());
-        let ports = [TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap()];
-        let [address, peer] = ports.each_ref().map(|port| port.local_addr().unwrap().to_string());
-        drop(ports);
+        let [address, peer] = [free_address(), free_address()];
         let scheme = if flags.is_empty() { "http" } else { "https" };
         let child = Command::new(etcd())
             .arg(format!("--data-dir={}", dir.path().join("data").display()))
@@ -56,10 +64,11 @@ impl Reference {
             .stderr(Stdio::inherit())
             .spawn()
             .unwrap();
-        let reference = Reference { child, address, dir };
+        let mut reference = Reference { child, address, dir };
         let deadline = Instant::now() + Duration::from_secs(30);
         while TcpStream::connect(&reference.address).is_err() {
             assert!(Instant::now() < deadline, "the reference does not start");
+            assert!(reference.child.try_wait().unwrap().is_none(), "the reference has ended");
             std::thread::sleep(Duration::from_millis(20));
         }
         reference
