@@ -30,28 +30,30 @@ impl Code {
     /// How many codes there are; their numbers are 0..COUNT.
     pub const COUNT: usize = 17;
 
+    /// In order of their numbers.
+    pub const ALL: [Code; Code::COUNT] = [
+        Code::Ok,
+        Code::Canceled,
+        Code::Unknown,
+        Code::InvalidArgument,
+        Code::DeadlineExceeded,
+        Code::NotFound,
+        Code::AlreadyExists,
+        Code::PermissionDenied,
+        Code::ResourceExhausted,
+        Code::FailedPrecondition,
+        Code::Aborted,
+        Code::OutOfRange,
+        Code::Unimplemented,
+        Code::Internal,
+        Code::Unavailable,
+        Code::DataLoss,
+        Code::Unauthenticated,
+    ];
+
     /// The code of a number on the wire, if there is one.
     pub fn of_number(number: u32) -> Option<Code> {
-        const CODES: [Code; Code::COUNT] = [
-            Code::Ok,
-            Code::Canceled,
-            Code::Unknown,
-            Code::InvalidArgument,
-            Code::DeadlineExceeded,
-            Code::NotFound,
-            Code::AlreadyExists,
-            Code::PermissionDenied,
-            Code::ResourceExhausted,
-            Code::FailedPrecondition,
-            Code::Aborted,
-            Code::OutOfRange,
-            Code::Unimplemented,
-            Code::Internal,
-            Code::Unavailable,
-            Code::DataLoss,
-            Code::Unauthenticated,
-        ];
-        CODES.get(usize::try_from(number).ok()?).copied()
+        Code::ALL.get(usize::try_from(number).ok()?).copied()
     }
 
     /// The name as grpc-go prints it and as the metric label `grpc_code` carries it.

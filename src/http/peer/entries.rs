@@ -4,7 +4,7 @@
 use http::{Method, Request, StatusCode};
 use prost::Message as _;
 
-use super::{CLUSTER_ID, Source, header, hex, of_cluster, ok};
+use super::{Source, of_another_cluster, of_cluster, ok};
 use crate::{
     http::{
         answer::{Answer, allow, error as refusal},
@@ -20,8 +20,8 @@ pub(super) async fn list<B>(source: &dyn Source, request: &Request<B>) -> Answer
     if request.method() != Method::GET {
         return allow("GET");
     }
-    if header(request, CLUSTER_ID.as_str()) != hex(source.cluster_id()) {
-        return refusal(StatusCode::PRECONDITION_FAILED, "cluster ID mismatch");
+    if let Some(refused) = of_another_cluster(source, request) {
+        return refused;
     }
     let query = Query::new(request.uri().query().unwrap_or(""));
     let index = |name: &str| query.first(name).and_then(|text| text.parse::<u64>().ok()).filter(|index| *index > 0);

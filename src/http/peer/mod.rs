@@ -20,7 +20,7 @@ use hyper::body::Incoming;
 use serde::Serialize;
 
 use super::{
-    answer::{self, Answer, allow, not_found, redirect},
+    answer::{self, Answer, allow, error as refusal, not_found, redirect},
     body::Body,
     path::{self, Cleaned},
 };
@@ -166,6 +166,12 @@ fn of_cluster(source: &dyn Source, mut answer: Answer) -> Answer {
     let id = HeaderValue::from_str(&hex(source.cluster_id())).expect("digits are a header's value");
     answer.headers_mut().insert(CLUSTER_ID, id);
     answer
+}
+
+/// What only members of this kind ask is answered to members of the cluster alone: why this one is not.
+fn of_another_cluster<B>(source: &dyn Source, request: &Request<B>) -> Option<Answer> {
+    let is_other = header(request, CLUSTER_ID.as_str()) != hex(source.cluster_id());
+    is_other.then(|| refusal(StatusCode::PRECONDITION_FAILED, "cluster ID mismatch"))
 }
 
 /// An id as members write it.

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use http::{Method, Request, StatusCode};
+use http::{Method, Request};
 
-use super::{CLUSTER_ID, Source, header, hex, json, of_cluster, ok};
-use crate::http::answer::{Answer, allow, error as refusal};
+use super::{Source, json, of_another_cluster, of_cluster, ok};
+use crate::http::answer::{Answer, allow};
 
 const JSON: &str = "application/json";
 
@@ -19,9 +19,4 @@ pub(super) fn spans<B>(source: &dyn Source, request: &Request<B>) -> Answer {
     }
     let spans: BTreeMap<u64, u32> = source.spans().into_iter().map(|span| (span.last, span.hash)).collect();
     of_cluster(source, ok(JSON, json(&spans)))
-}
-
-fn of_another_cluster<B>(source: &dyn Source, request: &Request<B>) -> Option<Answer> {
-    let is_other = header(request, CLUSTER_ID.as_str()) != hex(source.cluster_id());
-    is_other.then(|| refusal(StatusCode::PRECONDITION_FAILED, "cluster ID mismatch"))
 }

@@ -3,7 +3,7 @@
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 
-use super::{CLUSTER_ID, Source, header, hex, of_cluster, ok};
+use super::{Source, of_another_cluster, of_cluster, ok};
 use crate::{
     http::answer::{Answer, allow, error as refusal},
     limits,
@@ -16,8 +16,8 @@ pub(super) async fn tell(source: &dyn Source, request: Request<Incoming>) -> Ans
     if request.method() != Method::POST {
         return allow("POST");
     }
-    if header(&request, CLUSTER_ID.as_str()) != hex(source.cluster_id()) {
-        return refusal(StatusCode::PRECONDITION_FAILED, "cluster ID mismatch");
+    if let Some(refused) = of_another_cluster(source, &request) {
+        return refused;
     }
     let Ok(body) = Reader::new(request.into_body()).whole(limits::PEER_REQUEST_BYTES_MAX).await else {
         return refusal(StatusCode::BAD_REQUEST, "error reading body");

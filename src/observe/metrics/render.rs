@@ -353,7 +353,7 @@ fn grpc(out: &mut Exposition, sources: &Sources<'_>) {
     }
     out.family("grpc_server_handled_total", Kind::Counter, "Calls ended, by status.");
     for (at, (service, method, kind)) in shown() {
-        for code in CODES {
+        for code in Code::ALL {
             let labels = [
                 ("grpc_code", code.name()),
                 ("grpc_method", *method),
@@ -373,26 +373,6 @@ fn grpc(out: &mut Exposition, sources: &Sources<'_>) {
         }
     }
 }
-
-const CODES: [Code; 17] = [
-    Code::Ok,
-    Code::Canceled,
-    Code::Unknown,
-    Code::InvalidArgument,
-    Code::DeadlineExceeded,
-    Code::NotFound,
-    Code::AlreadyExists,
-    Code::PermissionDenied,
-    Code::ResourceExhausted,
-    Code::FailedPrecondition,
-    Code::Aborted,
-    Code::OutOfRange,
-    Code::Unimplemented,
-    Code::Internal,
-    Code::Unavailable,
-    Code::DataLoss,
-    Code::Unauthenticated,
-];
 
 fn health(out: &mut Exposition, health: &HealthMetrics) {
     out.counter("etcd_server_health_success", "Requests of /health that found the member healthy.", health.healthy());
