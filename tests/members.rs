@@ -138,7 +138,7 @@ async fn a_learner_catches_up_by_a_snapshot_and_serves_little() {
     refused(client.call(&HashKvRequest::default()).await, &error::NOT_SUPPORTED_FOR_LEARNER);
     let watch = client.stream::<LeaseKeepAliveRequest>().await.unwrap().1.expect().await;
     refused(watch, &error::NOT_SUPPORTED_FOR_LEARNER);
-    assert!(cluster.members[0].log().contains("sent database snapshot"), "{}", cluster.members[0].log());
+    cluster.members[0].says("sent database snapshot").await;
 
     let promoted = until(async || first.call(&MemberPromoteRequest { id: learner }).await.ok()).await;
     assert!(promoted.members.iter().all(|member| !member.is_learner));

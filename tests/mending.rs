@@ -105,15 +105,6 @@ async fn until_metric(server: &Server, name: &str, is_enough: impl Fn(f64) -> bo
     .await;
 }
 
-async fn until_log(server: &Server, line: &str) {
-    soon(async {
-        while !server.log().contains(line) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
-}
-
 /// The damaged segment is emptied beside all else, and then its file is given back.
 async fn is_left(server: &Server) {
     soon(async {
@@ -199,7 +190,7 @@ async fn what_nobody_reads_is_scrubbed_and_comes_from_another_member() {
     let client = cluster.client(VICTIM).await;
     holds(&client, 0..KEYS).await;
     cluster.agree().await;
-    until_log(victim, "wrote a checkpoint").await;
+    victim.says("wrote a checkpoint").await;
     start_again(&mut cluster, VICTIM).await;
     // One later checkpoint does not name a place before the damage again, for the sake of who lags.
     cluster.client(VICTIM).await.call(&DefragmentRequest {}).await.unwrap();
@@ -260,7 +251,7 @@ async fn a_member_alone_refuses_what_it_has_lost_and_starts_again() {
     let (file, at) = find(&server, 7);
     flip(&file, at + 5000);
     until_metric(&server, "urd_damaged_values", |left| left == 1.0).await;
-    until_log(&server, "wrote a checkpoint").await;
+    server.says("wrote a checkpoint").await;
     for round in 0..2 {
         let client = server.client().await;
         let refused = own(&client, 7).await.unwrap_err();

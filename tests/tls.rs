@@ -177,7 +177,7 @@ async fn a_certificate_is_demanded_and_the_server_outlives_who_has_none() {
         certificates.client(&encrypted, false).await.map(|_| ()).unwrap_err();
     }
     assert_eq!(client.get("k").await.unwrap().kvs[0].value, "v");
-    assert!(server.log().contains("rejected connection on client endpoint"));
+    server.says("rejected connection on client endpoint").await;
 }
 
 /// Who shows a certificate for a host has shown that it is that host, whatever else it is called.

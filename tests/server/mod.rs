@@ -118,6 +118,15 @@ impl Server {
         String::from_utf8_lossy(&fs::read(self.log_path()).unwrap_or_default()).into_owned()
     }
 
+    /// Waits until it has said so: a line about a request may be written after the request's answer.
+    pub async fn says(&self, text: &str) {
+        let begin = Instant::now();
+        while !self.log().contains(text) {
+            assert!(begin.elapsed() < PATIENCE, "it does not say {text:?}:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Starts it, and waits until it answers.
     pub async fn restart(&mut self) {
         self.spawn();
