@@ -10,6 +10,9 @@ pub const CLUSTER: &str = "3.7.0";
 /// The version of the storage's schema that it states.
 pub const STORAGE: &str = "3.7.0";
 
+/// The first of those versions.
+pub const OLDEST_SCHEMA: &str = "3.6.0";
+
 /// The oldest cluster version that a member of that release can be part of.
 pub const MIN_CLUSTER: &str = "3.0.0";
 

@@ -34,7 +34,7 @@ impl Access {
         Access { tls: Some(TlsConnector::from(Arc::new(config))), user: None }
     }
 
-    pub fn as_user(self, name: &str, password: &str) -> Self {
+    pub fn of_user(self, name: &str, password: &str) -> Self {
         Access { user: Some((name.to_owned(), password.to_owned())), ..self }
     }
 

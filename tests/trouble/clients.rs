@@ -202,7 +202,8 @@ impl Session {
     }
 
     fn talk_to_another(&mut self) {
-        self.talk_to(self.run.clone().some_place(&mut self.random));
+        let at = self.run.some_place(&mut self.random);
+        self.talk_to(at);
     }
 
     async fn client(&mut self) -> Result<Client, Error> {

@@ -77,8 +77,9 @@ impl Cluster {
             let disk = Disk::new(home, &namespace(number));
             let mut more = vec![format!("--initial-cluster={}", all.join(","))];
             more.extend(given.split_whitespace().map(str::to_owned));
-            let member = Member::new(home, number, &namespace(number), &server, "http", more);
-            Member { data_dir: disk.data_dir(), disk: Some(disk), ..member }
+            let mut member = Member::new(home, number, &namespace(number), &server, "http", more);
+            (member.data_dir, member.disk) = (disk.data_dir(), Some(disk));
+            member
         });
         let mut cluster = Cluster { members: members.collect(), network };
         cluster.members.iter_mut().for_each(Member::start);

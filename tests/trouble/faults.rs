@@ -117,7 +117,7 @@ impl<'a> Faults<'a> {
             self.keep_house().await;
             self.hold(first).await;
             if self.random.below(4) == 0 {
-                let second = *self.random.pick(&ALL);
+                let second = *self.random.pick(&chosen());
                 self.inject(second).await;
                 self.hold(second).await;
             }
@@ -302,8 +302,20 @@ impl<'a> Faults<'a> {
     }
 }
 
+/// Those that `URD_TROUBLE_FAULTS` names, separated by commas; all, where there is none.
+fn chosen() -> Vec<Fault> {
+    match std::env::var("URD_TROUBLE_FAULTS") {
+        Err(_) => ALL.to_vec(),
+        Ok(names) => {
+            let named = |name: &str| ALL.into_iter().find(|fault| format!("{fault:?}") == name);
+            let all = names.split(',').map(|name| named(name).unwrap_or_else(|| panic!("{name:?} is no fault")));
+            all.collect()
+        }
+    }
+}
+
 fn shuffled(random: &mut Random) -> Vec<Fault> {
-    let mut all = ALL.to_vec();
+    let mut all = chosen();
     for at in (1..all.len()).rev() {
         all.swap(at, random.below(at as u64 + 1) as usize);
     }

@@ -4,7 +4,9 @@
 //!
 //! Needs root, ip(8), unshare(1) and mkfs.ext4, and is run by name: `tests/trouble/run SECONDS SEED`, or
 //! `cargo test --test trouble -- --ignored`. `URD_TEST_SERVER` names the server (the reference's will do as well),
-//! `URD_TROUBLE_SECONDS` how long (60), `URD_SEED` what is drawn; `URD_TROUBLE_BREAK=serializable` takes serializable reads for
+//! `URD_TROUBLE_SECONDS` how long (60), `URD_SEED` what is drawn; `URD_TROUBLE_SERVERS`
+//! names each member's, so that etcd and urd are members of one cluster; `URD_TROUBLE_FAULTS` the faults to choose from;
+//! `URD_TROUBLE_BREAK=serializable` takes serializable reads for
 //! linearizable ones, so that the checker must find them.
 
 mod access;
@@ -20,6 +22,7 @@ mod server;
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -58,10 +61,19 @@ fn nothing_is_lost_and_nobody_is_misled() {
     let result = trial(&mut cluster, Duration::from_secs(seconds), seed);
     if let Err(cause) = result {
         for member in &cluster.members {
+            keep_log(member);
             println!("--- member {}'s last lines\n{}", member.number + 1, member.last_words(12));
         }
         drop(cluster);
         panic!("{cause}\nseed {seed}");
+    }
+}
+
+/// Where a run has failed, the folder named by `URD_TROUBLE_LOGS` is given all that its members have said.
+fn keep_log(member: &cluster::Member) {
+    if let Some(folder) = std::env::var_os("URD_TROUBLE_LOGS").map(PathBuf::from) {
+        let written = std::fs::write(folder.join(format!("{}.log", member.name)), member.said());
+        written.unwrap_or_else(|cause| println!("{}: {cause}", folder.display()));
     }
 }
 

@@ -6,7 +6,7 @@
 //! `tests/trouble/rolling` runs it. `URD_ROLLING_ETCD` names an etcd; `URD_ROLLING_FAULTS=1` kills the newcomer while it receives
 //! its snapshot, the leader while it promotes, and cuts somebody off, at every step; `URD_ROLLING_STRICT=1` waits as an operator
 //! has to (`--strict-reconfig-check`); `URD_ROLLING_MB` is there before it begins; `URD_ROLLING_GAP_MS` is the longest time for
-//! which no client's write may be done.
+//! which no client's write may be done; where it fails, `URD_TROUBLE_LOGS` is the folder for the members' logs.
 
 use std::{
     path::{Path, PathBuf},
@@ -20,7 +20,8 @@ use urd::random::Random;
 use urd_client::{
     Client, Error,
     etcdserverpb::{
-        Member as Listed, MemberAddRequest, MemberPromoteRequest, MemberRemoveRequest, MoveLeaderRequest, StatusRequest,
+        AuthenticateRequest, Member as Listed, MemberAddRequest, MemberPromoteRequest, MemberRemoveRequest,
+        MoveLeaderRequest, StatusRequest,
     },
 };
 
@@ -31,7 +32,7 @@ use crate::{
     checker::{Lease, Micros, Op, What},
     clients::{self, Run, Session},
     cluster::{Member, peer_url},
-    judged, last_revision, local, network,
+    judged, keep_log, last_revision, local, network,
     network::{Network, address},
     same_everywhere,
     server::{PATIENCE, binary, certificates::Certificates, users},
@@ -63,6 +64,7 @@ fn members_are_replaced_by_another_kind_and_back() {
     println!("etcd {}, urd {}, seed {seed}", rolling.release, binary().display());
     if let Err(cause) = rolling.roll() {
         for member in &rolling.members {
+            keep_log(member);
             println!("--- {}'s last lines\n{}", member.name, member.last_words(12));
         }
         drop(rolling);
@@ -115,7 +117,7 @@ impl Rolling {
         hosts.push("127.0.0.1".to_owned());
         let certificates = Certificates::for_hosts(&hosts);
         let places: Vec<usize> = (0..MEMBERS).collect();
-        let access = Access::within_tls(&certificates).as_user(USER, USER);
+        let access = Access::within_tls(&certificates).of_user(USER, USER);
         let run = Arc::new(Run::new(&places, WATCHES, true, access));
         let session = Session::new(run.clone(), "o".to_owned(), seed ^ 0x0e);
         Rolling {
@@ -405,12 +407,16 @@ impl Rolling {
             self.cut_off_somebody(place).await;
         }
         // What it has received it must be able to start with.
-        if !self.at(place).stop() {
-            return Err(format!("{name} does not stop when it is told to"));
+        match server == self.etcd {
+            // Told to stop while there are watches, it takes its time.
+            true => self.at(place).kill(),
+            false if self.at(place).stop() => {}
+            false => return Err(format!("{name} does not stop when it is told to")),
         }
         self.at(place).start();
         self.told.restarts += 1;
         self.takes_writes(place).await?;
+        self.tokens_are_good_everywhere(place).await?;
         self.keep_house().await;
         let hash = self.same_hash().await?;
 
@@ -456,25 +462,24 @@ impl Rolling {
         if !self.faults {
             return self.until("promote the newcomer", promote, votes).await.map(drop);
         }
-        // It has caught up, or nearly: what is asked for now is done, or being done, when the leader goes.
-        let begin = Instant::now();
-        let ready = async |rolling: &Self| {
-            let leader = rolling.run.access.connect(rolling.any_leader().await.ok()?).await.ok()?;
-            let own = leader.status().await.ok()?.raft_applied_index;
-            let newcomer = Access::within_tls(&rolling.certificates).connect(place).await.ok()?;
-            let its = newcomer.status().await.ok()?.raft_applied_index;
-            (its * 100 >= own * 95).then_some(())
-        };
-        while ready(self).await.is_none() && begin.elapsed() < PATIENCE {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
         let leader = self.any_leader().await?;
         let run = self.run.clone();
         let asker = run.places().into_iter().find(|at| *at != leader).expect("there are several");
         let asked = tokio::task::spawn_local(async move {
-            let asked = async { run.access.connect(asker).await?.call(&MemberPromoteRequest { id }).await };
-            let _ = tokio::time::timeout(Duration::from_secs(5), asked).await;
+            let asked = async {
+                let client = run.access.connect(asker).await?;
+                // Refused until the newcomer has nearly all.
+                while client.call(&MemberPromoteRequest { id }).await.is_err() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Ok::<_, Error>(())
+            };
+            let _ = tokio::time::timeout(Duration::from_secs(6), asked).await;
         });
+        let begin = Instant::now();
+        while !self.at(place).said().contains("applied snapshot") && begin.elapsed() < Duration::from_secs(4) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         tokio::time::sleep(Duration::from_millis(self.random.below(60))).await;
         self.at(leader).kill();
         self.told.killed_leaders += 1;
@@ -517,6 +522,32 @@ impl Rolling {
         }
     }
 
+    /// A token that one member gives is good at another, of whatever kind the two are.
+    async fn tokens_are_good_everywhere(&self, place: usize) -> Result<(), String> {
+        let plain = Access::within_tls(&self.certificates);
+        let others = self.run.places().into_iter().filter(|other| *other != place);
+        for (one, other) in others.flat_map(|other| [(place, other), (other, place)]) {
+            let begin = Instant::now();
+            loop {
+                let asked = async {
+                    let request = AuthenticateRequest { name: USER.into(), password: USER.into() };
+                    let token = plain.connect(one).await?.call(&request).await?.token;
+                    plain.connect(other).await?.with_metadata("token", &token).get("p/last").await
+                };
+                match tokio::time::timeout(Duration::from_secs(3), asked).await {
+                    Ok(Ok(_)) => break,
+                    Ok(Err(cause)) if begin.elapsed() > Duration::from_secs(10) => {
+                        let name =
+                            |at: usize| &self.members.iter().find(|it| it.number == at).expect("it is there").name;
+                        return Err(format!("a token of {} at {}: {cause}", name(one), name(other)));
+                    }
+                    _ => tokio::time::sleep(Duration::from_millis(50)).await,
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn keep_house(&mut self) {
         let seen = self.run.watched.iter().map(|seen| seen.load(Relaxed)).min().unwrap_or(0);
         if seen > 10 {
@@ -555,7 +586,7 @@ impl Rolling {
         self.run.move_to(&asked);
         self.until("remove the old member", remove, is_gone).await?;
         self.run.move_to(&stay);
-        let ended = self.at(old).ends_within(Duration::from_secs(6));
+        let ended = self.at(old).ends_within(Duration::from_secs(2));
         self.told.ended_by_themselves += usize::from(ended);
         self.at(old).kill();
         let at = self.members.iter().position(|member| member.number == old).expect("it was there");
