@@ -685,15 +685,20 @@ impl Driver {
         .await;
     }
 
-    /// A state to write a checkpoint of, as soon as there is one.
-    pub(super) async fn next_capture(&self, roll: Roll) -> Box<Capture> {
+    /// A state to write a checkpoint of, as soon as there is one. None where a state from another member waits for its turn:
+    /// there may be none before that is here, where this member lacks the entries that it has to apply first.
+    pub(super) async fn next_capture(&self, roll: Roll) -> Option<Box<Capture>> {
         self.with_core(|core| core.want_capture(roll));
-        poll_fn(|context| match self.capture.borrow_mut().take() {
-            Some(capture) => Poll::Ready(capture),
-            None => {
-                *self.capture_waker.borrow_mut() = Some(context.waker().clone());
-                Poll::Pending
+        poll_fn(|context| {
+            if let Some(capture) = self.capture.borrow_mut().take() {
+                return Poll::Ready(Some(capture));
             }
+            if self.has_waiting_install() {
+                self.with_core(Core::want_no_capture);
+                return Poll::Ready(None);
+            }
+            *self.capture_waker.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
         })
         .await
     }
@@ -706,6 +711,9 @@ impl Driver {
     pub(super) fn hand_over(&self, waiting: Waiting) {
         *self.waiting_install.borrow_mut() = Some(waiting);
         self.kick_space();
+        if let Some(waker) = self.capture_waker.borrow_mut().take() {
+            waker.wake();
+        }
     }
 
     /// Has values that another member gave written as soon as no other job moves any. One at a time.

@@ -399,7 +399,12 @@ impl Space {
 
     /// Writes a checkpoint and takes out the segments that it and the present state leave without use.
     async fn checkpoint(&mut self, roll: Roll) -> io::Result<()> {
-        let Capture { state, hard_state, position, extents } = *self.driver.next_capture(roll).await;
+        let Capture { state, hard_state, position, extents } = loop {
+            match self.driver.next_capture(roll).await {
+                Some(capture) => break *capture,
+                None => self.install().await?,
+            }
+        };
         let logged = self.driver.logged_bytes();
         let (applied, _) = state.applied();
         let covered = Covered { applied, replay_from: position.life, usage: state.index.usage().clone() };

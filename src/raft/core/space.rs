@@ -15,6 +15,11 @@ impl Core {
         self.roll_wanted = roll == Roll::Over;
     }
 
+    /// None is wanted any more; one that has begun a segment has begun it.
+    pub fn want_no_capture(&mut self) {
+        (self.capture_wanted, self.roll_wanted) = (None, false);
+    }
+
     /// Whether a replay may begin behind a segment now, and a capture with `Roll::Past` need not wait for what is not committed
     /// yet.
     pub fn may_replay_past(&self, life: u32) -> bool {
