@@ -19,6 +19,7 @@ finish() {
     for file in "$work"/*.pid; do
         if [ -e "$file" ]; then kill -9 "$(cat "$file")" || true; fi
     done 2>/dev/null
+    if [ "${URD_KEEP:-}" ]; then cp -r "$work" "$URD_KEEP"; fi
     rm -rf "$work"
 }
 trap finish EXIT
@@ -77,12 +78,12 @@ cat >"$work/stop" <<END
 #!/usr/bin/env bash
 cd "$work"
 echo "\$URD_OLD_NAME" >>stopped
-# It ends by itself; if not, it is ended.
-for _ in \$(seq 50); do
+# It ends by itself.
+for _ in \$(seq 100); do
     kill -0 "\$(cat "\$URD_OLD_NAME.pid")" 2>/dev/null || exit 0
     sleep 0.1
 done
-kill "\$(cat "\$URD_OLD_NAME.pid")" 2>/dev/null || true
+exit 1
 END
 chmod +x "$work/start" "$work/stop"
 
@@ -147,7 +148,8 @@ told "nothing was changed"
 
 echo "== etcd by urd, killed on the way"
 : >"$work/told"
-live --plan="$work/plan" &
+# Not as a function in the background: that would be a shell's process, and the tool would go on.
+"$migrate" live --start-command="$work/start" --stop-command="$work/stop" --patience=60 --plan="$work/plan" >>"$work/told" 2>&1 &
 tool=$!
 for _ in $(seq 400); do
     if grep -q "2/3 m2 → u2. added" "$work/told"; then break; fi
@@ -158,12 +160,12 @@ wait $tool 2>/dev/null || true
 echo "killed" >>"$work/told"
 live --plan="$work/plan" || fail "the second run ended with $?"
 told "all of the plan is done"
-[ "$(ctl --endpoints="${clients[u1]}" member list | awk -F', ' '{ print $3, $6 }' | sort | tr '\n' ' ')" = "u1 false u2 false u3 false " ] ||
-    fail "the members are others than planned: $(ctl --endpoints="${clients[u1]}" member list)"
+export ETCDCTL_ENDPOINTS=${clients[u1]}
+[ "$(ctl member list | awk -F', ' '{ print $3, $6 }' | sort | tr '\n' ' ')" = "u1 false u2 false u3 false " ] ||
+    fail "the members are others than planned: $(ctl member list)"
 [ "$(sort "$work/stopped" | uniq | tr '\n' ' ')" = "m1 m2 m3 " ] || fail "stopped were $(cat "$work/stopped")"
 
 echo "== it is done: a third run changes nothing"
-export ETCDCTL_ENDPOINTS=${clients[u1]}
 live --plan="$work/plan" --json || fail "a run of what is done ended with $?"
 [ "$(sort "$work/started" | uniq -c | awk '{ print $1 }' | sort -u)" = 1 ] || fail "a member was started twice: $(cat "$work/started")"
 

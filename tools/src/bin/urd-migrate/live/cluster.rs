@@ -28,6 +28,9 @@ const HASH_TRIES: usize = 40;
 const HASH_PAUSE: Duration = Duration::from_millis(250);
 /// Reading a whole database takes its time.
 const HASH_PATIENCE: Duration = Duration::from_secs(600);
+/// How often a token that was just given is shown again where it is not known, and how long after.
+const TOKEN_WAITS: usize = 10;
+const TOKEN_PAUSE: Duration = Duration::from_millis(100);
 /// The metrics of a member are some hundred kB.
 const HTTP_BYTES_MAX: u64 = 16 << 20;
 
@@ -110,6 +113,7 @@ impl Cluster {
     /// One call of one member. A token that is not taken any more is replaced once.
     async fn call_within<Q: Unary>(&self, patience: Duration, url: &str, request: &Q) -> Result<Q::Answer, Error> {
         // Before anything is asked: who shows a certificate and no token is the user that the certificate names.
+        let mut waits = TOKEN_WAITS;
         let mut has_logged_in = self.access.user.is_some() && !self.tokens.borrow().contains_key(url);
         if has_logged_in {
             // Nobody is asked for a token that there is nobody to be shown to.
@@ -128,6 +132,12 @@ impl Cluster {
                 Err(error) if wants_log_in(error) && self.access.user.is_some() && !has_logged_in => {
                     has_logged_in = true;
                     self.log_in(url).await?;
+                    continue;
+                }
+                // What a token of another member's is of, a learner hears a moment later.
+                Err(error) if wants_log_in(error) && has_logged_in && waits > 0 => {
+                    waits -= 1;
+                    sleep(TOKEN_PAUSE).await;
                     continue;
                 }
                 _ => {}
@@ -203,15 +213,19 @@ impl Cluster {
 
     async fn list(&self) -> Result<Vec<etcdserverpb::Member>, String> {
         let known: Vec<String> = self.reached.borrow().values().cloned().collect();
-        let more = self.access.endpoints.iter().filter(|url| !known.contains(url)).cloned().collect::<Vec<_>>();
+        // Who was named as an endpoint may have left by now: a run that goes on knows the new ones by the plan.
+        let more = self.access.endpoints.iter().chain(&self.planned).filter(|url| !known.contains(url));
         let mut causes = Vec::new();
-        for url in known.iter().chain(&more) {
+        for url in known.iter().chain(more) {
             match self.ask(url, &MemberListRequest { linearizable: true }).await {
                 Ok(list) => return Ok(list.members),
                 Err(cause) => causes.push(format!("{url}: {cause}")),
             }
         }
-        Err(format!("no member lists the members:\n  {}", causes.join("\n  ")))
+        Err(format!(
+            "nobody lists the members; name an endpoint of one that is a member now (--endpoints):\n  {}",
+            causes.join("\n  ")
+        ))
     }
 
     /// Learns who answers at URLs that were given and not listed.

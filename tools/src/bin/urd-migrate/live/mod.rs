@@ -296,9 +296,10 @@ impl Run<'_> {
         let replacement = step.at().map(|at| &self.plan.0[at]);
         let (old, new) = replacement.map_or(("", ""), |one| (one.old.as_str(), one.new.as_str()));
         let what = match step {
-            Step::AwaitStart(_) => format!(
-                "{new} was not started, or does not get on: look at its log. A member of 3.6 does not join a cluster that states 3.7 \
-                 (etcdctl downgrade enable 3.6.0). To give it up: etcdctl member remove, and remove its data directory"
+            Step::AwaitStart(at) => format!(
+                "{new} was not started, or does not get on ({}): look at its log. A member of 3.6 does not join a cluster that states 3.7 \
+                 (etcdctl downgrade enable 3.6.0). To give it up: etcdctl member remove, and remove its data directory",
+                self.of(*at).2.and_then(|new| new.answer.as_ref().err()).map_or("", String::as_str)
             ),
             Step::CatchUp(_) => {
                 format!("{new} does not catch up with the leader: look at its log, its disk and its network")
@@ -411,6 +412,7 @@ impl Run<'_> {
         let (one, _, new) = self.of(at);
         let text = match new.filter(|new| !new.name.is_empty()) {
             None => format!("{} is waited for, {} s; the cluster has not heard of it yet", one.new, passed.as_secs()),
+            Some(Member { answer: Err(cause), .. }) if cause.contains("rpc error") => format!("{}: {cause}", one.new),
             Some(_) => format!("{}: {}", one.new, of_snapshot(self.leaders_bytes(), passed, self.took)),
         };
         self.show.wait(at, 1, &text);
@@ -545,10 +547,11 @@ impl Run<'_> {
             _ => true,
         };
         let again = "see to it that it is not started again; its data directory is of no use any more";
-        let text = match (ended, left.is_some() || self.arguments.stop_command.is_some()) {
-            (true, true) => format!("{} has ended; {again}", one.old),
-            (true, false) => format!("{} is no member any more; {again}", one.old),
-            (false, _) => format!("NOTE: {} is no member any more and still answers: stop it", one.old),
+        let text = match (ended, left.is_some(), self.arguments.stop_command.is_some()) {
+            (false, ..) => format!("NOTE: {} is no member any more and still answers: stop it", one.old),
+            (true, true, _) => format!("{} has ended; {again}", one.old),
+            (true, false, true) => format!("ran the command that stops {} once more; {again}", one.old),
+            (true, false, false) => format!("{} is no member any more; {again}", one.old),
         };
         self.say("stopped", at, &text);
         self.memory.stopped.insert(at);
