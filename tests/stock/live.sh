@@ -39,12 +39,10 @@ fail() {
         -extfile <(printf 'subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n')
 ) 2>"$work/openssl" || { cat "$work/openssl" >&2; exit 1; }
 
-# Ports that differ from each other: two for each member that there will be.
-ports=()
-while [ ${#ports[@]} -lt 18 ]; do
-    port=$(free_port)
-    [[ " ${ports[*]} " == *" $port "* ]] || ports+=("$port")
-done
+# Two for each member that there will be, from where no script beside this one takes any: most are listened on much later.
+mapfile -t ports < <(for port in $(shuf -i 30000-32000 -n 200); do
+    if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then echo "$port"; fi
+done)
 declare -A clients=() peers=()
 at=0
 for name in m1 m2 m3 u1 u2 u3 e1 e2 e3; do
@@ -96,6 +94,14 @@ live() {
 }
 # told TEXT: that the tool has said so.
 told() { grep -qF -- "$1" "$work/told" || fail "not said: $1"; }
+# await_told TEXT: until it says so.
+await_told() {
+    for _ in $(seq 600); do
+        if grep -qF -- "$1" "$work/told"; then return; fi
+        sleep 0.1
+    done
+    fail "not said in time: $1"
+}
 replace() { echo "$1=$2 ${peers[$2]} ${clients[$2]}"; }
 
 founders=m1=${peers[m1]},m2=${peers[m2]},m3=${peers[m3]}
@@ -151,10 +157,7 @@ echo "== etcd by urd, killed on the way"
 # Not as a function in the background: that would be a shell's process, and the tool would go on.
 "$migrate" live --start-command="$work/start" --stop-command="$work/stop" --patience=60 --plan="$work/plan" >>"$work/told" 2>&1 &
 tool=$!
-for _ in $(seq 400); do
-    if grep -q "2/3 m2 → u2. added" "$work/told"; then break; fi
-    sleep 0.1
-done
+await_told "[2/3 m2 → u2] added"
 kill -9 $tool || fail "it was not there to be killed"
 wait $tool 2>/dev/null || true
 echo "killed" >>"$work/told"
@@ -166,17 +169,46 @@ export ETCDCTL_ENDPOINTS=${clients[u1]}
 [ "$(sort "$work/stopped" | uniq | tr '\n' ' ')" = "m1 m2 m3 " ] || fail "stopped were $(cat "$work/stopped")"
 
 echo "== it is done: a third run changes nothing"
-live --plan="$work/plan" --json || fail "a run of what is done ended with $?"
+"$migrate" live --stop-command="$work/stop" --plan="$work/plan" --json >"$work/json" || fail "a run of what is done ended with $?"
+python3 -c '
+import json, sys
+events = [json.loads(line)["event"] for line in sys.stdin]
+assert events[-1] == "done" and "added" not in events and events.count("same") == 1, events
+' <"$work/json" || fail "$(cat "$work/json")"
 [ "$(sort "$work/started" | uniq -c | awk '{ print $1 }' | sort -u)" = 1 ] || fail "a member was started twice: $(cat "$work/started")"
 
-echo "== urd by etcd"
+echo "== urd by etcd, ended on the way, and the last one by hand"
+printf '%s\n' "$(replace u1 e1)" "$(replace u2 e2)" >"$work/back"
 : >"$work/told"
-live --replace="$(replace u1 e1)" --replace="$(replace u2 e2)" --replace="$(replace u3 e3)" || fail "the way back ended with $?"
+"$migrate" live --start-command="$work/start" --stop-command="$work/stop" --patience=60 --plan="$work/back" >>"$work/told" 2>&1 &
+tool=$!
+await_told "added e1 as a learner"
+kill -TERM $tool
+code=0
+wait $tool || code=$?
+[ $code = 143 ] || fail "it was asked to end, and ended with $code"
+told "The same command goes on from there."
+live --plan="$work/back" || fail "the way back ended with $?"
 told "all of the plan is done"
-told "hash"
+: >"$work/told"
 export ETCDCTL_ENDPOINTS=${clients[e1]}
+"$migrate" live --patience=60 --replace="$(replace u3 e3)" >>"$work/told" 2>&1 &
+tool=$!
+await_told "START e3 NOW"
+# As it is printed.
+(
+    eval "$(sed -n "s/^    ETCD_/export ETCD_/p" "$work/told")"
+    "$work/start"
+)
+wait $tool || fail "the way back by hand ended with $?"
+told "all of the plan is done"
+told "u3 does not answer any more"
 for name in u1 u2 u3; do
-    if kill -0 "$(cat "$work/$name.pid")" 2>/dev/null; then fail "$name still runs"; fi
+    for _ in $(seq 100); do
+        kill -0 "$(cat "$work/$name.pid")" 2>/dev/null || continue 2
+        sleep 0.1
+    done
+    fail "$name still runs"
 done
 
 kill -TERM "$writer"

@@ -296,7 +296,7 @@ async fn of_users(facts: &Facts, cluster: &Cluster, findings: &mut Findings) {
         }
         Ok(status) if status.enabled => findings.fine(format!("there are users, at revision {}", status.auth_revision)),
         Ok(_) => findings.fine("there are no users"),
-        Err(cause) => findings.refuse(format!("whether there are users cannot be told: {cause}")),
+        Err(cause) => findings.refuse(with_cure(&format!("whether there are users cannot be told: {cause}"))),
     }
 }
 
@@ -351,14 +351,19 @@ async fn of_data(plan: &Plan, facts: &Facts, cluster: &Cluster, findings: &mut F
             findings.fine(format!("the data are the same on {members} members: hash {hash} at revision {revision}"));
         }
         Ok(Compared::Differ { revision, hashes }) => findings.refuse(differ(plan, facts, revision, &hashes)),
-        Err(cause) if cause.contains("permission denied") => {
-            findings.refuse(format!("{cause}: the user needs the role root (--user)"));
-        }
-        Err(cause) if cause.contains("user name is empty") => {
-            findings.refuse(format!("{cause}: there are users; name one that has the role root (--user)"));
-        }
-        Err(cause) => findings.refuse(cause),
+        Err(cause) => findings.refuse(with_cure(&cause)),
     }
+}
+
+/// A refusal, and what may be done about it.
+fn with_cure(cause: &str) -> String {
+    if cause.contains("permission denied") {
+        return format!("{cause}: the user needs the role root (--user)");
+    }
+    if cause.contains("user name is empty") || cause.contains("user name not found") {
+        return format!("{cause}: there are users; name one that has the role root (--user)");
+    }
+    cause.to_owned()
 }
 
 /// Who holds what, and whose it probably is.

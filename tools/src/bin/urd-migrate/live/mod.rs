@@ -549,7 +549,7 @@ impl Run<'_> {
         let again = "see to it that it is not started again; its data directory is of no use any more";
         let text = match (ended, left.is_some(), self.arguments.stop_command.is_some()) {
             (false, ..) => format!("NOTE: {} is no member any more and still answers: stop it", one.old),
-            (true, true, _) => format!("{} has ended; {again}", one.old),
+            (true, true, _) => format!("{} does not answer any more; {again}", one.old),
             (true, false, true) => format!("ran the command that stops {} once more; {again}", one.old),
             (true, false, false) => format!("{} is no member any more; {again}", one.old),
         };
