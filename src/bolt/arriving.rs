@@ -72,12 +72,7 @@ impl Arriving {
     ///
     /// # Errors
     /// Where a page of the bucket is damaged or out of order; `Refused` with what `visit` has said; what `keep` says.
-    pub fn take(
-        &mut self,
-        mut bytes: &[u8],
-        visit: &mut Show<'_>,
-        keep: &mut Keep<'_>,
-    ) -> Result<(), ReadError> {
+    pub fn take(&mut self, mut bytes: &[u8], visit: &mut Show<'_>, keep: &mut Keep<'_>) -> Result<(), ReadError> {
         while !self.begun.is_empty() {
             let missing = self.page_bytes(&self.begun)? - self.begun.len();
             let (now, later) = bytes.split_at(missing.min(bytes.len()));

@@ -9,9 +9,10 @@
 use std::{cell::RefCell, fs::File, io, os::unix::fs::FileExt};
 
 use super::{
-    arriving::{KeptPages, Shown},
     BRANCH_PAGE, BUCKET_ELEMENT, BUCKET_HEAD_BYTES, ELEMENT_BYTES, FREELIST_PAGE, LEAF_PAGE, META_PAGE, Meta,
-    PAGE_BYTES, PAGE_HEAD_BYTES, PageHead, u32_at, u64_at,
+    PAGE_BYTES, PAGE_HEAD_BYTES, PageHead,
+    arriving::{KeptPages, Shown},
+    u32_at, u64_at,
 };
 
 /// Branch pages one upon another. A database of a branch page's least, two children, has so many levels when its pages no

@@ -130,7 +130,9 @@ impl Driver {
                 received.add(database.bytes());
                 self.import(database, index, number).await
             }
-            Received::Arriving(arriving) => self.import_arriving(arriving, index, number, &|bytes| received.add(bytes)).await,
+            Received::Arriving(arriving) => {
+                self.import_arriving(arriving, index, number, &|bytes| received.add(bytes)).await
+            }
         };
         let state = match imported {
             Ok(state) => state,

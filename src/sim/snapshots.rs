@@ -160,7 +160,13 @@ impl World {
         }
     }
 
-    pub(super) fn arrive_snapshot(&mut self, sender: (usize, u64), to: usize, message: Box<Message>, database: Box<Sent>) {
+    pub(super) fn arrive_snapshot(
+        &mut self,
+        sender: (usize, u64),
+        to: usize,
+        message: Box<Message>,
+        database: Box<Sent>,
+    ) {
         let (from, life) = sender;
         let arrives = self.members[to].core.is_some() && self.network.is_open(from, to);
         if arrives && !self.runs(to) {

@@ -387,7 +387,8 @@ impl Numbering {
     /// If a value is longer than any log's.
     pub fn spell(&mut self, values: &[(Revision, &[u8])], record_bytes: usize) -> io::Result<NewValues> {
         let bytes: usize = values.iter().map(|(_, value)| value.len() + MOVED_ITEM_BYTES).sum();
-        let mut spelled = NewValues { payloads: Vec::with_capacity(bytes + bytes / 64 + MOVED_HEAD_BYTES), ..NewValues::default() };
+        let mut spelled =
+            NewValues { payloads: Vec::with_capacity(bytes + bytes / 64 + MOVED_HEAD_BYTES), ..NewValues::default() };
         spelled.values.reserve(values.len());
         let mut left = values;
         while !left.is_empty() {

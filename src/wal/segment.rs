@@ -166,7 +166,9 @@ impl Segment {
             Store::Memory(memory) => memory.get(offset, len),
             #[cfg(test)]
             Store::Cold(_) => None,
-            Store::File { .. } => window.get(&Whose { life: self.life, path: &self.path, seed: self.seed }, offset, len),
+            Store::File { .. } => {
+                window.get(&Whose { life: self.life, path: &self.path, seed: self.seed }, offset, len)
+            }
         }
     }
 

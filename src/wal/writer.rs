@@ -253,8 +253,8 @@ impl Writer {
         let life = self.active.life().checked_add(1).expect("a log has fewer than 2^32 segments in its life");
         let header = self.segment_header(life);
         // Out of address space there is nothing left to do but stop.
-        self.filler =
-            Memory::map_large(header.size).unwrap_or_else(|cause| panic!("no memory for a segment of the log: {cause}"));
+        self.filler = Memory::map_large(header.size)
+            .unwrap_or_else(|cause| panic!("no memory for a segment of the log: {cause}"));
         self.filler.skip_to(RECORDS_FROM);
         let memory = self.filler.memory().clone();
         self.active = Arc::new(Segment::in_memory(&self.parts.dir, &header, memory));

@@ -98,7 +98,9 @@ pub fn database(input: &[u8]) {
             arrival.kept(&places)
         };
         for piece in file.chunks(5000) {
-            arrival.take(piece, &mut |bytes| io::Write::write_all(&mut rest, bytes)).map_err(|cause| cause.to_string())?;
+            arrival
+                .take(piece, &mut |bytes| io::Write::write_all(&mut rest, bytes))
+                .map_err(|cause| cause.to_string())?;
             keep(&mut arrival)?;
         }
         arrival.end(&rest[..], "the file").map_err(|cause| cause.to_string())?;

@@ -61,9 +61,8 @@ impl Export {
                     planner.bucket(name, entries.iter().map(|(key, value)| (key.len(), value.len())));
                 }
                 Content::Changes => {
-                    let size = |event: EventRef<'_>| {
-                        (change_name(&event.meta).1, ChangeValue::len(event.key, &event.meta))
-                    };
+                    let size =
+                        |event: EventRef<'_>| (change_name(&event.meta).1, ChangeValue::len(event.key, &event.meta));
                     changes = planner.bucket(name, state.index.event_refs(Revision::ZERO, i64::MAX).map(size));
                 }
                 Content::Leases => {
