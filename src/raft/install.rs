@@ -247,9 +247,15 @@ impl Driver {
     /// Puts values into the log. One batch is being written at most while the next is put there.
     async fn keep(self: &Rc<Self>, values: &NewValues) -> io::Result<Vec<Place>> {
         self.all_kept().await;
-        // Where there is no room this fails, and not a write of the log, which would end the member.
-        let active = self.core().writer().active_life();
-        self.files.prepare_now(active + 1).await?;
+        // The next segment is being made while this one fills, bit by bit. Where there is no room for it this fails, and not a write
+        // of the log, which would end the member.
+        let (active, room) = {
+            let core = self.core();
+            (core.writer().active_life(), core.writer().room())
+        };
+        if values.log_bytes() > room {
+            self.files.prepare_now(active + 1).await?;
+        }
         Ok(self.with_core(|core| core.keep_values(values)))
     }
 }

@@ -365,6 +365,11 @@ impl NewValues {
         self.values.is_empty()
     }
 
+    /// What they take of a log at most.
+    pub fn log_bytes(&self) -> usize {
+        self.payloads.len() + self.records.len() * (HEADER_BYTES + ALIGN as usize) + LOG_BLOCK_BYTES as usize
+    }
+
     /// How long each value is.
     pub fn lens(&self) -> impl Iterator<Item = u32> {
         self.values.iter().map(|(_, len)| *len)

@@ -292,6 +292,11 @@ impl Writer {
         LogPosition { life: self.active.life(), offset: self.filler.written(), write: self.write, chain: self.chain }
     }
 
+    /// Bytes that the segment that is being written still has room for.
+    pub fn room(&self) -> usize {
+        (self.active.size() - self.filler.written()) as usize
+    }
+
     /// Life number of the segment that is being written.
     pub fn active_life(&self) -> u32 {
         self.active.life()
