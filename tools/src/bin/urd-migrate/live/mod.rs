@@ -357,7 +357,11 @@ impl Run<'_> {
         }
         // Not healthy for long enough, not in sync yet, no leader, done already by somebody else, timed out: it is tried again
         // if it is still to be done.
-        self.show.wait(at, phase, &error.to_string());
+        let text = match message.contains("unhealthy cluster") {
+            true => "the members take no change until all of them have been connected for five seconds".to_owned(),
+            false => error.to_string(),
+        };
+        self.show.wait(at, phase, &text);
         sleep(PAUSE).await;
         Ok(())
     }
@@ -410,10 +414,10 @@ impl Run<'_> {
     async fn await_start(&mut self, at: usize) {
         let passed = self.awaited.get_or_insert_with(Instant::now).elapsed();
         let (one, _, new) = self.of(at);
-        let text = match new.filter(|new| !new.name.is_empty()) {
-            None => format!("{} is waited for, {} s; the cluster has not heard of it yet", one.new, passed.as_secs()),
-            Some(Member { answer: Err(cause), .. }) if cause.contains("rpc error") => format!("{}: {cause}", one.new),
-            Some(_) => format!("{}: {}", one.new, of_snapshot(self.leaders_bytes(), passed, self.took)),
+        let text = match new.map(|new| &new.answer) {
+            // It is there, and is not ready yet.
+            Some(Err(cause)) if cause.contains("rpc error") => format!("{}: {cause}", one.new),
+            _ => format!("{}: {}", one.new, of_snapshot(self.leaders_bytes(), passed, self.took)),
         };
         self.show.wait(at, 1, &text);
         sleep(PAUSE).await;

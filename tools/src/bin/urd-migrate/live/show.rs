@@ -21,7 +21,7 @@ impl Show {
     pub fn new(json: bool, total: usize) -> Show {
         // The target hides itself where stderr is no terminal.
         let bar = ProgressBar::with_draw_target(Some(total as u64 * PHASES), ProgressDrawTarget::stderr());
-        let style = ProgressStyle::with_template("[{bar:30.cyan/dim}] {percent:>3}% {elapsed:.dim} {wide_msg}");
+        let style = ProgressStyle::with_template("[{bar:21.cyan/dim}] {percent:>3}% {elapsed:.dim} {wide_msg}");
         bar.set_style(style.expect("a template that can be read").progress_chars("━━╌"));
         Show { bar, json, begin: Instant::now(), total }
     }
