@@ -1,30 +1,43 @@
 //! Three cores whose messages go straight from one to the other, one of which is left behind until only a snapshot helps
 //! it. `sim/` does the same with faults in everything.
 
+use std::{pin::pin, rc::Rc, time::Duration};
+
 use bytes::Bytes;
+use futures_util::future::{Either, join, select};
 use prost::Message as _;
 use tempfile::TempDir;
+use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
     bolt::read::Database,
+    config::Config,
     proto::etcdserverpb::{CompactionRequest, InternalRaftRequest, PutRequest},
     raft::{
         bootstrap::{Founder, attributes_request},
         core::{Covered, Roll},
         database::Making,
-        mail::{Proposal, ToCore, Token},
+        driver::{self, Asked, Driver, PostRoom, Ways},
+        install::Waiting,
+        mail::{FromCore, Proposal, ToCore, Token},
+        member::Member,
+        scrub::Wanted,
+        segments::SegmentFiles,
         start::{self, Manner, Resumed},
+        view::Published,
     },
+    runtime::{self, file::Durability},
     store::{
         backend::import::{self, KeepValues, RevisionValue},
         checkpoint::CheckpointHead,
         hash::{hash, hash_kv},
+        membership::Membership,
     },
     wal::{
         bulk::Pace,
         disk::{Dir, Recycled},
-        record::Numbering,
+        record::{Numbering, SegmentHeader},
         recovery::Options,
     },
 };
@@ -525,4 +538,60 @@ fn a_commit_index_that_waits_for_its_write_is_told_by_the_checkpoint() {
     one.recycle();
     one.turn();
     assert_eq!(one.hash(), three.ones[0].hash());
+}
+
+/// Nobody is reached, and nobody hears anything.
+struct Nobody;
+
+impl PostRoom for Nobody {
+    fn send(&self, _: usize, _: FromCore) {}
+}
+
+impl Ways for Nobody {
+    fn send(&self, _: Vec<Message>) {}
+
+    fn send_snapshot(&self, _: SnapshotToSend) {}
+
+    fn update(&self, _: &Membership) {}
+
+    fn values(&self, _: Vec<Wanted>) -> Asked {
+        Box::pin(async { Vec::new() })
+    }
+}
+
+/// It may wait for an entry that only that state holds: after a kill, moved values wait for theirs, and a checkpoint for them.
+#[test]
+fn a_checkpoint_that_has_to_wait_lets_a_state_of_another_member_go_first() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = Arc::new(Dir::open(temp.path()).unwrap());
+    let (core, _) = resume(&dir, 0);
+    runtime::run_test(async move {
+        let model = core.writer().segment_header(0);
+        let header = Box::new(move |life| SegmentHeader { life, ..model });
+        let view = View { state: core.state().clone(), segments: core.writer().table().clone() };
+        let driver = Driver::new(driver::Parts {
+            core,
+            files: Rc::new(SegmentFiles::new(dir, Durability::Fdatasync, header)),
+            member: Arc::new(Member::new(id(0), 0xc1, Config::default(), 0)),
+            published: Published::new(view),
+            local: None,
+            post: Box::new(Nobody),
+            ways: Box::new(Nobody),
+            clock: runtime::now_ms,
+            checkpoint_bytes: 0,
+            tail_bytes: 0,
+        });
+        // Nobody drives it: there will be no capture.
+        let coming = async {
+            runtime::yield_now().await;
+            let incoming = Box::new(Incoming { message: Message::default(), state: State::new(1) });
+            driver.hand_over(Waiting { incoming, done: oneshot::channel().0 });
+        };
+        let both = pin!(join(driver.next_capture(Roll::No), coming));
+        match select(both, pin!(runtime::sleep(Duration::from_secs(20)))).await {
+            Either::Left(((capture, ()), _)) => assert!(capture.is_none()),
+            Either::Right(_) => panic!("the checkpoint waits for ever, and the state behind it"),
+        }
+        assert!(driver.has_waiting_install());
+    });
 }

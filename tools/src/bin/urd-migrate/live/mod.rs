@@ -298,7 +298,7 @@ impl Run<'_> {
         let what = match step {
             Step::AwaitStart(at) => format!(
                 "{new} was not started, or does not get on ({}): look at its log. A member of 3.6 does not join a cluster that states 3.7 \
-                 (etcdctl downgrade enable 3.6.0). To give it up: etcdctl member remove, and remove its data directory",
+                 (etcdctl downgrade enable 3.6.0, and urd's members started again with --max-cluster-version=3.6). To give it up: etcdctl member remove, and remove its data directory",
                 self.of(*at).2.and_then(|new| new.answer.as_ref().err()).map_or("", String::as_str)
             ),
             Step::CatchUp(_) => {
@@ -604,8 +604,10 @@ impl Run<'_> {
         if now != self.version
             && let (Some(before), Some(_)) = (&self.version, &now)
         {
-            text +=
-                &format!(" now, and stated {before} at the start: the way back is etcdctl downgrade enable {before}");
+            text += &format!(
+                " now, and stated {before} at the start: the way back is etcdctl downgrade enable {before}, and urd's members \
+                 started again with --max-cluster-version of that release"
+            );
         }
         self.show.say("version", None, &text);
         let members: Vec<String> = self
