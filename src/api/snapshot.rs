@@ -27,7 +27,7 @@ use crate::{
     raft::database::Making,
     runtime,
     shard::{pending::Waiting, view::View},
-    version,
+    store::backend,
     wire::*,
 };
 
@@ -51,16 +51,16 @@ async fn stream(
         let view = view.clone();
         runtime::bulk(move || Box::new(Snapshot::begin(view))).await
     };
-    let total = snapshot.left();
+    let (total, schema) = (snapshot.left(), backend::schema_version(&view.state));
     log!(
         Info,
         "sending database snapshot to client",
         "total-bytes" = total,
         "revision" = view.revision(),
-        "storage-version" = version::STORAGE
+        "storage-version" = schema
     );
     let longer_ms = total / limits::SNAPSHOT_BYTES_PER_SECOND_MIN * 1000;
-    let mut sender = Sender { replies, too_old: shard.pin_expires_later(longer_ms), tail: version_field() };
+    let mut sender = Sender { replies, too_old: shard.pin_expires_later(longer_ms), tail: version_field(schema) };
     let mut remaining = total;
     let mut next = Some(make(snapshot, piece_bytes(&share)));
     while let Some(making) = next.take() {
@@ -90,7 +90,7 @@ async fn stream(
         "successfully sent database snapshot to client",
         "total-bytes" = total,
         "took" = runtime::now() - began,
-        "storage-version" = version::STORAGE
+        "storage-version" = schema
     );
     Ok(())
 }
@@ -173,10 +173,10 @@ fn message_head(remaining: u64, blob: usize, tail: &Bytes) -> Bytes {
     head.seal_before(blob + tail.len())
 }
 
-/// The version, the last field of every message.
-fn version_field() -> Bytes {
+/// The schema's version, the last field of every message.
+fn version_field(schema: &str) -> Bytes {
     let mut field = BytesMut::new();
-    put_bytes(&mut field, 4, version::STORAGE.as_bytes());
+    put_bytes(&mut field, 4, schema.as_bytes());
     field.freeze()
 }
 

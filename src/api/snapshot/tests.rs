@@ -51,7 +51,7 @@ fn pieces_of_any_size_are_the_same_database() {
 
 #[test]
 fn a_message_says_what_remains() {
-    let field = version_field();
+    let field = version_field("3.7.0");
     let decoded = |remaining: u64, blob: &'static [u8]| {
         let message = [&message_head(remaining, blob.len(), &field)[..], blob, &field].concat();
         assert_eq!(message[1..PREFIX_BYTES], (message.len() as u32 - 5).to_be_bytes());

@@ -214,7 +214,7 @@ fn meta(state: &State) -> Vec<(Vec<u8>, Vec<u8>)> {
 
 /// The schema follows the cluster's version: an etcd 3.6 does not start with what says that it is of 3.7. Older ones do not
 /// know that a database says so.
-fn schema_version(state: &State) -> &str {
+pub fn schema_version(state: &State) -> &str {
     let stated =
         state.storage_version().filter(|stated| version::parse(stated) >= version::parse(version::OLDEST_SCHEMA));
     stated.unwrap_or(version::STORAGE)
