@@ -8,6 +8,7 @@ mod error;
 mod frames;
 mod methods;
 pub mod raw;
+mod tls;
 mod watch;
 
 pub use channel::{Chunks, Client, Options, Receiver, Sender};
@@ -15,6 +16,7 @@ pub use error::Error;
 pub use frames::{Frames, frame};
 pub use http::uri::Scheme;
 pub use methods::{Streaming, Unary, op};
+pub use tls::Tls;
 pub use urd::{
     error::Code,
     proto::{authpb, etcdserverpb, mvccpb, v3electionpb, v3lockpb},

@@ -76,9 +76,10 @@ impl Tokens {
     }
 }
 
-/// A simple token as etcd spells it: letters that nobody can guess, and the index of the entry that made it.
+/// A simple token as etcd spells it: letters that nobody can guess, and the index before that of the entry that made it, for
+/// that is how far etcd has come while it applies one. Every member makes the same, etcd's among them.
 pub fn simple_token(prefix: &str, index: u64) -> String {
-    format!("{prefix}.{index}")
+    format!("{prefix}.{}", index.saturating_sub(1))
 }
 
 /// The letters of a simple token, of random bytes. (etcd: sixteen of 52, each as likely as the others.)
@@ -211,8 +212,15 @@ impl SimpleTokens {
 mod tests {
     use super::*;
 
-    fn minted(index: u64, user: &str) -> TokenChange {
-        TokenChange::Minted { prefix: "abc".into(), index, user: user.into() }
+    /// The token `abc.before`.
+    fn minted(before: u64, user: &str) -> TokenChange {
+        TokenChange::Minted { prefix: "abc".into(), index: before + 1, user: user.into() }
+    }
+
+    /// What the reference 3.7.3 server made of its log's ninth entry.
+    #[test]
+    fn a_token_names_the_entry_before_its_own() {
+        assert_eq!(simple_token("jjbgmIAZdWHVWrjE", 9), "jjbgmIAZdWHVWrjE.8");
     }
 
     fn simple(ttl_ms: u64) -> Tokens {
@@ -257,7 +265,7 @@ mod tests {
     #[test]
     fn one_without_a_random_part_is_not_kept() {
         let tokens = simple(1000);
-        tokens.change(&[TokenChange::Minted { prefix: String::new(), index: 7, user: "root".into() }], 0);
+        tokens.change(&[TokenChange::Minted { prefix: String::new(), index: 8, user: "root".into() }], 0);
         assert_eq!(user(&tokens, ".7", 0), None);
     }
 

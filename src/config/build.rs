@@ -149,6 +149,7 @@ pub(super) fn build(settings: Settings, machine: &Machine) -> Result<Config, Con
         // A cluster without a learner has too many of them already.
         max_learners: usize::try_from(settings.int("max-learners"))
             .map_err(|_| ConfigError::invalid("membership: too many learner members in cluster"))?,
+        max_cluster_version: settings.text("max-cluster-version").to_owned(),
         catch_up_entries: settings.uint("snapshot-catchup-entries"),
         max_request_bytes: max_request_bytes(&settings, &mut warnings)?,
         max_txn_ops: usize::try_from(settings.uint("max-txn-ops")).unwrap_or(usize::MAX),

@@ -66,6 +66,7 @@ const KEYS: &[&str] = &[
     "bootstrap-defrag-threshold-megabytes",
     "warning-unary-request-duration",
     "max-learners",
+    "max-cluster-version",
     "force-new-cluster",
     "enable-pprof",
     "metrics",

@@ -197,6 +197,7 @@ pub const FLAGS: &[Flag] = &[
     row(Clustering, "strict-reconfig-check", Bool, "true", Works, "Refuse changes of members that would lose the quorum."),
     row(Clustering, "pre-vote", Bool, "true", Works, "Ask whether an election could be won before standing in it."),
     row(Clustering, "max-learners", Int, "1", Works, "Most learners in the cluster."),
+    row(Clustering, "max-cluster-version", Choice(&["3.6", "3.7"]), "3.7", Works, "urd's own: the newest version that the cluster may state while this member is in it; `3.6` leaves the way back to etcd 3.6 open."),
     row(Clustering, "snapshot-catchup-entries", Uint, "5000", Works, "Entries kept in the log for a member that lags."),
     row(Clustering, "auto-compaction-mode", Text, "periodic", Works, "What --auto-compaction-retention counts: `periodic` time, `revision` revisions."),
     row(Clustering, "auto-compaction-retention", Text, "0", Works, "How much history compaction keeps: hours, or a duration such as `5m`, or revisions. 0: no compaction of its own."),

@@ -51,6 +51,8 @@ pub struct Config {
     /// Changes of the members that would lose the quorum are refused.
     pub strict_reconfig_check: bool,
     pub max_learners: usize,
+    /// The release, `major.minor`, that this member counts as when the cluster's version is decided.
+    pub max_cluster_version: String,
     /// `--snapshot-catchup-entries`.
     pub catch_up_entries: u64,
     pub max_request_bytes: usize,
@@ -212,6 +214,7 @@ impl Default for Config {
             force_new_cluster: false,
             strict_reconfig_check: true,
             max_learners: limits::LEARNERS_DEFAULT,
+            max_cluster_version: "3.7".into(),
             catch_up_entries: limits::RAFT_CATCH_UP_ENTRIES,
             max_request_bytes: limits::REQUEST_BYTES_DEFAULT,
             max_txn_ops: limits::TXN_OPS_DEFAULT,

@@ -388,7 +388,7 @@ async fn route<B: Chunks + 'static>(
             health::checks(source, method, path, &query).await
         }
         "/version" if surface != Surface::Metrics => match *method {
-            Method::GET => answer::json("application/json", versions(source)),
+            Method::GET => answer::json("application/json", versions(source, version::ETCD)),
             _ => allow_get(),
         },
         "/urd/log/level" if surface != Surface::Metrics => log_level::answer(site, method, request.headers(), &query),
@@ -400,10 +400,10 @@ async fn route<B: Chunks + 'static>(
     }
 }
 
-fn versions(source: &dyn Source) -> String {
+fn versions(source: &dyn Source, server: &str) -> String {
     let cluster = source.cluster_version().unwrap_or_else(|| "not_decided".into());
     let storage = source.storage_version().unwrap_or_else(|| "unknown".into());
-    format!(r#"{{"etcdserver":"{}","etcdcluster":"{cluster}","storage":"{storage}"}}"#, version::ETCD)
+    format!(r#"{{"etcdserver":"{server}","etcdcluster":"{cluster}","storage":"{storage}"}}"#)
 }
 
 /// The host a request is addressed to, as it stands; None where HTTP/1.1 demands one and there is none.

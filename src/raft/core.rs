@@ -23,7 +23,7 @@ use super::{
     mail::{Control, FromCore, Kept, Outcome, ReceivedSnapshot, ToCore, Token},
     sending::SnapshotToSend,
     translate::{self, Change},
-    view::View,
+    view::{Published, View},
 };
 use crate::{
     auth::TokenChange,
@@ -283,6 +283,8 @@ pub struct Core {
     shown_life: u32,
 
     last_view: Option<Arc<View>>,
+    /// Where the views are published, if nobody looks there from another thread.
+    only_here: Option<Published>,
     outcomes: Vec<Vec<(Token, Outcome)>>,
     batch: AppliedBatch,
     spans: Spans,
@@ -364,6 +366,7 @@ impl Core {
             marks,
             shown_life: 0,
             last_view: None,
+            only_here: None,
             outcomes: (0..parts.shards).map(|_| Vec::new()).collect(),
             batch: AppliedBatch::default(),
             dirty: true,
@@ -380,6 +383,12 @@ impl Core {
         };
         core.draw_timeout();
         Ok(core)
+    }
+
+    /// All who look at published views are on the thread that the core is on, and its turns are published before any of
+    /// them runs: it takes a view back before it changes the state, which then need not be copied.
+    pub fn publish_only_here(&mut self, published: Published) {
+        self.only_here = Some(published);
     }
 
     pub fn state(&self) -> &State {
@@ -781,6 +790,11 @@ impl Core {
     fn apply(&mut self, committed: Vec<Entry>) -> io::Result<()> {
         let Some(last) = committed.last().map(|entry| entry.index) else { return Ok(()) };
         self.dirty = true;
+        if let Some(published) = &self.only_here
+            && self.last_view.take().is_some()
+        {
+            published.withdraw();
+        }
         // An entry counts against the quota by its cost, as do those before it by what they take: not by its own bytes in
         // the log, nor by those of entries behind it.
         let mut unapplied = self.node.store().bytes_from(committed[0].index);

@@ -495,6 +495,16 @@ impl Driver {
     }
 
     fn carry_out(self: &Rc<Self>, effects: Effects) {
+        // Before anybody is told of them; and what is void is so before the state that made it void is seen.
+        if !effects.tokens.is_empty() {
+            self.member.tokens.change(&effects.tokens, (self.clock)());
+        }
+        // Before anything else that may look at a view: the one of before may have been withdrawn.
+        if let Some(view) = effects.view {
+            self.published.publish(view.clone());
+            self.tell_sizes();
+            self.tell_members(&view.state.membership);
+        }
         if !effects.messages.is_empty() {
             self.ways.send(effects.messages);
         }
@@ -510,15 +520,6 @@ impl Driver {
             }
             self.writing_since.set(since);
             runtime::spawn(self.clone().write(write));
-        }
-        // Before anybody is told of them; and what is void is so before the state that made it void is seen.
-        if !effects.tokens.is_empty() {
-            self.member.tokens.change(&effects.tokens, (self.clock)());
-        }
-        if let Some(view) = effects.view {
-            self.tell_sizes();
-            self.tell_members(&view.state.membership);
-            self.published.publish(view);
         }
         self.tell_standing();
         for (shard, mail) in effects.mail {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 
 use crate::{store::state::State, wal::table::SegmentTable};
 
@@ -22,24 +22,32 @@ impl View {
 
 /// Where the newest view is found, from any core.
 #[derive(Clone)]
-pub struct Published(Arc<ArcSwap<View>>);
+pub struct Published(Arc<ArcSwapOption<View>>);
 
 impl Published {
     pub fn new(view: View) -> Self {
-        Published(Arc::new(ArcSwap::from_pointee(view)))
+        Published(Arc::new(ArcSwapOption::from_pointee(view)))
     }
 
     pub fn load(&self) -> Arc<View> {
-        self.0.load_full()
+        self.0.load_full().expect(THERE)
     }
 
     /// Looks at the newest view without keeping it.
     #[inline]
     pub fn look<T>(&self, look: impl FnOnce(&View) -> T) -> T {
-        look(&self.0.load())
+        look(self.0.load().as_ref().expect(THERE))
     }
 
     pub fn publish(&self, view: Arc<View>) {
-        self.0.store(view);
+        self.0.store(Some(view));
+    }
+
+    /// There is no view until the next is published: nobody may look. Where everybody who looks is on the thread that
+    /// publishes, so that nobody can, the state need not be copied to be changed unless somebody holds it still.
+    pub fn withdraw(&self) {
+        self.0.store(None);
     }
 }
+
+const THERE: &str = "who publishes is the only one to run while there is no view";

@@ -188,6 +188,13 @@ struct House {
     entrance: Mutex<Option<Entrance>>,
 }
 
+impl House {
+    /// Whether the core and all shards are on one thread.
+    fn has_one_executor(&self) -> bool {
+        self.member.config.shards == 1 && self.core_peer == 0
+    }
+}
+
 fn take<T>(from: &Mutex<Option<T>>) -> T {
     from.lock().expect("nothing panics while it holds this").take().expect("taken once")
 }
@@ -239,7 +246,10 @@ fn drive_core(house: &Arc<House>, port: &Rc<Port<Letter>>, local: Option<Rc<Shar
     let model = parts.writer.segment_header(0);
     let header = Box::new(move |life| crate::wal::record::SegmentHeader { life, ..model });
     let files = Rc::new(SegmentFiles::new(dir, durability, header));
-    let core = Core::new(parts).expect("the log that recovery has read suits the crate");
+    let mut core = Core::new(parts).expect("the log that recovery has read suits the crate");
+    if house.has_one_executor() {
+        core.publish_only_here(house.published.clone());
+    }
     let member = house.member.clone();
     let post = Box::new(ByPort(port.clone()));
     let peers = Peers::new(house.member.clone(), doors::client(&house.member.config));

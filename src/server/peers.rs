@@ -28,6 +28,7 @@ use crate::{
         membership::Member,
         types::{Revision, Values as _},
     },
+    version,
     wal::spool::Spool,
     wire::values,
 };
@@ -104,6 +105,10 @@ impl peer::Source for ShardSource {
 
     fn member_id(&self) -> u64 {
         self.services.shard.member.id
+    }
+
+    fn stated_version(&self) -> String {
+        version::stated(&self.services.shard.member.config.max_cluster_version)
     }
 
     fn members(&self) -> Vec<Member> {

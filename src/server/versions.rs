@@ -61,7 +61,7 @@ async fn versions_of_all(driver: &Driver, peers: &Peers) -> Vec<(u64, Option<Ver
         let cluster = state.cluster_version.as_deref().unwrap_or("not_decided").to_owned();
         let others: Vec<Member> =
             state.membership.members().filter(|member| member.id != driver.member().id).cloned().collect();
-        (Versions { server: version::ETCD.into(), cluster }, others)
+        (Versions { server: version::stated(&driver.member().config.max_cluster_version), cluster }, others)
     };
     let patience = Duration::from_millis(driver.member().config.request_timeout_ms());
     let mut versions = vec![(driver.member().id, Some(own))];

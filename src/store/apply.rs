@@ -278,7 +278,7 @@ impl State {
     /// Where it does not fit the members there are: then raft must not see it.
     pub fn apply_conf_change(&mut self, index: u64, term: u64, change: &raftpb::ConfChange) -> Result<(), Status> {
         self.apply_empty(index, term);
-        self.membership.apply(change)
+        self.membership.apply(change, self.learners_max)
     }
 
     /// Applies a request.

@@ -216,7 +216,10 @@ impl Blocks<'_> {
                 before = &[];
             }
             put_shortened(&mut self.block, before, key);
-            put_bytes(&mut self.block, state);
+            let (flags, tail) = codec::bare_key(state);
+            put_varint(&mut self.block, (flags.len() + tail.len()) as u64);
+            self.block.extend_from_slice(&flags);
+            self.block.extend_from_slice(tail);
             before = key;
         }
         self.close(Section::Keys)

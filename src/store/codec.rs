@@ -106,6 +106,9 @@ pub fn is_key(value: &[u8]) -> bool {
     let look = || {
         let mut rest = Fields(value);
         let flags = rest.byte()?;
+        if flags & (PREV | JUMP) != 0 {
+            return None;
+        }
         let main = i64::try_from(rest.varint()?).ok()?;
         if flags & SUB != 0 {
             rest.varint()?;
@@ -189,11 +192,18 @@ fn meta_tail(reader: &mut Reader<'_>, flags: u8, revision: Revision) -> KeyMeta 
     KeyMeta { revision, create, version, lease, place }
 }
 
-/// The value of an entry of the key tree: the key's newest state.
-pub fn put_key(out: &mut Vec<u8>, meta: &KeyMeta) {
+/// The value of an entry of the key tree: the key's newest state, and what its next event needs of the newest one's link,
+/// so that it need not be looked for: that is not in a checkpoint.
+pub fn put_key(out: &mut Vec<u8>, meta: &KeyMeta, onward: Option<Onward>) {
     let mut flags = meta_flags(meta);
     if meta.revision.sub != 0 {
         flags |= SUB;
+    }
+    if let Some(onward) = onward {
+        flags |= PREV;
+        if onward.jump.sub != 0 {
+            flags |= JUMP;
+        }
     }
     out.push(flags);
     put_varint(out, meta.revision.main as u64);
@@ -201,15 +211,57 @@ pub fn put_key(out: &mut Vec<u8>, meta: &KeyMeta) {
         put_varint(out, meta.revision.sub as u64);
     }
     put_meta_tail(out, meta, flags);
+    if let Some(onward) = onward {
+        put_varint(out, onward.depth);
+        put_distance(out, (meta.revision.main - onward.jump.main) as u64);
+        if flags & JUMP != 0 {
+            put_varint(out, onward.jump.sub as u64);
+        }
+    }
+}
+
+/// As a varint, of four bytes unless it is too large: it differs from one state of a key to the next, and a state of the same
+/// length takes the place of the one before.
+fn put_distance(out: &mut Vec<u8>, distance: u64) {
+    if distance >> 28 != 0 {
+        return put_varint(out, distance);
+    }
+    let [a, b, c] = [0, 7, 14].map(|shift| (distance >> shift) as u8 | 0x80);
+    out.extend_from_slice(&[a, b, c, (distance >> 21) as u8]);
 }
 
 #[inline]
 pub fn key(value: &[u8]) -> KeyMeta {
-    let mut reader = Reader(value);
+    key_in(&mut Reader(value)).1
+}
+
+#[inline]
+fn key_in(reader: &mut Reader<'_>) -> (u8, KeyMeta) {
     let flags = reader.byte();
     let main = reader.varint() as i64;
     let sub = if flags & SUB != 0 { reader.varint() as i64 } else { 0 };
-    meta_tail(&mut reader, flags, Revision { main, sub })
+    (flags, meta_tail(reader, flags, Revision { main, sub }))
+}
+
+/// A key's newest state, and what is known of its newest event's link: None of one that came from a checkpoint.
+#[inline]
+pub fn key_and_onward(value: &[u8]) -> (KeyMeta, Option<Onward>) {
+    let mut reader = Reader(value);
+    let (flags, meta) = key_in(&mut reader);
+    let onward = (flags & PREV != 0).then(|| {
+        let depth = reader.varint();
+        let main = meta.revision.main - reader.varint() as i64;
+        let sub = if flags & JUMP != 0 { reader.varint() as i64 } else { 0 };
+        Onward { depth, jump: Revision { main, sub } }
+    });
+    (meta, onward)
+}
+
+/// A key's newest state as a checkpoint has it, in two parts.
+pub fn bare_key(value: &[u8]) -> ([u8; 1], &[u8]) {
+    let mut reader = Reader(value);
+    let (flags, _) = key_in(&mut reader);
+    ([flags & !(PREV | JUMP)], &value[1..value.len() - reader.0.len()])
 }
 
 /// What a subtree's summary needs of a key's newest state: whether it lives, its main revision, and the one since which
@@ -243,6 +295,20 @@ pub struct Link {
     pub jump: Revision,
     /// Events before this one when it was made, those compacted since included.
     pub depth: u64,
+}
+
+/// What the link of a key's next event is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Onward {
+    /// As in the newest event's link.
+    pub depth: u64,
+    pub jump: Revision,
+}
+
+impl From<Link> for Onward {
+    fn from(link: Link) -> Self {
+        Onward { depth: link.depth, jump: link.jump }
+    }
 }
 
 /// An event as the index holds it.
@@ -344,10 +410,22 @@ mod tests {
             link in prop::option::of((0i64..50, 0i64..9, 0i64..50, 0i64..9, any::<u64>())),
         ) {
             let mut out = Vec::new();
-            put_key(&mut out, &meta);
-            prop_assert_eq!(key(&out), meta);
+            put_key(&mut out, &meta, None);
+            prop_assert_eq!(key_and_onward(&out), (meta, None));
             prop_assert!(is_key(&out));
             prop_assert!((0..out.len()).all(|end| !is_key(&out[..end])), "no beginning of it is whole");
+            let onward = link.map(|(_, _, back, sub, depth)| Onward {
+                depth,
+                jump: Revision::new(meta.revision.main - (back << (back / 2)).min(meta.revision.main), sub),
+            });
+            let mut linked = Vec::new();
+            put_key(&mut linked, &meta, onward);
+            prop_assert_eq!(key_and_onward(&linked), (meta, onward));
+            prop_assert_eq!(key(&linked), meta);
+            prop_assert_eq!(key_summary(&linked), key_summary(&out));
+            prop_assert_eq!(is_key(&linked), onward.is_none());
+            let (flags, tail) = bare_key(&linked);
+            prop_assert_eq!([&flags, tail].concat(), out.clone());
             let turned = if meta.is_tombstone() { meta.revision.main } else { meta.create };
             prop_assert_eq!(key_summary(&out), (!meta.is_tombstone(), meta.revision.main, turned));
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    codec::{self, EventRef, Link},
+    codec::{self, EventRef, Link, Onward},
     events::Events,
     tree::{self, Measure, Step, Tree},
     types::{Event, KeyMeta, KeyRange, KeyRef, Place, Revision},
@@ -216,11 +216,12 @@ impl Index {
         self.keys.merge(&keys, &mut |at, old, out| {
             let (first, last) = ends[at];
             before[first] = old.map(|old| codec::key(old).revision);
-            codec::put_key(out, &changes[last].1);
+            // What its next event needs is with its newest one, whose link is not made yet.
+            codec::put_key(out, &changes[last].1, None);
         });
         let usage = Arc::make_mut(&mut self.usage);
         for ((key, meta), before) in changes.iter().zip(before) {
-            let link = before.map(|before| link_to(&self.events, before));
+            let link = before.map(|before| link_to(&self.events, before, None));
             self.events.push(&EventRef { key, meta: *meta, link });
             if meta.place.len > 0 {
                 usage.add(meta.place, meta.revision.main);
@@ -239,12 +240,12 @@ impl Index {
     /// Makes a new state of a key's newest one, and an event of that.
     fn record(&mut self, key: &[u8], change: &mut dyn FnMut(Option<KeyMeta>) -> KeyMeta) {
         let Index { keys, events, .. } = self;
-        keys.update(key, STATE_BYTES, &mut |before, out| {
-            let before = before.map(codec::key);
-            let meta = change(before);
-            let link = before.map(|before| link_to(events, before.revision));
+        keys.update(key, &mut |before, out| {
+            let before = before.map(codec::key_and_onward);
+            let meta = change(before.map(|(before, _)| before));
+            let link = before.map(|(before, onward)| link_to(events, before.revision, onward));
             events.push(&EventRef { key, meta, link });
-            codec::put_key(out, &meta);
+            codec::put_key(out, &meta, link.map(Onward::from));
         });
     }
 
@@ -255,8 +256,8 @@ impl Index {
         let meta = KeyMeta { place: to, ..event.meta };
         let (key, link) = (event.key.to_vec(), event.link);
         if self.keys.get(&key).map(codec::key).is_some_and(|newest| newest.revision == revision) {
-            let mut state = Vec::with_capacity(STATE_BYTES);
-            codec::put_key(&mut state, &meta);
+            let mut state = Vec::new();
+            codec::put_key(&mut state, &meta, link.map(Onward::from));
             self.keys.insert(&key, &state);
         }
         self.events.replace(&EventRef { key: &key, meta, link });
@@ -455,9 +456,6 @@ impl Index {
     }
 }
 
-/// What a key's state takes in the key tree: usual ones half of this.
-const STATE_BYTES: usize = 48;
-
 /// Where changes are by their keys, and those of one key as they were.
 fn in_order_of_key(changes: &[(&[u8], KeyMeta)]) -> Vec<usize> {
     let Some(((first, _), rest)) = changes.split_first() else { return Vec::new() };
@@ -478,12 +476,13 @@ fn in_order_of_key(changes: &[(&[u8], KeyMeta)]) -> Vec<usize> {
     order.into_iter().map(|(_, at)| at).collect()
 }
 
-/// How an event after `prev` hangs on the chain. How far a jump goes follows from the depth alone, so one look-up is
-/// enough, or two. Where compaction has removed what the jump is read from, the chain begins anew.
-fn link_to(events: &Events, prev: Revision) -> Link {
-    let link_of = |revision: Revision| events.get(revision).and_then(|event| event.link);
+/// How an event after `prev` hangs on the chain. `onward` is of the link of `prev`, where the key's state had it. How far a
+/// jump goes follows from the depth alone, so that nothing else is looked up, or one event. Where compaction has removed what the
+/// jump is read from, the chain begins anew.
+fn link_to(events: &Events, prev: Revision, onward: Option<Onward>) -> Link {
+    let link_of = |revision: Revision| events.get(revision).and_then(|event| event.link).map(Onward::from);
     let first = Link { prev, jump: prev, depth: 1 };
-    let Some(near) = link_of(prev) else { return first };
+    let Some(near) = onward.or_else(|| link_of(prev)) else { return first };
     let depth = near.depth + 1;
     let len = jump_len(near.depth);
     if jump_len(near.depth - len) != len {

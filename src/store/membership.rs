@@ -122,14 +122,13 @@ impl Membership {
         self.judge(change, learners_max).map(drop)
     }
 
-    /// Applies a configuration change, or does nothing: then raft must not see it either. The number of learners is no
-    /// matter here: it was checked before the change was logged, and a member that starts with a lower bound must come
-    /// to the same members.
+    /// Applies a configuration change, or does nothing: then raft must not see it either. An etcd that leads logs a change
+    /// before anybody has looked whether it fits, a learner too many as well: that it does not, every member finds here.
     ///
     /// # Errors
     /// As `check`.
-    pub fn apply(&mut self, change: &raftpb::ConfChange) -> Result<(), Status> {
-        match self.judge(change, usize::MAX)? {
+    pub fn apply(&mut self, change: &raftpb::ConfChange, learners_max: usize) -> Result<(), Status> {
+        match self.judge(change, learners_max)? {
             Verdict::Add(member) => {
                 Arc::make_mut(&mut self.0).members.insert(member.id, member);
             }
@@ -244,7 +243,7 @@ mod tests {
         use ConfChangeType::*;
         let mut membership = Membership::default();
         fn apply(membership: &mut Membership, kind: ConfChangeType, id: u64, context: &str) -> Result<(), Status> {
-            membership.apply(&change(kind, id, context))
+            membership.apply(&change(kind, id, context), 1)
         }
         let learner = r#"{"id":5,"peerURLs":["http://a"],"isLearner":true}"#;
         assert_eq!(apply(&mut membership, ConfChangeAddLearnerNode, 5, learner), Ok(()));
@@ -255,7 +254,8 @@ mod tests {
         let second = change(ConfChangeAddLearnerNode, 6, second);
         assert_eq!(membership.check(&second, 1), Err(error::TOO_MANY_LEARNERS));
         assert_eq!(membership.check(&second, 2), Ok(()));
-        assert_eq!(membership.clone().apply(&second), Ok(()), "once it is logged it is done");
+        assert_eq!(membership.clone().apply(&second, 1), Err(error::TOO_MANY_LEARNERS), "logged by an etcd unseen");
+        assert_eq!(membership.clone().apply(&second, 2), Ok(()));
         assert!(membership.get(5).unwrap().is_learner);
         let promotion = promotion_context(5);
         assert_eq!(apply(&mut membership, ConfChangeAddNode, 6, &promotion_context(6)), Err(error::MEMBER_NOT_FOUND));
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn a_context_that_is_no_json_changes_nothing() {
         let mut membership = Membership::default();
-        assert!(membership.apply(&change(ConfChangeType::ConfChangeAddNode, 5, "{")).is_err());
+        assert!(membership.apply(&change(ConfChangeType::ConfChangeAddNode, 5, "{"), 1).is_err());
         assert_eq!(membership, Membership::default());
     }
 

@@ -10,6 +10,11 @@ pub struct Certificates(TempDir);
 
 impl Certificates {
     pub fn make() -> Self {
+        Self::for_hosts(&["127.0.0.1".to_owned()])
+    }
+
+    /// The same for servers with these names or addresses.
+    pub fn for_hosts(hosts: &[String]) -> Self {
         let dir = TempDir::new().unwrap();
         let write = |name: &str, text: String| fs::write(dir.path().join(name), text).unwrap();
         let key = KeyPair::generate().unwrap();
@@ -20,7 +25,7 @@ impl Certificates {
         let issuer = Issuer::new(params, key);
         for name in ["server", "client"] {
             let key = KeyPair::generate().unwrap();
-            let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+            let mut params = CertificateParams::new(hosts.to_vec()).unwrap();
             params.distinguished_name.push(DnType::CommonName, name);
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
             write(&format!("{name}.pem"), params.signed_by(&key, &issuer).unwrap().pem());

@@ -1,10 +1,10 @@
-//! What clients do: writers and readers of a few keys over all members, keepers of leases, and a watch on each member. Each
-//! keeps a record of what it asked for and what it was told.
+//! What clients do: writers and readers of a few keys over all members, keepers of leases, and watches. Each keeps a record of
+//! what it asked for and what it was told.
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, RwLock,
         atomic::{AtomicBool, AtomicI64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -22,9 +22,8 @@ use urd_client::{
 };
 
 use crate::{
+    access::Access,
     checker::{Answer, Change, Kv, Lease, Micros, Op, What},
-    cluster::endpoint,
-    network::MEMBERS,
 };
 
 /// Few, so that clients meet at them.
@@ -40,13 +39,18 @@ pub struct Run {
     pub last: AtomicI64,
     /// Nothing is to be concluded any more.
     pub is_given_up: AtomicBool,
-    /// How far the watch on each member has come: nobody needs what was before that.
-    pub watched: [AtomicI64; MEMBERS],
+    /// How far each watch has come: nobody needs what was before that.
+    pub watched: Vec<AtomicI64>,
+    pub access: Access,
+    /// Where there are members that clients talk to.
+    places: RwLock<Vec<usize>>,
+    /// Watches go from member to member as other clients do; else each stays at its own.
+    roams: bool,
     breaks: bool,
 }
 
 impl Run {
-    pub fn new() -> Self {
+    pub fn new(places: &[usize], watches: usize, roams: bool, access: Access) -> Self {
         let breaks = match std::env::var(BREAK).as_deref() {
             Ok("serializable") => true,
             Ok(other) => panic!("{BREAK} knows serializable, not {other:?}"),
@@ -57,7 +61,10 @@ impl Run {
             is_over: AtomicBool::default(),
             last: AtomicI64::default(),
             is_given_up: AtomicBool::default(),
-            watched: Default::default(),
+            watched: (0..watches).map(|_| AtomicI64::default()).collect(),
+            access,
+            places: RwLock::new(places.to_vec()),
+            roams,
             breaks,
         }
     }
@@ -66,8 +73,20 @@ impl Run {
         self.begin.elapsed().as_micros() as Micros
     }
 
-    fn goes_on(&self) -> bool {
+    pub fn goes_on(&self) -> bool {
         !self.is_over.load(Relaxed)
+    }
+
+    pub fn places(&self) -> Vec<usize> {
+        self.places.read().expect("nobody panics with it").clone()
+    }
+
+    pub fn move_to(&self, places: &[usize]) {
+        *self.places.write().expect("nobody panics with it") = places.to_vec();
+    }
+
+    fn some_place(&self, random: &mut Random) -> usize {
+        *random.pick(&self.places())
     }
 }
 
@@ -87,7 +106,7 @@ pub struct Session {
 impl Session {
     pub fn new(run: Arc<Run>, name: String, seed: u64) -> Self {
         let mut random = Random(seed);
-        let at = random.below(MEMBERS as u64) as usize;
+        let at = run.some_place(&mut random);
         Session { run, name, random, at, client: None, serial: 0, ops: Vec::new(), revisions: HashMap::new() }
     }
 
@@ -152,7 +171,7 @@ impl Session {
             }
             None => {
                 self.client = None;
-                self.at = self.random.below(MEMBERS as u64) as usize;
+                self.at = self.run.some_place(&mut self.random);
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
@@ -182,9 +201,14 @@ impl Session {
         (self.at, self.client) = (member, None);
     }
 
+    fn talk_to_another(&mut self) {
+        let at = self.run.some_place(&mut self.random);
+        self.talk_to(at);
+    }
+
     async fn client(&mut self) -> Result<Client, Error> {
         if self.client.is_none() {
-            self.client = Some(Client::connect(&endpoint(self.at)).await?);
+            self.client = Some(self.run.access.connect(self.at).await?);
         }
         Ok(self.client.clone().expect("it was just made"))
     }
@@ -239,9 +263,20 @@ fn is_of_the_times(error: &Error) -> bool {
         Error::Status { code: Unavailable | DeadlineExceeded | Canceled | ResourceExhausted, .. } => true,
         // etcd's words for requests that it gives up are not all of one code.
         Error::Status { message, .. } => {
-            ["timed out", "leader", "stopped", "stopping", "dropped", "too busy", "lease not found"]
-                .iter()
-                .any(|word| message.contains(word))
+            [
+                "timed out",
+                "leader",
+                "stopped",
+                "stopping",
+                "dropped",
+                "too busy",
+                "lease not found",
+                // A member that has taken a snapshot over knows no simple token of before.
+                "invalid auth token",
+                "for learner",
+            ]
+            .iter()
+            .any(|word| message.contains(word))
         }
     }
 }
@@ -318,15 +353,13 @@ pub async fn keep_leases(run: Arc<Run>, number: usize, seed: u64) -> (Vec<Op>, V
                     }
                     Ok(Ok(_)) => break,
                     _ => {
-                        let at = session.random.below(MEMBERS as u64) as usize;
-                        session.talk_to(at);
+                        session.talk_to_another();
                         tokio::time::sleep(Duration::from_millis(50)).await;
                     }
                 }
             }
         } else {
-            let at = session.random.below(MEMBERS as u64) as usize;
-            session.talk_to(at);
+            session.talk_to_another();
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         leases.push(lease);
@@ -334,7 +367,64 @@ pub async fn keep_leases(run: Arc<Run>, number: usize, seed: u64) -> (Vec<Op>, V
     (session.ops, leases)
 }
 
-/// What a watch on one member told.
+/// Holds one lease with one key from the beginning to the end of the run. Gives how often it was renewed.
+///
+/// # Errors
+/// If it or its key is gone while it is kept alive in time.
+pub async fn hold_lease(run: Arc<Run>, seed: u64) -> Result<(Vec<Op>, usize), String> {
+    const ID: i64 = 77;
+    const TTL_SECONDS: i64 = 20;
+    let (mut session, patience) = (Session::new(run.clone(), "h".to_owned(), seed), Duration::from_secs(2));
+    let key = "h/held".to_owned();
+    let (mut renewed, mut put) = (0, false);
+    let mut until = run.now();
+    while run.goes_on() {
+        let asked = run.now();
+        let kept = async {
+            let client = session.client().await?;
+            match renewed {
+                0 => client.grant(ID, TTL_SECONDS).await.map(|answer| answer.ttl),
+                _ => client.keep_alive_once(ID).await.map(|answer| answer.ttl),
+            }
+        };
+        match tokio::time::timeout(patience, kept).await {
+            Ok(Ok(ttl)) if ttl > 0 => {
+                (renewed, until) = (renewed + 1, asked + ttl as Micros * 1_000_000);
+                if !put {
+                    let value = session.value();
+                    let what = What::Put { key: key.clone(), value, lease: ID };
+                    put = session.ask(what, patience).await.is_some();
+                }
+                tokio::time::sleep(Duration::from_millis(400)).await;
+            }
+            Ok(Ok(_)) if run.now() < until => return Err(format!("lease {ID} is gone, {renewed} times renewed")),
+            Ok(Ok(_)) => return Err(format!("lease {ID} could not be renewed for {TTL_SECONDS} s")),
+            // It was granted, and nobody has said so.
+            Ok(Err(error)) if error.message().contains("lease already exists") => renewed = 1,
+            _ => {
+                session.talk_to_another();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+    loop {
+        match session.ask(What::Get { key: key.clone() }, patience).await {
+            Some(answer) if put && answer.found.is_empty() => return Err(format!("the key of lease {ID} is gone")),
+            Some(_) => break,
+            None if run.is_given_up.load(Relaxed) => break,
+            None => {}
+        }
+    }
+    // Without its key it goes unseen.
+    while session.ask(What::Delete { key: key.clone() }, patience).await.is_none() {
+        if run.is_given_up.load(Relaxed) {
+            break;
+        }
+    }
+    Ok((session.ops, renewed))
+}
+
+/// What a watch told.
 #[derive(Default)]
 pub struct Watched {
     pub changes: Vec<Change>,
@@ -348,16 +438,21 @@ pub struct Watched {
     bookmark: i64,
 }
 
-/// Watches everything on one member from the first revision on, through all its lives, until the run's last revision.
+/// Watches everything from the first revision on, through all lives of a member or, where watches roam, all members, until
+/// the run's last revision.
 ///
 /// # Errors
 /// What a watch must never do. (etcd, API guarantees: "Watch guarantees".)
-pub async fn watch(run: Arc<Run>, member: usize) -> Result<Watched, String> {
+pub async fn watch(run: Arc<Run>, number: usize) -> Result<Watched, String> {
     let mut watched = Watched { next: 1, ..Watched::default() };
     while !run.is_given_up.load(Relaxed) {
-        match follow(&run, member, &mut watched).await {
+        let at = match (run.places(), run.roams) {
+            (places, true) => places[(number + watched.resumed) % places.len()],
+            (_, false) => number,
+        };
+        match follow(&run, number, at, &mut watched).await {
             Ok(()) => return Ok(watched),
-            Err(Stop::Wrong(cause)) => return Err(format!("member {}: {cause}", member + 1)),
+            Err(Stop::Wrong(cause)) => return Err(format!("watch {}, on member {}: {cause}", number + 1, at + 1)),
             Err(Stop::Ended) => {
                 watched.resumed += 1;
                 watched.bookmark = 0;
@@ -380,9 +475,9 @@ impl From<Error> for Stop {
     }
 }
 
-async fn follow(run: &Run, member: usize, watched: &mut Watched) -> Result<(), Stop> {
+async fn follow(run: &Run, number: usize, at: usize, watched: &mut Watched) -> Result<(), Stop> {
     const PATIENCE: Duration = Duration::from_secs(3);
-    let opened = async { Client::connect(&endpoint(member)).await?.watch(vec![0], vec![0], watched.next).await };
+    let opened = async { run.access.connect(at).await?.watch(vec![0], vec![0], watched.next).await };
     let mut watcher = tokio::time::timeout(PATIENCE, opened).await.map_err(|_| Stop::Ended)??;
     let mut quiet = 0;
     while !run.is_given_up.load(Relaxed) {
@@ -394,7 +489,7 @@ async fn follow(run: &Run, member: usize, watched: &mut Watched) -> Result<(), S
             Ok(response) => {
                 quiet = 0;
                 watched.take(&response?, run.now()).map_err(Stop::Wrong)?;
-                run.watched[member].store(watched.next - 1, Relaxed);
+                run.watched[number].store(watched.next - 1, Relaxed);
             }
             Err(_) => {
                 quiet += 1;

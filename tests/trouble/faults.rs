@@ -8,13 +8,12 @@ use std::{
 };
 
 use urd::random::Random;
-use urd_client::{Client, etcdserverpb::MoveLeaderRequest};
+use urd_client::etcdserverpb::MoveLeaderRequest;
 
 use crate::{
     checker::{Op, What},
     clients::{Run, Session},
-    cluster::{Cluster, endpoint},
-    network::MEMBERS,
+    cluster::{Cluster, MEMBERS},
     server::PATIENCE,
 };
 
@@ -118,7 +117,7 @@ impl<'a> Faults<'a> {
             self.keep_house().await;
             self.hold(first).await;
             if self.random.below(4) == 0 {
-                let second = *self.random.pick(&ALL);
+                let second = *self.random.pick(&chosen());
                 self.inject(second).await;
                 self.hold(second).await;
             }
@@ -148,7 +147,7 @@ impl<'a> Faults<'a> {
     async fn victim(&mut self) -> usize {
         let any = self.random.below(MEMBERS as u64) as usize;
         match self.random.below(2) {
-            0 => self.cluster.leader().await.unwrap_or(any),
+            0 => self.cluster.leader(&self.run.access).await.unwrap_or(any),
             _ => any,
         }
     }
@@ -208,7 +207,7 @@ impl<'a> Faults<'a> {
             Fault::MoveLeader => self.move_leader(other).await,
             Fault::PowerCut => self.cut_power(one),
             Fault::DiskFails => {
-                self.cluster.members[one].disk.lose_power();
+                self.cluster.members[one].disk().lose_power();
                 self.dark.push(one);
                 // What they acknowledge meanwhile is acknowledged by the others.
                 match self.cluster.members[one].ends_within(Duration::from_secs(15)) {
@@ -231,13 +230,13 @@ impl<'a> Faults<'a> {
 
     /// Whatever it had not synced is gone.
     fn cut_power(&mut self, member: usize) {
-        self.cluster.members[member].disk.lose_power();
+        self.cluster.members[member].disk().lose_power();
         self.cluster.members[member].kill();
         self.dark.push(member);
     }
 
     async fn fill_up(&mut self, member: usize) {
-        self.cluster.members[member].disk.fill_up();
+        self.cluster.members[member].disk().fill_up();
         self.full = Some(member);
         for _ in 0..FILLS_MAX {
             let id = self.session.value();
@@ -254,21 +253,20 @@ impl<'a> Faults<'a> {
 
     async fn move_leader(&mut self, to: usize) {
         // It may be refused, or have no answer: then it is one more request in trouble.
-        let Some(leader) = self.cluster.leader().await else { return };
+        let Some(leader) = self.cluster.leader(&self.run.access).await else { return };
         let asked = async {
-            let target_id =
-                Client::connect(&endpoint(to)).await?.status().await?.header.map_or(0, |head| head.member_id);
-            Client::connect(&endpoint(leader)).await?.call(&MoveLeaderRequest { target_id }).await
+            let target_id = self.run.access.connect(to).await?.status().await?.header.map_or(0, |head| head.member_id);
+            self.run.access.connect(leader).await?.call(&MoveLeaderRequest { target_id }).await
         };
         let _ = tokio::time::timeout(Duration::from_secs(5), asked).await;
     }
 
     fn mend(&mut self) {
         for member in std::mem::take(&mut self.dark) {
-            self.cluster.members[member].disk.power_on();
+            self.cluster.members[member].disk().power_on();
         }
         if let Some(member) = self.full.take() {
-            self.cluster.members[member].disk.make_room();
+            self.cluster.members[member].disk().make_room();
         }
         for member in &mut self.cluster.members {
             // One may have ended behind everybody's back.
@@ -304,8 +302,20 @@ impl<'a> Faults<'a> {
     }
 }
 
+/// Those that `URD_TROUBLE_FAULTS` names, separated by commas; all, where there is none.
+fn chosen() -> Vec<Fault> {
+    match std::env::var("URD_TROUBLE_FAULTS") {
+        Err(_) => ALL.to_vec(),
+        Ok(names) => {
+            let named = |name: &str| ALL.into_iter().find(|fault| format!("{fault:?}") == name);
+            let all = names.split(',').map(|name| named(name).unwrap_or_else(|| panic!("{name:?} is no fault")));
+            all.collect()
+        }
+    }
+}
+
 fn shuffled(random: &mut Random) -> Vec<Fault> {
-    let mut all = ALL.to_vec();
+    let mut all = chosen();
     for at in (1..all.len()).rev() {
         all.swap(at, random.below(at as u64 + 1) as usize);
     }

@@ -4,33 +4,41 @@
 //!
 //! Needs root, ip(8), unshare(1) and mkfs.ext4, and is run by name: `tests/trouble/run SECONDS SEED`, or
 //! `cargo test --test trouble -- --ignored`. `URD_TEST_SERVER` names the server (the reference's will do as well),
-//! `URD_TROUBLE_SECONDS` how long (60), `URD_SEED` what is drawn; `URD_TROUBLE_BREAK=serializable` takes serializable reads for
+//! `URD_TROUBLE_SECONDS` how long (60), `URD_SEED` what is drawn; `URD_TROUBLE_SERVERS`
+//! names each member's, so that etcd and urd are members of one cluster; `URD_TROUBLE_FAULTS` the faults to choose from;
+//! `URD_TROUBLE_BREAK=serializable` takes serializable reads for
 //! linearizable ones, so that the checker must find them.
 
+mod access;
 mod checker;
 mod clients;
 mod cluster;
 mod disk;
 mod faults;
 mod network;
+mod rolling;
 #[path = "../server/mod.rs"]
 mod server;
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
 use tempfile::TempDir;
-use urd_client::{Client, Error, etcdserverpb::RangeRequest};
+use urd_client::{
+    Error,
+    etcdserverpb::{AlarmRequest, RangeRequest},
+};
 
-use checker::{History, Lease, Op};
+use access::Access;
+use checker::{Counts, History, Lease, Op};
 use clients::{Run, Watched};
-use cluster::{Cluster, endpoint};
+use cluster::{Cluster, MEMBERS, servers};
 use faults::{Faults, Told};
-use network::MEMBERS;
-use server::{PATIENCE, binary};
+use server::PATIENCE;
 
 const WORKERS: usize = 8;
 const LEASE_KEEPERS: usize = 2;
@@ -47,15 +55,25 @@ fn nothing_is_lost_and_nobody_is_misled() {
     }
     let home = network::home();
     let (seconds, seed) = (variable("URD_TROUBLE_SECONDS", 60), variable("URD_SEED", 1));
-    println!("{} for {seconds} s, seed {seed}", binary().display());
+    let servers: Vec<_> = servers().iter().map(|server| server.display().to_string()).collect();
+    println!("{} for {seconds} s, seed {seed}", servers.join(", "));
     let mut cluster = Cluster::start(&home);
     let result = trial(&mut cluster, Duration::from_secs(seconds), seed);
     if let Err(cause) = result {
         for member in &cluster.members {
+            keep_log(member);
             println!("--- member {}'s last lines\n{}", member.number + 1, member.last_words(12));
         }
         drop(cluster);
         panic!("{cause}\nseed {seed}");
+    }
+}
+
+/// Where a run has failed, the folder named by `URD_TROUBLE_LOGS` is given all that its members have said.
+fn keep_log(member: &cluster::Member) {
+    if let Some(folder) = std::env::var_os("URD_TROUBLE_LOGS").map(PathBuf::from) {
+        let written = std::fs::write(folder.join(format!("{}.log", member.name)), member.said());
+        written.unwrap_or_else(|cause| println!("{}: {cause}", folder.display()));
     }
 }
 
@@ -74,7 +92,8 @@ struct Records {
 }
 
 fn trial(cluster: &mut Cluster, lasting: Duration, seed: u64) -> Result<(), String> {
-    let run = Arc::new(Run::new());
+    let places: Vec<usize> = (0..MEMBERS).collect();
+    let run = Arc::new(Run::new(&places, MEMBERS, false, Access::default()));
     let clients = {
         let run = run.clone();
         std::thread::spawn(move || {
@@ -97,7 +116,7 @@ fn trial(cluster: &mut Cluster, lasting: Duration, seed: u64) -> Result<(), Stri
         }
     };
     records.ops.extend(told.ops.iter().cloned());
-    conclude(&told, &records, last, lasting, seed)
+    conclude(&run, &told, &records, last, lasting, seed)
 }
 
 /// Waits until all leases are gone, so that nothing changes any more, and lets the watches end there.
@@ -105,7 +124,7 @@ async fn last_revision(run: &Run) -> Result<i64, String> {
     let begin = std::time::Instant::now();
     loop {
         let (leases, last) = async {
-            let client = Client::connect(&endpoint(0)).await?;
+            let client = run.access.connect(run.places()[0]).await?;
             // No client asks any more; what one has asked for is done by now, or is a lease's.
             tokio::time::sleep(Duration::from_secs(1)).await;
             let leases = client.range("l/", "l0").await?;
@@ -114,7 +133,7 @@ async fn last_revision(run: &Run) -> Result<i64, String> {
         .await
         .map_err(|cause: Error| cause.to_string())?;
         if leases == 0 && begin.elapsed() > Duration::from_secs(5) {
-            let again = async { Client::connect(&endpoint(0)).await?.get("l/").await }.await;
+            let again = async { run.access.connect(run.places()[0]).await?.get("l/").await }.await;
             let again = again.map_err(|cause| cause.to_string())?.header.map_or(0, |header| header.revision);
             if again == last {
                 run.last.store(last, Relaxed);
@@ -142,7 +161,7 @@ fn records(run: &Arc<Run>, seed: u64) -> Result<Records, String> {
             })
             .collect();
         let watches: Vec<_> =
-            (0..MEMBERS).map(|member| tokio::task::spawn_local(clients::watch(run.clone(), member))).collect();
+            (0..MEMBERS).map(|number| tokio::task::spawn_local(clients::watch(run.clone(), number))).collect();
         let gone = |cause: tokio::task::JoinError| format!("a client: {cause}");
         let mut records = Records { ops: Vec::new(), leases: Vec::new(), watched: Vec::new() };
         for worker in workers {
@@ -160,19 +179,35 @@ fn records(run: &Arc<Run>, seed: u64) -> Result<Records, String> {
     })
 }
 
-fn conclude(told: &Told, records: &Records, last: i64, lasting: Duration, seed: u64) -> Result<(), String> {
+/// Holds all that was told against the one history.
+fn judged(records: &Records, last: i64) -> Result<(History, Counts), String> {
     let history = History::new(&records.watched[0].changes)?;
     if history.last() != last {
         return Err(format!("the watch ends at {}, the store at {last}", history.last()));
     }
-    for (member, watched) in records.watched.iter().enumerate() {
-        checker::watched(&history, &format!("member {}", member + 1), &watched.changes)?;
+    for (number, watched) in records.watched.iter().enumerate() {
+        checker::watched(&history, &format!("watch {}", number + 1), &watched.changes)?;
     }
     let seen: Vec<_> = records.watched.iter().flat_map(|watched| watched.seen.iter().copied()).collect();
     let counts = checker::check(&history, &records.ops, &records.leases, &seen).map_err(|wrong| {
         format!("{} answers are wrong:\n  {}", wrong.len(), wrong[..wrong.len().min(TOLD_MAX)].join("\n  "))
     })?;
-    let hash = local(same_everywhere(&history, last))?;
+    Ok((history, counts))
+}
+
+/// The alarms that are raised, as a text.
+async fn alarms(run: &Run) -> Result<Option<String>, String> {
+    let asked = async { run.access.connect(run.places()[0]).await?.call(&AlarmRequest::default()).await };
+    let alarms = asked.await.map_err(|cause: Error| cause.to_string())?.alarms;
+    Ok((!alarms.is_empty()).then(|| format!("{alarms:?}")))
+}
+
+fn conclude(run: &Run, told: &Told, records: &Records, last: i64, lasting: Duration, seed: u64) -> Result<(), String> {
+    let (history, counts) = judged(records, last)?;
+    let hash = local(same_everywhere(run, &history, last))?;
+    if let Some(alarms) = local(alarms(run))? {
+        return Err(format!("alarms are raised: {alarms}"));
+    }
     let faults: BTreeMap<_, _> = told.counts.iter().collect();
     let mut recoveries = told.recoveries.clone();
     recoveries.sort_unstable();
@@ -211,11 +246,11 @@ fn conclude(told: &Told, records: &Records, last: i64, lasting: Duration, seed: 
 }
 
 /// Every member tells, by itself, the same state and the same hash of all there ever was.
-async fn same_everywhere(history: &History, last: i64) -> Result<u32, String> {
+async fn same_everywhere(run: &Run, history: &History, last: i64) -> Result<u32, String> {
     let mut hashes = Vec::new();
-    for member in 0..MEMBERS {
+    for member in run.places() {
         let asked = async {
-            let client = Client::connect(&endpoint(member)).await?;
+            let client = run.access.connect(member).await?;
             let request =
                 RangeRequest { key: "k/".into(), range_end: "k0".into(), serializable: true, ..Default::default() };
             let kvs = client.call(&request).await?.kvs;

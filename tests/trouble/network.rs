@@ -1,4 +1,4 @@
-//! A network of three namespaces on a bridge, one for each member; the test itself is at the bridge. What one member says
+//! A network of namespaces on a bridge, one for each member; the test itself is at the bridge. What one member says
 //! to another can be lost (a rule at the receiver's end, so that the sender hears nothing at all), or come late.
 //!
 //! All of it is made within namespaces of the test's own (see `inside`), so that nothing is left when the test ends, however
@@ -27,7 +27,6 @@ use tokio::{
     sync::mpsc,
 };
 
-pub const MEMBERS: usize = 3;
 pub const PEER_PORT: u16 = 2380;
 const INSIDE: &str = "URD_TROUBLE_INSIDE";
 
@@ -84,7 +83,7 @@ pub struct Network {
 impl Network {
     /// # Panics
     /// Where it is not allowed: what this test needs is not there, and that is a failure, not a reason to pass.
-    pub fn new() -> Self {
+    pub fn new(places: usize) -> Self {
         // `ip netns exec` gives its command mounts of its own: what is unmounted here is to be unmounted there too, or the
         // file system lives on.
         run("mount --make-rshared /");
@@ -94,7 +93,7 @@ impl Network {
         run("ip link add bridge type bridge");
         run("ip addr add 10.77.0.1/24 dev bridge");
         run("ip link set bridge up");
-        let late = (0..MEMBERS).map(|_| Arc::new(AtomicU64::new(0))).collect::<Vec<_>>();
+        let late = (0..places).map(|_| Arc::new(AtomicU64::new(0))).collect::<Vec<_>>();
         for (member, late) in late.iter().enumerate() {
             let (name, address) = (namespace(member), address(member));
             run(&format!("ip netns add {name}"));

@@ -18,7 +18,8 @@ fn with_users() -> Bench {
     let grant = AuthUserGrantRoleRequest { user: "root".into(), role: "root".into() };
     bench.call("/etcdserverpb.Auth/UserGrantRole", &grant).unwrap();
     bench.call("/etcdserverpb.Auth/AuthEnable", &AuthEnableRequest {}).unwrap();
-    let minted = |index, user: &str| TokenChange::Minted { prefix: "t".into(), index, user: user.into() };
+    let minted =
+        |before: u64, user: &str| TokenChange::Minted { prefix: "t".into(), index: before + 1, user: user.into() };
     bench.shard().member.tokens.change(&[minted(1, "root"), minted(2, "ann")], 0);
     bench
 }

@@ -16,7 +16,7 @@ fn alone(configure: impl FnOnce(&mut crate::config::Config)) -> Bench {
         context: serde_json::to_vec(&own).unwrap().into(),
         promotes: None,
     };
-    bench.state.membership.apply(&change.entry(0)).unwrap();
+    bench.state.membership.apply(&change.entry(0), 1).unwrap();
     bench.state.membership.set_attributes(MEMBER_ID, "n", &["http://127.0.0.1:2379".into()]);
     // A turn of the core publishes what the members have become.
     bench.call("/etcdserverpb.Maintenance/Alarm", &AlarmRequest::default()).unwrap();

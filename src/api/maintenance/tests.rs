@@ -109,7 +109,7 @@ fn members_are_listed_by_id_under_a_header_without_revision() {
     for (id, url) in [(9, "http://b"), (4, "http://a")] {
         let context = format!("{{\"id\":{id},\"peerURLs\":[\"{url}\"]}}");
         let change = ConfChange { node_id: Some(id), context: Some(context.into()), ..Default::default() };
-        bench.state.membership.apply(&change).unwrap();
+        bench.state.membership.apply(&change, 1).unwrap();
     }
     // A turn of the core publishes what the members have become.
     bench.call("/etcdserverpb.Maintenance/Alarm", &AlarmRequest::default()).unwrap();

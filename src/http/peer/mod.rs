@@ -45,6 +45,8 @@ const CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
 pub trait Source: super::Source {
     fn cluster_id(&self) -> u64;
     fn member_id(&self) -> u64;
+    /// The release that other members take this one for.
+    fn stated_version(&self) -> String;
     /// In order of id.
     fn members(&self) -> Vec<Member>;
     fn is_removed(&self, id: u64) -> bool;
@@ -115,7 +117,7 @@ pub(super) async fn respond(source: &Rc<dyn Source>, request: Request<Incoming>)
     let source = &**source;
     match &path[..] {
         "/version" => match *request.method() {
-            Method::GET => answer::json("application/json", super::versions(source)),
+            Method::GET => answer::json("application/json", super::versions(source, &source.stated_version())),
             _ => allow("GET"),
         },
         "/members" => members::list(source, &request),

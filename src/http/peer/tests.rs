@@ -85,6 +85,9 @@ impl Source for FakePeer {
     fn member_id(&self) -> u64 {
         17
     }
+    fn stated_version(&self) -> String {
+        crate::version::stated("3.7")
+    }
     fn members(&self) -> Vec<Member> {
         self.members.clone()
     }

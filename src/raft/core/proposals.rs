@@ -142,7 +142,7 @@ impl Core {
         self.queued_bytes -= data.len();
         let entry = Entry { entry_type: EntryType::EntryConfChange, data, ..Entry::default() };
         let proposed = match self.is_leader() {
-            true => self.append_change(entry),
+            true => self.append_change(entry, caller.is_some()),
             false => self.propose(vec![entry]),
         };
         match (proposed, caller) {
@@ -154,9 +154,14 @@ impl Core {
 
     /// What the crate does with a proposed change, but for its look into the bytes: to its runtime a learner in etcd's
     /// number is no change at all, and it drops the proposal.
-    fn append_change(&mut self, entry: Entry) -> Result<(), Status> {
+    ///
+    /// One that does not fit is refused at once where its caller is here (`is_own`). Who waits at another member is told by
+    /// what that member applies, and by nothing else: it is logged, and does nothing anywhere.
+    fn append_change(&mut self, entry: Entry, is_own: bool) -> Result<(), Status> {
         let (change, _) = translate::conf_change(&entry.data).map_err(|cause| Status::internal(cause.to_string()))?;
-        self.state.membership.check(&change, self.state.learners_max())?;
+        if is_own {
+            self.state.membership.check(&change, self.state.learners_max())?;
+        }
         #[cfg(any(test, feature = "sim"))]
         let data = entry.data.clone();
         let raft = &mut self.node.raft;

@@ -18,13 +18,25 @@ use crate::{
     },
     random::Random,
     shard::{mail::Proposal, pending::Pending},
-    store::{checkpoint::CheckpointHead, hash::hash_kv, types::Values},
+    store::{
+        checkpoint::CheckpointHead,
+        hash::hash_kv,
+        types::{KeyRange, Values},
+    },
     wal::{
         bulk::Pace,
         disk::{Dir, Recycled},
         recovery::Options,
     },
 };
+
+/// All that a view tells of keys and of what has become of them.
+fn contents(view: &View) -> Vec<String> {
+    let index = &view.state.index;
+    let keys = index.iter_refs(KeyRange::From(b""), 0).map(|it| format!("{it:?}"));
+    let events = index.event_refs(Default::default(), i64::MAX).map(|it| format!("{it:?}"));
+    keys.chain(events).chain([format!("{} {}", index.current(), index.compacted())]).collect()
+}
 
 /// Small, so that segments come and go.
 const OPTIONS: Options =
@@ -73,9 +85,13 @@ struct World {
     covered: Covered,
     capture: Option<Box<Capture>>,
     write: Option<PendingWrite>,
-    /// Views that somebody still reads from.
-    held: Vec<Arc<View>>,
-    published: Option<Arc<View>>,
+    /// Views that somebody still reads from, and what was in them when they began to.
+    held: Vec<(Arc<View>, Vec<String>)>,
+    published: Published,
+    /// Whether the core knows that nobody looks there from another thread.
+    only_here: bool,
+    /// Of the last view that was published.
+    revision: i64,
     retired: Vec<Arc<Segment>>,
     requests: Vec<Bytes>,
     answered: usize,
@@ -119,6 +135,7 @@ impl World {
         let temp = tempfile::tempdir().unwrap();
         let dir = Dir::open(temp.path()).unwrap();
         let (core, covered) = resume(&dir);
+        let published = Published::new(View { state: core.state.clone(), segments: core.writer.table().clone() });
         let mut world = World {
             dir,
             _temp: temp,
@@ -129,7 +146,9 @@ impl World {
             capture: None,
             write: None,
             held: Vec::new(),
-            published: None,
+            published,
+            only_here: seed.is_multiple_of(2),
+            revision: 0,
             retired: Vec::new(),
             requests: Vec::new(),
             answered: 0,
@@ -142,6 +161,9 @@ impl World {
     }
 
     fn rise(&mut self) {
+        if self.only_here {
+            self.core.publish_only_here(self.published.clone());
+        }
         self.turn();
         self.core.campaign().unwrap();
         self.turn();
@@ -154,13 +176,12 @@ impl World {
             assert!(self.write.replace(write).is_none(), "two writes at once");
         }
         if let Some(view) = effects.view {
-            if let Some(before) = &self.published {
-                assert!(before.revision() <= view.revision(), "the published state went back");
-            }
-            self.published = Some(view);
+            assert!(self.revision <= view.revision(), "the published state went back");
+            self.revision = view.revision();
+            self.published.publish(view);
         }
         for (_, mail) in effects.mail {
-            let published = self.published.as_ref().unwrap().revision();
+            let published = self.published.load().revision();
             for (_, outcome) in mail.outcomes {
                 match outcome {
                     Outcome::Applied(_) => self.answered += 1,
@@ -243,7 +264,11 @@ impl World {
             14 => {
                 // Somebody begins to read, somebody ends.
                 self.check_held();
-                self.held.extend(self.published.clone().filter(|_| self.held.len() < 3));
+                if self.held.len() < 3 {
+                    let view = self.published.load();
+                    let contents = contents(&view);
+                    self.held.push((view, contents));
+                }
                 if self.random.below(2) == 0 && !self.held.is_empty() {
                     self.held.remove(0);
                 }
@@ -321,7 +346,8 @@ impl World {
 
     /// What somebody has begun to read stays as it was, whatever has become of it since.
     fn check_held(&self) {
-        for view in &self.held {
+        for (view, then) in &self.held {
+            assert_eq!(contents(view), *then, "a view has changed");
             for event in view.state.index.event_refs(Default::default(), i64::MAX) {
                 view.segments.value(event.meta.place).unwrap();
             }
@@ -348,7 +374,7 @@ impl World {
         self.held.clear();
         self.retired.clear();
         self.capture = None;
-        self.published = None;
+        self.revision = 0;
         self.reads.clear();
         (self.core, self.covered) = resume(&self.dir);
         let retired = self.core.checkpointed(&self.covered);

@@ -207,9 +207,17 @@ fn meta(state: &State) -> Vec<(Vec<u8>, Vec<u8>)> {
         }
         put(names::SCHEDULED_COMPACTION, &revision);
     }
-    put(names::STORAGE_VERSION, version::STORAGE.as_bytes());
+    put(names::STORAGE_VERSION, schema_version(state).as_bytes());
     put(names::TERM, &term.to_be_bytes());
     entries
+}
+
+/// The schema follows the cluster's version: an etcd 3.6 does not start with what says that it is of 3.7. Older ones do not
+/// know that a database says so.
+fn schema_version(state: &State) -> &str {
+    let stated =
+        state.storage_version().filter(|stated| version::parse(stated) >= version::parse(version::OLDEST_SCHEMA));
+    stated.unwrap_or(version::STORAGE)
 }
 
 fn sorted(entries: impl Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Vec<(Vec<u8>, Vec<u8>)> {

@@ -138,6 +138,20 @@ fn request(kind: u8, key: u8, len: usize, lease: i64, current: i64) -> InternalR
     request
 }
 
+/// A member of etcd 3.6 refuses to start with a database that says it is of 3.7.
+#[test]
+fn a_database_is_of_the_version_that_the_cluster_states() {
+    let said = |stated: Option<&str>| {
+        let mut store = Store::new();
+        store.state.cluster_version = stated.map(Into::into);
+        imported(&store.exported(4096)).1.storage_version
+    };
+    assert_eq!(said(Some("3.6.0")).as_deref(), Some("3.6.0"));
+    assert_eq!(said(Some("3.7.0")).as_deref(), Some("3.7.0"));
+    assert_eq!(said(Some("3.0.0")).as_deref(), Some(version::STORAGE));
+    assert_eq!(said(None).as_deref(), Some(version::STORAGE));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
     #[test]

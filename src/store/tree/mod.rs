@@ -76,6 +76,9 @@ impl<M: Measure> Clone for Node<M> {
 /// Writes a key's new value behind what is in the buffer, given the one that is there.
 pub type Make<'a> = dyn FnMut(Option<&[u8]>, &mut Vec<u8>) + 'a;
 
+/// What a buffer for values may take while no value is in it.
+const SCRATCH_BYTES_MAX: usize = 256;
+
 /// A value on its way to its key.
 struct Change<'a> {
     key: &'a [u8],
@@ -95,17 +98,19 @@ pub struct Tree<M: Measure> {
     root: Node<M>,
     summary: M::Summary,
     len: u64,
+    /// For the value that is being put, the writer's.
+    scratch: Vec<u8>,
 }
 
 impl<M: Measure> Clone for Tree<M> {
     fn clone(&self) -> Self {
-        Tree { root: self.root.clone(), summary: self.summary, len: self.len }
+        Tree { root: self.root.clone(), summary: self.summary, len: self.len, scratch: Vec::new() }
     }
 }
 
 impl<M: Measure> Default for Tree<M> {
     fn default() -> Self {
-        Tree { root: Node::Leaf(Leaf::default()), summary: M::Summary::default(), len: 0 }
+        Tree { root: Node::Leaf(Leaf::default()), summary: M::Summary::default(), len: 0, scratch: Vec::new() }
     }
 }
 
@@ -144,13 +149,13 @@ impl<M: Measure> Tree<M> {
 
     /// Puts a value, replacing the one that was there. True if there was one.
     pub fn insert(&mut self, key: &[u8], value: &[u8]) -> bool {
-        self.update(key, value.len(), &mut |_, new| new.extend_from_slice(value))
+        self.update(key, &mut |_, new| new.extend_from_slice(value))
     }
 
-    /// Puts what `change` makes of the value that is there, if there is one: it writes the new one, of about `room` bytes,
-    /// behind what is in the buffer that it is given, which is nothing. It is called once. True if there was a value.
-    pub fn update(&mut self, key: &[u8], room: usize, change: &mut Make) -> bool {
-        let mut change = Change { key, make: change, value: Vec::with_capacity(room) };
+    /// Puts what `change` makes of the value that is there, if there is one: it writes the new one into the buffer that it is
+    /// given, which is empty. It is called once. True if there was a value.
+    pub fn update(&mut self, key: &[u8], change: &mut Make) -> bool {
+        let mut change = Change { key, make: change, value: std::mem::take(&mut self.scratch) };
         let (old, split) = self.root.update(&mut change);
         self.summary = M::replace(self.summary, old, Some(M::of(key, &change.value)));
         if let Some(split) = split {
@@ -162,6 +167,10 @@ impl<M: Measure> Tree<M> {
             self.root = Node::Inner(Arc::new(inner));
         }
         self.len += u64::from(old.is_none());
+        if change.value.capacity() <= SCRATCH_BYTES_MAX {
+            change.value.clear();
+            self.scratch = change.value;
+        }
         old.is_some()
     }
 
@@ -419,7 +428,7 @@ impl<M: Measure> Builder<M> {
             level += 1;
             if level == self.levels.len() {
                 let root = if inner.len() == 1 { inner.child(0).clone() } else { Node::Inner(Arc::new(inner)) };
-                return Tree { root, summary, len: self.len };
+                return Tree { root, summary, len: self.len, scratch: Vec::new() };
             }
             self.attach(level, separator, Node::Inner(Arc::new(inner)), summary);
         }

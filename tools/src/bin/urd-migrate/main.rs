@@ -1,7 +1,9 @@
 //! Makes a data directory of urd from an etcd snapshot, or from the data directory of an etcd that has stopped: every
 //! revision, lease, alarm, member, user and role. The directory is there whole or not at all; the source is not changed.
+//! `urd-migrate live` replaces the members of a cluster that goes on serving.
 
 mod etcd_wal;
+mod live;
 mod source;
 mod target;
 
@@ -12,7 +14,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::Parser;
+use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use urd::{
     config::{Config, Parsed},
     proto::raftpb,
@@ -39,11 +41,27 @@ type Failure = Box<dyn Error>;
 #[derive(Parser)]
 #[command(
     version,
-    about = "Makes a urd data directory from an etcd snapshot or an etcd data directory",
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    about = "Makes a urd data directory from an etcd snapshot or an etcd data directory; `live` replaces running members",
     long_about = "Makes a urd data directory from an etcd snapshot (etcdctl snapshot save) or from the data directory of \
                   an etcd that has stopped. A snapshot founds a new cluster, as with etcdutl snapshot restore, and so \
-                  does a data directory if any flag names one; otherwise the member goes on as who it was."
+                  does a data directory if any flag names one; otherwise the member goes on as who it was. \
+                  `urd-migrate live` replaces the members of a cluster that goes on serving."
 )]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    arguments: Option<Arguments>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Live(Box<live::Arguments>),
+}
+
+#[derive(Args)]
 struct Arguments {
     /// The snapshot file, or the data directory (the one that holds member/)
     source: PathBuf,
@@ -100,7 +118,15 @@ impl Arguments {
 }
 
 fn main() -> ExitCode {
-    match migrate(&Arguments::parse()) {
+    let line = CommandLine::parse();
+    let arguments = match (line.command, line.arguments) {
+        (Some(Command::Live(arguments)), _) => return live::run(&arguments),
+        (None, Some(arguments)) => arguments,
+        (None, None) => {
+            CommandLine::command().error(ErrorKind::MissingRequiredArgument, "SOURCE, or live, is missing").exit()
+        }
+    };
+    match migrate(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(cause) => {
             eprintln!("urd-migrate: {cause}");
