@@ -60,6 +60,7 @@ struct Batch {
     places: oneshot::Sender<Vec<Place>>,
 }
 
+const BROKEN_OFF: &str = "it has broken off";
 const SUPERSEDED: &str = "another snapshot has come meanwhile";
 
 impl Driver {
@@ -138,13 +139,16 @@ impl Driver {
             Ok(state) => state,
             Err(cause) => {
                 self.with_core(|core| core.give_up_keeping());
-                log!(
-                    Error,
-                    "a snapshot of another member cannot be taken over; nothing has changed",
-                    "incoming-leader-snapshot-index" = index,
-                    "remote-snapshot-sender-id" = hex(from),
-                    "error" = cause.as_str()
-                );
+                // What is cut short is told where it was read, and another one comes.
+                if ![BROKEN_OFF, SUPERSEDED].contains(&cause.as_str()) {
+                    log!(
+                        Error,
+                        "a snapshot of another member cannot be taken over; nothing has changed",
+                        "incoming-leader-snapshot-index" = index,
+                        "remote-snapshot-sender-id" = hex(from),
+                        "error" = cause.as_str()
+                    );
+                }
                 return Err(cause);
             }
         };
@@ -189,7 +193,7 @@ impl Driver {
             let piece = match select(pin!(pieces.recv()), pin!(self.installs().newer.notified())).await {
                 Either::Left((Some(Piece::Bytes(piece)), _)) => piece,
                 Either::Left((Some(Piece::End), _)) => break,
-                Either::Left((None, _)) => return Err("it has broken off".to_owned()),
+                Either::Left((None, _)) => return Err(BROKEN_OFF.to_owned()),
                 Either::Right(_) => return Err(SUPERSEDED.to_owned()),
             };
             received(piece.len() as u64);
