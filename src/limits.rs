@@ -274,6 +274,10 @@ pub const BACKGROUND_THREADS: usize = 2;
 /// the log waiting for its next segment.
 pub const BACKGROUND_NICE: i32 = 5;
 
+/// How long a thread for blocking work has a core at a time if nobody else wants it: longer than what Linux gives by itself, 0.7 to
+/// 3 ms, so that executors, which take that, go first when they wake up; short enough that such threads get on beside each other.
+pub const BLOCKING_TURN_MS: u64 = 10;
+
 /// Threads beside each executor for long work: checkpoints and repacking take turns on one, hashes come on the other.
 pub const BULK_THREADS: usize = 2;
 
@@ -496,6 +500,10 @@ pub const INLINE_KEYS_MAX: u64 = 4 * ENCODE_SLICE_KEYS as u64;
 
 /// Bytes of values that one job of a background thread reads, so that others get their turn between two: 1 MiB.
 pub const FILL_BATCH_BYTES: usize = 1024 * 1024;
+
+/// Values of a snapshot are read with what lies between them where they are at least this part of it, one of so many: values
+/// of a hundred bytes in puts of their own are about a third.
+pub const READ_WHOLE_SHARE: u64 = 4;
 
 /// Values of an answer that are not in memory, from which on they are read ahead: below, the calls that ask for it cost
 /// more than they save.

@@ -57,6 +57,9 @@ pub struct MembersOptions {
     /// Keys of 32 bytes that a learner finds, with values of 256.
     #[arg(long, default_value_t = 1_000_000)]
     pub keys: u64,
+    /// The learner's rows alone.
+    #[arg(long)]
+    pub learner_only: bool,
     /// Where report.md and members.json go.
     #[arg(long)]
     pub out: Option<PathBuf>,
@@ -134,10 +137,11 @@ fn table(all: &[Found]) -> Table {
 }
 
 async fn measure(recipe: Recipe, options: &MembersOptions, figures: &mut Figures) -> Result<(), String> {
-    let mut cluster = Cluster::start(&recipe).await?;
-    cluster.calls(options, figures).await?;
-    cluster.leader_goes(options.times, figures).await?;
-    drop(cluster);
+    if !options.learner_only {
+        let mut cluster = Cluster::start(&recipe).await?;
+        cluster.calls(options, figures).await?;
+        cluster.leader_goes(options.times, figures).await?;
+    }
     let mut cluster = Cluster::start(&recipe).await?;
     cluster.learner_comes(recipe, options, figures).await
 }
@@ -326,6 +330,8 @@ impl Cluster {
             joins: true,
         });
         let stream = Stream::start(addresses, EVERY);
+        let cpu = |members: &[Server]| members.iter().map(|one| one.gauge().cpu().as_secs_f64()).collect::<Vec<_>>();
+        let before = cpu(&self.members);
         let begin = learner.spawn()?;
         // Caught up: it has applied what the leader had committed when it was asked, and so little comes behind that
         // the leader would promote it.
@@ -346,10 +352,16 @@ impl Cluster {
             }
         }
         let took = begin.elapsed();
+        let used: Vec<f64> = cpu(&self.members).iter().zip(&before).map(|(after, before)| after - before).collect();
+        let learners = learner.gauge().cpu().as_secs_f64();
         let busy = latency(&stream.finish().await);
         client.call(&MemberPromoteRequest { id }).await.map_err(|cause| format!("it cannot be promoted: {cause}"))?;
         let ms = |latency: &Latency| latency.at_ms(0.99).unwrap_or_default();
         figures.set(&format!("a learner of {} keys: seconds until it has all", options.keys), took.as_secs_f64());
+        figures.set("its CPU seconds", learners);
+        figures.set("CPU seconds of the leader meanwhile", used[leader]);
+        let followers = used.iter().sum::<f64>() - used[leader];
+        figures.set("CPU seconds of each follower meanwhile", followers / (MEMBERS - 1) as f64);
         figures.set("200 puts/s meanwhile: p99 ms", ms(&busy));
         figures.set("200 puts/s in quiet: p99 ms", ms(&quiet));
         figures.set("meanwhile, of quiet", ms(&busy) / ms(&quiet));

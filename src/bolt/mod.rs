@@ -1,12 +1,14 @@
 //! The file format of bbolt, etcd's database: what a snapshot is made of, and what one is read from. A plain codec: it
 //! names no file and no socket. `write` lays a database out from sizes alone and then makes its pages in order, so that
-//! one of any size is a stream; `read` takes every valid file, and refuses a damaged one by page.
+//! one of any size is a stream; `read` takes every valid file, and refuses a damaged one by page; `arriving` takes one apart
+//! while it comes, if its sender says where in it the bucket lies that most of it is.
 //!
 //! A file is pages of one size. Pages 0 and 1 say where everything begins (`Meta`); of the two, the valid one with the
 //! higher transaction counts. A bucket is a B+tree of leaf and branch pages. The root bucket's entries are the other
 //! buckets: by the page their tree begins with, or, if they are small, with their one page as the value itself. (bbolt 1.5:
 //! internal/common.)
 
+pub mod arriving;
 pub mod read;
 pub mod write;
 

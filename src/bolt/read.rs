@@ -10,7 +10,9 @@ use std::{cell::RefCell, fs::File, io, os::unix::fs::FileExt};
 
 use super::{
     BRANCH_PAGE, BUCKET_ELEMENT, BUCKET_HEAD_BYTES, ELEMENT_BYTES, FREELIST_PAGE, LEAF_PAGE, META_PAGE, Meta,
-    PAGE_HEAD_BYTES, PageHead, u32_at, u64_at,
+    PAGE_BYTES, PAGE_HEAD_BYTES, PageHead,
+    arriving::{KeptPages, Shown},
+    u32_at, u64_at,
 };
 
 /// Branch pages one upon another. A database of a branch page's least, two children, has so many levels when its pages no
@@ -131,6 +133,8 @@ pub struct Database<S> {
     source: S,
     name: String,
     meta: Meta,
+    /// A bucket, and its leaves that were shown before this was opened.
+    shown: Option<(&'static str, Shown)>,
 }
 
 /// Where a bucket's entries are.
@@ -155,6 +159,21 @@ pub type ShownEntry<'v> = dyn FnMut(&[u8], Entry<'_>) -> Result<(), String> + 'v
 /// The same with the bucket's name first.
 pub type ShownEntryOf<'v> = dyn FnMut(&[u8], &[u8], Entry<'_>) -> Result<(), String> + 'v;
 
+impl<S: Source> Database<KeptPages<S>> {
+    /// Opens what was kept of a database as it came; `shown` are leaves of `bucket`. `each_bucket` does not show them again,
+    /// and finds whether they are where that bucket's tree leads to, all of them, in its order.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn open_kept(source: KeptPages<S>, name: &str, bucket: &'static str, shown: Shown) -> Result<Self, ReadError> {
+        let database = Database::open(source, name)?;
+        if database.meta.page_bytes as usize != PAGE_BYTES {
+            return Err(database.damaged(0, format!("its pages are not of {PAGE_BYTES} bytes, as they were taken")));
+        }
+        Ok(Database { shown: Some((bucket, shown)), ..database })
+    }
+}
+
 impl<S: Source> Database<S> {
     /// Opens a database. `name` is what errors call it.
     ///
@@ -165,7 +184,7 @@ impl<S: Source> Database<S> {
         let bytes = source.bytes().map_err(failed(0))?;
         let meta = find_meta(&source, bytes).map_err(failed(0))?;
         let Some(meta) = meta else { return Err(ReadError::NoDatabase { name: name.into() }) };
-        let database = Database { source, name: name.into(), meta };
+        let database = Database { source, name: name.into(), meta, shown: None };
         let held = bytes / u64::from(meta.page_bytes);
         if meta.pages > held {
             let what = format!("the database has {} pages, the file holds {held} of them", meta.pages);
@@ -219,10 +238,18 @@ impl<S: Source> Database<S> {
     pub fn each_bucket(&self, visit: &mut ShownEntryOf<'_>) -> Result<(), ReadError> {
         let (mut seen, mut buckets) = (self.seen()?, Vec::new());
         self.walk_top(&mut seen, &mut buckets)?;
+        let mut passed = 0;
         for (name, bucket) in &buckets {
-            self.walk(bucket, &mut seen, &mut |_, key, entry| visit(name, key, entry).map_err(ReadError::Refused))?;
+            let shown = self.shown.as_ref().filter(|(of, _)| of.as_bytes() == name).map(|(_, shown)| shown);
+            let visit: &mut Visit<'_> = &mut |_, key, entry| visit(name, key, entry).map_err(ReadError::Refused);
+            let mut walk = Walk { seen: &mut seen, visit, memory: Vec::new(), shown, passed: 0 };
+            self.walk_bucket(bucket, &mut walk)?;
+            passed += walk.passed;
         }
-        Ok(())
+        match self.shown.as_ref().and_then(|(_, shown)| shown.leaves.get(passed)) {
+            Some(leaf) => Err(self.damaged(leaf.page, "nothing leads to it, and its entries were shown".into())),
+            None => Ok(()),
+        }
     }
 
     fn damaged(&self, page: u64, what: String) -> ReadError {
@@ -294,15 +321,18 @@ impl<S: Source> Database<S> {
     // ---- trees ----
 
     fn walk(&self, bucket: &Bucket, seen: &mut Seen, visit: &mut Visit<'_>) -> Result<(), ReadError> {
-        let mut walk = Walk { seen, visit, memory: Vec::new() };
+        self.walk_bucket(bucket, &mut Walk { seen, visit, memory: Vec::new(), shown: None, passed: 0 })
+    }
+
+    fn walk_bucket(&self, bucket: &Bucket, walk: &mut Walk<'_, '_>) -> Result<(), ReadError> {
         match bucket {
-            Bucket::Tree(root) => self.walk_page(*root, &Bounds::default(), 0, &mut walk),
+            Bucket::Tree(root) => self.walk_page(*root, &Bounds::default(), 0, walk),
             Bucket::Inline { within, page } => {
                 let head = PageHead::decode(page).filter(|head| head.flags == LEAF_PAGE && head.overflow == 0);
                 let Some(head) = head else {
                     return Err(self.damaged(*within, "a bucket in it is none".into()));
                 };
-                self.walk_leaf(*within, head, page, &Bounds::default(), &mut walk)
+                self.walk_leaf(*within, head, page, &Bounds::default(), walk)
             }
         }
     }
@@ -310,6 +340,9 @@ impl<S: Source> Database<S> {
     fn walk_page(&self, id: u64, bounds: &Bounds, depth: usize, walk: &mut Walk<'_, '_>) -> Result<(), ReadError> {
         if depth > DEPTH_MAX {
             return Err(self.damaged(id, format!("more than {DEPTH_MAX} pages lead here")));
+        }
+        if let Some(at) = walk.shown.and_then(|shown| shown.find(id)) {
+            return self.pass_shown(id, at, bounds, walk);
         }
         let mut page = walk.memory.pop().unwrap_or_default();
         let head = self.page(id, walk.seen, &mut page)?;
@@ -334,6 +367,21 @@ impl<S: Source> Database<S> {
         };
         walk.memory.push(page);
         walked
+    }
+
+    /// A leaf whose entries were shown as it came: it must be the one that comes next.
+    fn pass_shown(&self, id: u64, at: usize, bounds: &Bounds, walk: &mut Walk<'_, '_>) -> Result<(), ReadError> {
+        let shown = walk.shown.expect("it was found there");
+        let (first, last) = shown.keys(at);
+        let is_next = walk.passed == at;
+        walk.passed += 1;
+        if !is_next || !bounds.hold(first) || !bounds.hold(last) {
+            return Err(self.damaged(id, "it is not where its entries belong, and they were shown".into()));
+        }
+        match (id..shown.leaves[at].end).all(|one| one < self.meta.pages && walk.seen.mark(one)) {
+            true => Ok(()),
+            false => Err(self.damaged(id, "it is free, or belongs to something else as well".into())),
+        }
     }
 
     fn walk_leaf(
@@ -379,8 +427,7 @@ impl<S: Source> Database<S> {
         bounds: &Bounds,
     ) -> Result<(), ReadError> {
         let ascends = before.is_none_or(|before| before < key);
-        let inside = key >= &bounds.from[..] && bounds.below.as_deref().is_none_or(|below| key < below);
-        match ascends && inside && !key.is_empty() {
+        match ascends && bounds.hold(key) && !key.is_empty() {
             true => Ok(()),
             false => Err(self.damaged(id, format!("the key of its entry {at} is out of order"))),
         }
@@ -396,6 +443,9 @@ struct Walk<'a, 'v> {
     visit: &'a mut Visit<'v>,
     /// Of pages that are done with: one a level at most.
     memory: Vec<Vec<u8>>,
+    /// Leaves of this bucket that were shown before, and how many of them the walk has come by.
+    shown: Option<&'a Shown>,
+    passed: usize,
 }
 
 /// What the keys of a page lie between.
@@ -403,6 +453,12 @@ struct Walk<'a, 'v> {
 struct Bounds {
     from: Vec<u8>,
     below: Option<Vec<u8>>,
+}
+
+impl Bounds {
+    fn hold(&self, key: &[u8]) -> bool {
+        key >= &self.from[..] && self.below.as_deref().is_none_or(|below| key < below)
+    }
 }
 
 /// One bit a page.
@@ -423,7 +479,7 @@ impl Seen {
 }
 
 /// Flags, key and value.
-fn leaf_element(page: &[u8], at: usize) -> Option<(u32, &[u8], &[u8])> {
+pub(super) fn leaf_element(page: &[u8], at: usize) -> Option<(u32, &[u8], &[u8])> {
     let element = PAGE_HEAD_BYTES + at * ELEMENT_BYTES;
     let [flags, place, key, value] = [0, 4, 8, 12].map(|field| u32_at(page, element + field));
     let begin = element.checked_add(place? as usize)?;

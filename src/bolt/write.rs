@@ -5,6 +5,8 @@
 //! Pages are numbered as they become full: a leaf, then the branch page that it fills, if it fills one, and so on. Leaves
 //! are filled to the brim. A branch page has two children at least: bbolt relies on that when it removes entries.
 
+use std::ops::Range;
+
 use bytes::{BufMut, BytesMut};
 
 use super::{
@@ -76,8 +78,9 @@ impl Default for Planner {
 
 impl Planner {
     /// A bucket by its name and the lengths of its entries' keys and values. Buckets come in order of name, entries in
-    /// order of key.
-    pub fn bucket(&mut self, name: &str, entries: impl IntoIterator<Item = (usize, usize)>) {
+    /// order of key. Gives the pages that it alone takes, all of them leaves and branches of its tree.
+    pub fn bucket(&mut self, name: &str, entries: impl IntoIterator<Item = (usize, usize)>) -> Range<u64> {
+        let first = self.pages.next;
         let in_order = self.buckets.last().is_none_or(|(last, _)| last[..] < *name.as_bytes());
         assert!(in_order, "bucket {name} comes out of order");
         let mut tree = Tree::default();
@@ -89,6 +92,7 @@ impl Planner {
             None => Place::Tree(tree.finish(&mut self.pages)),
         };
         self.buckets.push((name.into(), place));
+        first..self.pages.next
     }
 
     pub fn finish(self) -> Layout {
@@ -333,7 +337,7 @@ impl<T: Copy> Writer<T> {
             Place::Inline(bytes) => {
                 assert_eq!(tree.inline_bytes(), Some(bytes - BUCKET_HEAD_BYTES), "a bucket is as it was planned");
                 value.put_bytes(0, BUCKET_HEAD_BYTES);
-                std::mem::take(&mut self.pages.leaf).write(0, 0, &mut value, &mut holes);
+                self.pages.leaf.write(0, 0, &mut value, &mut holes);
             }
             Place::Tree(root) => {
                 assert_eq!(tree.finish(&mut self.pages), root, "bucket {name:?} is as it was planned");
@@ -398,7 +402,7 @@ impl<T: Copy> Pages<Vec<u8>> for Written<T> {
     fn leaf(&mut self, bytes: usize) -> u64 {
         let (page, overflow) = self.begin(bytes);
         let at = self.out.len();
-        std::mem::take(&mut self.leaf).write(page, overflow, &mut self.out, &mut self.holes);
+        self.leaf.write(page, overflow, &mut self.out, &mut self.holes);
         debug_assert_eq!(self.out.len() - at, bytes);
         fill_page(&mut self.out);
         page
@@ -465,13 +469,13 @@ impl<T: Copy> Gathered<T> {
         }
     }
 
-    /// As a leaf page, its end not filled up.
-    fn write(self, id: u64, overflow: u32, out: &mut BytesMut, holes: &mut Vec<Hole<T>>) {
+    /// As a leaf page, its end not filled up; the next one is gathered in the same memory.
+    fn write(&mut self, id: u64, overflow: u32, out: &mut BytesMut, holes: &mut Vec<Hole<T>>) {
         let head = PageHead { id, flags: LEAF_PAGE, count: count_of(self.elements.len()), overflow };
         out.put_slice(&head.encode());
         // An element names the place of its key from where it begins itself.
         let mut place = self.elements.len() * ELEMENT_BYTES;
-        for (flags, key, value) in self.elements {
+        for (flags, key, value) in self.elements.drain(..) {
             out.put_u32_le(flags);
             out.put_u32_le(u32::try_from(place).expect("a page is smaller than 4 GiB"));
             out.put_u32_le(key);
@@ -479,7 +483,8 @@ impl<T: Copy> Gathered<T> {
             place = place - ELEMENT_BYTES + key as usize + value as usize;
         }
         let base = out.len();
-        holes.extend(self.holes.into_iter().map(|hole| Hole { at: base + hole.at, ..hole }));
+        holes.extend(self.holes.drain(..).map(|hole| Hole { at: base + hole.at, ..hole }));
         out.put_slice(&self.data);
+        self.data.clear();
     }
 }

@@ -77,6 +77,19 @@ impl Reader {
         Ok(Some(self.ahead.split_to(bytes.min(self.ahead.len())).freeze()))
     }
 
+    /// Puts what comes next into a piece until it has so many bytes; it has less at the end.
+    pub async fn fill(&mut self, piece: &mut Vec<u8>, bytes: usize) -> Result<(), Fault> {
+        piece.reserve(bytes.saturating_sub(piece.len()));
+        piece.extend_from_slice(&self.ahead.split_to(bytes.min(self.ahead.len())));
+        while piece.len() < bytes {
+            let Some(more) = self.next().await? else { return Ok(()) };
+            let (now, later) = more.split_at(more.len().min(bytes - piece.len()));
+            piece.extend_from_slice(now);
+            self.ahead.extend_from_slice(later);
+        }
+        Ok(())
+    }
+
     async fn next(&mut self) -> Result<Option<Bytes>, Fault> {
         loop {
             let patience = Duration::from_secs(limits::PEER_BODY_SECONDS_MAX);

@@ -25,7 +25,10 @@ use super::{
 use crate::{
     limits, log,
     observe::log::{hex, shown},
-    raft::sending::{Body, Delivery, SnapshotToSend},
+    raft::{
+        arriving,
+        sending::{Body, Delivery, SnapshotToSend},
+    },
     runtime,
 };
 
@@ -145,7 +148,8 @@ pub(super) async fn send(peers: Rc<Peers>, peer: Rc<Peer>, snapshot: SnapshotToS
 async fn post(peers: &Peers, peer: &Peer, body: Body, progress: &Rc<Progress>) -> Result<(), String> {
     let url = peer.urls.borrow().pick().ok_or("it has no URL")?;
     let mut headers = peers.headers();
-    headers.push(("content-type", "application/octet-stream"));
+    let changes = arriving::announce(body.changes());
+    headers.extend([("content-type", "application/octet-stream"), (arriving::CHANGES_HEADER, &changes)]);
     let sent = async {
         let streamed = Box::pin(Streamed { making: Some(Box::pin(next(body))), progress: progress.clone() });
         let (response, kept) = peers.client.ask(&url, "/raft/snapshot", Method::POST, &headers, streamed).await?;

@@ -1,16 +1,21 @@
-//! Takes over a snapshot that has come from another member: makes a state of the database on a thread for long work while the
-//! member goes on, its values going into the log meanwhile, and then has the state take the place of this member's own
+//! Takes over a snapshot that comes from another member: makes a state of the database on a thread for long work while the
+//! member goes on, and while the database still comes if its sender is urd. Its values go into the log meanwhile. Then it has the state take the place of this member's own
 //! (`core/installing.rs`). What is found damaged on the way ends that: nothing points at the values that were kept by then. One
 //! at a time; one that comes later is newer, and ends the one before.
 
-use std::{cell::Cell, io, rc::Rc};
+use std::{cell::Cell, io, ops::Range, pin::pin, rc::Rc};
 
-use bytes::Bytes;
-use futures_util::future::join;
+use futures_util::future::{Either, join, select};
 use prost::Message as _;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 
-use super::{core::Incoming, driver::Driver, mail::ReceivedSnapshot, translate::messages};
+use super::{
+    arriving::{Arriving, Piece, Received},
+    core::Incoming,
+    driver::Driver,
+    mail::ReceivedSnapshot,
+    translate::messages,
+};
 use crate::{
     bolt::read::{Database, Onward},
     log,
@@ -18,13 +23,13 @@ use crate::{
     proto::raftpb,
     runtime,
     store::{
-        backend::import::{self, KeepValues},
+        backend::import::{self, Arrival, Hashing, KeepValues, RevisionValue},
         state::State,
-        types::{Place, Revision},
+        types::Place,
     },
     wal::{
-        record::{MOVED_ITEM_BYTES, MovedValue, NOWHERE, RECORDS_FROM},
-        spool::Spooled,
+        record::{MOVED_ITEM_BYTES, NewValues, Numbering, RECORDS_FROM},
+        spool::{Spool, Spooled},
     },
 };
 
@@ -36,6 +41,8 @@ const RECORD_BYTES_MAX: usize = 256;
 pub struct Installs {
     /// Held by the one that is under way.
     turn: Mutex<()>,
+    /// Tells that one when another has come.
+    newer: Notify,
     /// The number of the last that came.
     last: Cell<u64>,
 }
@@ -49,7 +56,7 @@ pub struct Waiting {
 
 /// Values on their way into the log, and where it is told where they lie then.
 struct Batch {
-    values: Vec<MovedValue>,
+    values: NewValues,
     places: oneshot::Sender<Vec<Place>>,
 }
 
@@ -62,7 +69,7 @@ impl Driver {
     /// # Errors
     /// Where the database is not what it should be or cannot be taken in: nothing has changed then, and raft knows nothing
     /// of it.
-    pub async fn install_snapshot(self: &Rc<Self>, message: raftpb::Message, database: Spooled) -> Result<(), String> {
+    pub async fn install_snapshot(self: &Rc<Self>, message: raftpb::Message, database: Received) -> Result<(), String> {
         let (told, outcome) = oneshot::channel();
         let driver = self.clone();
         runtime::spawn(async move {
@@ -81,7 +88,7 @@ impl Driver {
             let metrics = driver.member().metrics.peers.of(message.from.unwrap_or_default());
             let transfers = &metrics.snapshots_received;
             transfers.under_way.set(1);
-            metrics.received_bytes.add(message.encoded_len() as u64 + database.bytes());
+            metrics.received_bytes.add(message.encoded_len() as u64);
             let result = driver.install(message, database).await;
             transfers.under_way.set(0);
             if result.is_ok() {
@@ -94,11 +101,12 @@ impl Driver {
         });
     }
 
-    async fn install(self: &Rc<Self>, message: raftpb::Message, database: Spooled) -> Result<(), String> {
+    async fn install(self: &Rc<Self>, message: raftpb::Message, database: Received) -> Result<(), String> {
         let message = messages::message_for_crate(message).ok_or("this is no message between members")?;
         let installs = self.installs();
         let number = installs.last.get() + 1;
         installs.last.set(number);
+        installs.newer.notify_waiters();
         let _turn = installs.turn.lock().await;
         if installs.last.get() != number {
             return Err(SUPERSEDED.into());
@@ -108,17 +116,25 @@ impl Driver {
             return Ok(());
         }
         let (index, from) = (message.get_snapshot().get_metadata().index, message.from);
-        let bytes = database.bytes();
         log!(
             Info,
             "applying snapshot",
             "current-applied-index" = self.core().standing().applied,
             "incoming-leader-snapshot-index" = index,
-            "remote-snapshot-sender-id" = hex(from),
-            "bytes" = bytes
+            "remote-snapshot-sender-id" = hex(from)
         );
         self.with_core(|core| core.begin_keeping());
-        let state = match self.import(database, index, number).await {
+        let received = &self.member().metrics.peers.of(from).received_bytes;
+        let imported = match database {
+            Received::Whole(database) => {
+                received.add(database.bytes());
+                self.import(database, index, number).await
+            }
+            Received::Arriving(arriving) => {
+                self.import_arriving(arriving, index, number, &|bytes| received.add(bytes)).await
+            }
+        };
+        let state = match imported {
             Ok(state) => state,
             Err(cause) => {
                 self.with_core(|core| core.give_up_keeping());
@@ -140,9 +156,8 @@ impl Driver {
     /// Makes a state of the database. All of its values are durable then.
     async fn import(self: &Rc<Self>, database: Spooled, index: u64, number: u64) -> Result<State, String> {
         let lease_ttl_min = self.core().state().lease_ttl_min();
-        let record_bytes = (self.core().writer().segment_header(0).size - RECORDS_FROM) as usize;
         let (batches, mut written) = mpsc::channel(1);
-        let keeper = Keeper { batches, numbering: Numbering::default(), record_bytes };
+        let keeper = Keeper { batches, speller: self.speller() };
         let reading = runtime::bulk(move || read(&database, index, lease_ttl_min, keeper));
         let writing = async move {
             let result = self.keep_all(&mut written, number).await;
@@ -154,31 +169,94 @@ impl Driver {
         written.and(state)
     }
 
+    /// Makes a state of a database while it comes. All of its values are durable then. `received` is told how many bytes have
+    /// come.
+    async fn import_arriving(
+        self: &Rc<Self>,
+        arriving: Arriving,
+        index: u64,
+        number: u64,
+        received: &dyn Fn(u64),
+    ) -> Result<State, String> {
+        let lease_ttl_min = self.core().state().lease_ttl_min();
+        let text = |cause: io::Error| cause.to_string();
+        let Arriving { changes, spool, mut pieces, emptied } = arriving;
+        let mut taking = Box::new(Taking::new(changes, spool, self.speller()));
+        loop {
+            if self.installs().last.get() != number {
+                return Err(SUPERSEDED.to_owned());
+            }
+            let piece = match select(pin!(pieces.recv()), pin!(self.installs().newer.notified())).await {
+                Either::Left((Some(Piece::Bytes(piece)), _)) => piece,
+                Either::Left((Some(Piece::End), _)) => break,
+                Either::Left((None, _)) => return Err("it has broken off".to_owned()),
+                Either::Right(_) => return Err(SUPERSEDED.to_owned()),
+            };
+            received(piece.len() as u64);
+            let (back, piece, spelled) = runtime::bulk(move || {
+                let spelled = taking.take(&piece);
+                (taking, piece, spelled)
+            })
+            .await;
+            taking = back;
+            // Who would fill it again may be done.
+            let _ = emptied.try_send(piece);
+            taking.places = self.keep(&spelled?).await.map_err(text)?;
+        }
+        let (mut taking, spelled) = runtime::bulk(move || {
+            let spelled = taking.end();
+            (taking, spelled)
+        })
+        .await;
+        taking.places = self.keep(&spelled?).await.map_err(text)?;
+        let finishing = runtime::bulk(move || taking.finish(index, lease_ttl_min));
+        let (state, ()) = join(finishing, self.all_kept()).await;
+        state
+    }
+
+    fn speller(&self) -> Speller {
+        let core = self.core();
+        let writer = core.writer();
+        Speller {
+            numbering: Numbering::default(),
+            segment_bytes: (writer.segment_header(0).size - RECORDS_FROM) as usize,
+            record_bytes: writer.moved_record_bytes(),
+        }
+    }
+
     /// Puts all values that come into the log; they are durable then.
     async fn keep_all(self: &Rc<Self>, batches: &mut mpsc::Receiver<Batch>, number: u64) -> Result<(), String> {
         while let Some(Batch { values, places }) = batches.recv().await {
             if self.installs().last.get() != number {
                 return Err(SUPERSEDED.to_owned());
             }
-            self.keep(&values, places).await.map_err(|cause| cause.to_string())?;
+            let kept = self.keep(&values).await.map_err(|cause| cause.to_string())?;
+            // Who has asked may have given up.
+            let _ = places.send(kept);
         }
-        while !self.core().has_kept() {
-            self.after_write().await;
-        }
+        self.all_kept().await;
         Ok(())
     }
 
-    /// Puts values into the log. One batch is being written at most while the next is put there.
-    async fn keep(self: &Rc<Self>, values: &[MovedValue], places: oneshot::Sender<Vec<Place>>) -> io::Result<()> {
+    async fn all_kept(self: &Rc<Self>) {
         while !self.core().has_kept() {
             self.after_write().await;
         }
-        // Where there is no room this fails, and not a write of the log, which would end the member.
-        let active = self.core().writer().active_life();
-        self.files.prepare(active + 1).await?;
-        // Who has asked may have given up.
-        let _ = places.send(self.with_core(|core| core.keep_values(values)));
-        Ok(())
+    }
+
+    /// Puts values into the log. One batch is being written at most while the next is put there.
+    async fn keep(self: &Rc<Self>, values: &NewValues) -> io::Result<Vec<Place>> {
+        self.all_kept().await;
+        // The next segment is being made while this one fills, bit by bit. Where there is no room for it this fails, and not a write
+        // of the log, which would end the member.
+        let (active, room) = {
+            let core = self.core();
+            (core.writer().active_life(), core.writer().room())
+        };
+        if values.log_bytes() > room {
+            self.files.prepare_now(active + 1).await?;
+        }
+        Ok(self.with_core(|core| core.keep_values(values)))
     }
 }
 
@@ -189,51 +267,106 @@ fn read(database: &Spooled, index: u64, lease_ttl_min: i64, mut keeper: Keeper) 
     let file = Database::open(Onward::from(file), &name).map_err(|cause| cause.to_string())?;
     let held = import::consistent_index(&file).map_err(|cause| cause.to_string())?;
     if held != index {
-        return Err(format!("the database goes up to entry {held}, its message says {index}"));
+        return Err(other_index(held, index));
     }
-    import::import(&file, lease_ttl_min, &mut keeper).map(|imported| imported.state).map_err(|cause| cause.to_string())
+    import::import_hashing(Hashing::Nothing, &file, lease_ttl_min, &mut keeper)
+        .map(|imported| imported.state)
+        .map_err(|cause| cause.to_string())
+}
+
+fn other_index(held: u64, index: u64) -> String {
+    format!("the database goes up to entry {held}, its message says {index}")
+}
+
+/// Spells values as they are to lie in the log.
+struct Speller {
+    numbering: Numbering,
+    /// What a segment of this member's has room for.
+    segment_bytes: usize,
+    record_bytes: usize,
+}
+
+impl Speller {
+    fn spell(&mut self, values: &[RevisionValue<'_>]) -> io::Result<NewValues> {
+        let longest = values.iter().map(|(_, value)| value.len()).max().unwrap_or(0);
+        if longest + MOVED_ITEM_BYTES + RECORD_BYTES_MAX > self.segment_bytes {
+            return Err(io::Error::other(format!(
+                "it holds a value of {longest} bytes, and a segment of this member's log has room for {}: start the member \
+                 with the --max-request-bytes of the others",
+                self.segment_bytes
+            )));
+        }
+        self.numbering.spell(values, self.record_bytes)
+    }
 }
 
 /// The end of the way into the log that the reading thread holds.
 struct Keeper {
     batches: mpsc::Sender<Batch>,
-    numbering: Numbering,
-    /// What a segment of this member's has room for.
-    record_bytes: usize,
+    speller: Speller,
 }
 
 impl KeepValues for Keeper {
-    fn keep(&mut self, values: Vec<(Revision, Bytes)>) -> io::Result<Vec<Place>> {
-        let longest = values.iter().map(|(_, value)| value.len()).max().unwrap_or(0);
-        if longest + MOVED_ITEM_BYTES + RECORD_BYTES_MAX > self.record_bytes {
-            return Err(io::Error::other(format!(
-                "it holds a value of {longest} bytes, and a segment of this member's log has room for {}: start the member \
-                 with the --max-request-bytes of the others",
-                self.record_bytes
-            )));
-        }
+    fn keep(&mut self, values: &[RevisionValue<'_>]) -> io::Result<Vec<Place>> {
         let gone = |_| io::Error::other("it is taken over no further");
         let (places, told) = oneshot::channel();
-        let batch = Batch { values: self.numbering.moved(values)?, places };
+        let batch = Batch { values: self.speller.spell(values)?, places };
         self.batches.blocking_send(batch).map_err(|_gone| gone(()))?;
         told.blocking_recv().map_err(|_gone| gone(()))
     }
 }
 
-/// Where values that were in no segment are said to have been: in none, and each at another place.
-#[derive(Default)]
-pub struct Numbering(u32);
+/// A database that is taken over as it comes. Blocking.
+struct Taking {
+    arrival: Arrival,
+    /// What is needed at the end, until it is there.
+    spool: Option<Spool>,
+    speller: Speller,
+    /// Where the values lie that were spelled last.
+    places: Vec<Place>,
+}
 
-impl Numbering {
-    /// # Errors
-    /// If a value is longer than any log's.
-    pub fn moved(&mut self, values: Vec<(Revision, Bytes)>) -> io::Result<Vec<MovedValue>> {
-        let moved = |(revision, value): (Revision, Bytes)| {
-            self.0 = self.0.wrapping_add(1);
-            let len = u32::try_from(value.len()).map_err(io::Error::other)?;
-            Ok(MovedValue { revision, from: Place { segment: NOWHERE, offset: self.0, len }, value })
-        };
-        values.into_iter().map(moved).collect()
+impl Taking {
+    fn new(changes: Range<u64>, spool: Spool, speller: Speller) -> Self {
+        Taking { arrival: Arrival::new(changes), spool: Some(spool), speller, places: Vec::new() }
+    }
+
+    /// Takes what comes next, and gives the values that are to be kept.
+    fn take(&mut self, piece: &[u8]) -> Result<NewValues, String> {
+        self.index_kept()?;
+        let spool = self.spool.as_mut().expect("it is not at its end");
+        self.arrival.take(piece, &mut |bytes| spool.write(bytes)).map_err(|cause| cause.to_string())?;
+        self.spell()
+    }
+
+    /// All has come.
+    fn end(&mut self) -> Result<NewValues, String> {
+        self.index_kept()?;
+        let spool = self.spool.take().expect("it ends once");
+        let spooled = spool.finish().map_err(|cause| cause.to_string())?;
+        let name = spooled.path().display().to_string();
+        let file = spooled.open().map_err(|cause| format!("cannot open {name}: {cause}"))?;
+        self.arrival.end(Onward::from(file), &name).map_err(|cause| cause.to_string())?;
+        self.spell()
+    }
+
+    /// All is kept.
+    fn finish(mut self, index: u64, lease_ttl_min: i64) -> Result<State, String> {
+        self.index_kept()?;
+        let imported = self.arrival.finish(lease_ttl_min)?;
+        match imported.consistent_index == index {
+            true => Ok(imported.state),
+            false => Err(other_index(imported.consistent_index, index)),
+        }
+    }
+
+    fn index_kept(&mut self) -> Result<(), String> {
+        self.arrival.kept(&std::mem::take(&mut self.places))
+    }
+
+    fn spell(&mut self) -> Result<NewValues, String> {
+        let values: Vec<RevisionValue<'_>> = self.arrival.values().collect();
+        self.speller.spell(&values).map_err(|cause| cause.to_string())
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::view::View;
+use super::{arriving::Received, view::View};
 use crate::{
     error::Status,
     proto::raftpb,
@@ -15,7 +15,6 @@ use crate::{
         apply::{Answer, LeaseChange, RevisionEvents},
         types::Place,
     },
-    wal::spool::Spooled,
 };
 
 /// Names one waiting request across the hop to the core and back: a slot of the shard's, and the slot's life.
@@ -35,11 +34,11 @@ pub struct Proposal {
     pub only_in: Option<u64>,
 }
 
-/// A snapshot that has come from another member: raft's message, and the database, as it came.
+/// A snapshot that comes from another member: raft's message, and the database.
 #[derive(Debug)]
 pub struct ReceivedSnapshot {
     pub message: raftpb::Message,
-    pub database: Spooled,
+    pub database: Received,
     /// When it began to come.
     pub began: Instant,
 }

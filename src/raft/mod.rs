@@ -1,4 +1,5 @@
 //! The raft core: orders proposals, logs them, applies what is committed and publishes the result.
+pub mod arriving;
 pub mod bootstrap;
 pub mod compactor;
 pub mod core;

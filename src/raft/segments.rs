@@ -96,6 +96,11 @@ impl SegmentFiles {
         self.prepare_at(life, Pace::Resting).await
     }
 
+    /// The same for somebody who waits.
+    pub async fn prepare_now(&self, life: u32) -> io::Result<()> {
+        self.prepare_at(life, Pace::Hurried).await
+    }
+
     async fn prepare_at(&self, life: u32, pace: Pace) -> io::Result<()> {
         let (dir, header) = (self.dir.clone(), (self.header)(life));
         runtime::background(move || dir.ensure_segment(&header, pace)).await.map(drop).map_err(io_of)

@@ -1,7 +1,7 @@
 //! A snapshot on its way to a member that lags: raft's message, and behind it the database, in the order and the framing
 //! that etcd posts them in. Nothing is held but a piece, and no file is made. (etcd: rafthttp/snapshot_sender.go.)
 
-use std::{fmt, future::Future, io, pin::Pin, sync::Arc};
+use std::{fmt, future::Future, io, ops::Range, pin::Pin, sync::Arc};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message as _;
@@ -66,6 +66,7 @@ pub struct Body {
     head: Option<Bytes>,
     bytes: u64,
     database_bytes: u64,
+    changes: Range<u64>,
     /// None at the end.
     next: Option<Pin<Box<dyn Future<Output = Made>>>>,
 }
@@ -75,8 +76,9 @@ impl Body {
     pub async fn begin(snapshot: &SnapshotToSend) -> Body {
         let (head, view) = (snapshot.head(), snapshot.view.clone());
         let making = runtime::bulk(move || Box::new(Making::begin(view))).await;
-        let database_bytes = making.left();
-        Body { bytes: head.len() as u64 + database_bytes, head: Some(head), database_bytes, next: Some(make(making)) }
+        let (database_bytes, changes) = (making.left(), making.changes());
+        let bytes = head.len() as u64 + database_bytes;
+        Body { bytes, head: Some(head), database_bytes, changes, next: Some(make(making)) }
     }
 
     /// Bytes of it all.
@@ -87,6 +89,11 @@ impl Body {
     /// Bytes of the database alone: what etcd calls the snapshot's size.
     pub fn database_bytes(&self) -> u64 {
         self.database_bytes
+    }
+
+    /// The pages of bucket `key`: a member that is told them takes the database over while it comes.
+    pub fn changes(&self) -> &Range<u64> {
+        &self.changes
     }
 
     /// The next piece; None at the end.

@@ -11,6 +11,7 @@ use std::{
         unix::ffi::{OsStrExt, OsStringExt},
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use crate::limits;
@@ -53,6 +54,37 @@ pub fn lower_this_thread(nice: i32) {
     // SAFETY: setpriority touches no memory. With PRIO_PROCESS, 0 is the calling thread on Linux. Lowering one's
     // own priority cannot be refused; were it, the work would only be done sooner.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
+}
+
+/// The kernel's `struct sched_attr`, as it was at first.
+#[repr(C)]
+struct SchedAttr {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+}
+
+/// Has this thread take long turns of a core, and give way in the middle of one to every thread that wakes up and takes
+/// shorter ones, which are all others: else that one waits until a turn of the usual length, some milliseconds, is over.
+/// (Linux 6.12 and later; those before do not look at it.)
+pub fn take_long_turns(nice: i32, turn: Duration) {
+    let attr = SchedAttr {
+        size: size_of::<SchedAttr>() as u32,
+        policy: libc::SCHED_OTHER as u32,
+        flags: 0,
+        nice,
+        priority: 0,
+        runtime: turn.as_nanos() as u64,
+        deadline: 0,
+        period: 0,
+    };
+    // SAFETY: reads the struct, whose size is told; 0 is the calling thread. Where it is refused, turns are as long as others'.
+    unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) };
 }
 
 /// The soft limit of a resource (`libc::RLIMIT_*`); None if there is none.

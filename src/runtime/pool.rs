@@ -7,9 +7,11 @@ use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     task::{Poll, Waker},
     thread,
+    time::Duration,
 };
 
 use super::os;
+use crate::limits;
 
 type Work = Box<dyn FnOnce() + Send>;
 
@@ -39,6 +41,7 @@ impl Pool {
                 // Threads inherit the one core of their executor. Where it cannot be undone, the work is done there.
                 let _ = os::set_cores(&cores);
                 os::lower_this_thread(nice);
+                os::take_long_turns(nice, Duration::from_millis(limits::BLOCKING_TURN_MS));
                 shared.serve();
             })?;
         }

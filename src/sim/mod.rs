@@ -24,7 +24,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bytes::Bytes;
 use prost::Message as _;
 
 pub use self::shrink::shrink;
@@ -160,7 +159,7 @@ enum Event {
         life: u64,
         to: usize,
         message: Box<Message>,
-        database: Bytes,
+        database: Box<snapshots::Sent>,
     },
     /// What has become of it, back at that process.
     Reported {

@@ -1,7 +1,7 @@
 //! Snapshots between members: the leader's state as the bytes of a database, on its way as a request is, which takes longer than
 //! a message; and how it is taken in: its values go into the log, then its checkpoint takes the place of the member's own.
 
-use std::io;
+use std::{io, ops::Range};
 
 use bytes::Bytes;
 
@@ -12,14 +12,14 @@ use crate::{
     raft::{
         core::{Capture, Core, Incoming},
         database::Making,
-        install::Numbering,
         sending::{Delivery, SnapshotToSend},
         translate::messages,
     },
     store::{
-        backend::import::{self, KeepValues},
-        types::{Place, Revision},
+        backend::import::{self, Arrival, Imported, KeepValues, RevisionValue},
+        types::Place,
     },
+    wal::record::Numbering,
 };
 
 /// A state from another member, on its way in.
@@ -38,7 +38,7 @@ pub struct Exchange {
 
 impl Member {
     /// Takes a snapshot in: its values are on their way into the log then. False if there is one already.
-    fn receive(&mut self, message: raftpb::Message, database: &[u8], from: (usize, u64)) -> bool {
+    fn receive(&mut self, message: raftpb::Message, database: &Sent, from: (usize, u64)) -> bool {
         if self.exchange.incoming.is_some() || self.exchange.begun.is_some() {
             return false;
         }
@@ -52,9 +52,11 @@ impl Member {
         }
         core.begin_keeping();
         let index = message.get_snapshot().get_metadata().index;
-        let database = Database::open(database, "snapshot").expect("a database");
         let mut keeper = Keeper { core, numbering: Numbering::default() };
-        let imported = import::import(&database, 1, &mut keeper).expect("a sound database");
+        let imported = match index.is_multiple_of(2) {
+            true => database.read_as_it_comes(&mut keeper),
+            false => database.read_whole(&mut keeper),
+        };
         assert_eq!(imported.consistent_index, index, "the state is that of the message");
         self.exchange.incoming = Some(Box::new(Incoming { message, state: imported.state }));
         true
@@ -86,14 +88,52 @@ impl Member {
     }
 }
 
+/// A database on its way.
+#[derive(Debug)]
+pub struct Sent {
+    bytes: Bytes,
+    /// The pages of bucket `key`.
+    changes: Range<u64>,
+}
+
+impl Sent {
+    fn read_whole(&self, keeper: &mut Keeper<'_>) -> Imported {
+        let database = Database::open(&self.bytes[..], "snapshot").expect("a database");
+        import::import(&database, 1, keeper).expect("a sound database")
+    }
+
+    /// In pieces that are no pages.
+    fn read_as_it_comes(&self, keeper: &mut Keeper<'_>) -> Imported {
+        let mut arrival = Arrival::new(self.changes.clone());
+        let mut kept = Vec::new();
+        let mut keep = |arrival: &mut Arrival| {
+            let values: Vec<RevisionValue<'_>> = arrival.values().collect();
+            let places = keeper.keep(&values).expect("it has room");
+            arrival.kept(&places).expect("as many places as values");
+        };
+        for piece in self.bytes.chunks(5000) {
+            let mut take = |bytes: &[u8]| {
+                kept.extend_from_slice(bytes);
+                Ok(())
+            };
+            arrival.take(piece, &mut take).expect("sound pages");
+            keep(&mut arrival);
+        }
+        arrival.end(&kept[..], "snapshot").expect("a sound database");
+        keep(&mut arrival);
+        arrival.finish(1).expect("a state of this version")
+    }
+}
+
 struct Keeper<'a> {
     core: &'a mut Core,
     numbering: Numbering,
 }
 
 impl KeepValues for Keeper<'_> {
-    fn keep(&mut self, values: Vec<(Revision, Bytes)>) -> io::Result<Vec<Place>> {
-        Ok(self.core.keep_values(&self.numbering.moved(values)?))
+    fn keep(&mut self, values: &[RevisionValue<'_>]) -> io::Result<Vec<Place>> {
+        let record_bytes = self.core.writer().moved_record_bytes();
+        Ok(self.core.keep_values(&self.numbering.spell(values, record_bytes)?))
     }
 }
 
@@ -102,7 +142,9 @@ impl World {
         let SnapshotToSend { message, view } = snapshot;
         let to = self.members.iter().position(|one| Some(one.id) == message.to).expect("a member");
         let life = self.members[member].life;
-        let database = Making::begin(view).piece(usize::MAX);
+        let mut making = Making::begin(view);
+        let changes = making.changes();
+        let database = making.piece(usize::MAX).map(|bytes| Box::new(Sent { bytes, changes }));
         let carried = self.network.carry(&mut self.random);
         match (database, carried) {
             // A request, not a message: it is slower, and who sends it hears of its loss.
@@ -118,14 +160,20 @@ impl World {
         }
     }
 
-    pub(super) fn arrive_snapshot(&mut self, sender: (usize, u64), to: usize, message: Box<Message>, database: Bytes) {
+    pub(super) fn arrive_snapshot(
+        &mut self,
+        sender: (usize, u64),
+        to: usize,
+        message: Box<Message>,
+        database: Box<Sent>,
+    ) {
         let (from, life) = sender;
         let arrives = self.members[to].core.is_some() && self.network.is_open(from, to);
         if arrives && !self.runs(to) {
             let left = self.members[to].still_until - self.now;
             return self.after(left, Event::Snapshot { from, life, to, message, database });
         }
-        self.trace(&[self.now, 8, to as u64, arrives as u64, database.len() as u64]);
+        self.trace(&[self.now, 8, to as u64, arrives as u64, database.bytes.len() as u64]);
         let arrives = arrives && !self.members[to].knows_removed(self.members[from].id);
         if !arrives || !self.members[to].receive(*message, &database, sender) {
             return self.report_snapshot(sender, to, Delivery::Lost);

@@ -197,6 +197,39 @@ impl Index {
         self.current = self.current.max(meta.revision.main);
     }
 
+    /// The same for many changes, in order of revision: keys are looked up in their order, each place of the tree once.
+    pub fn adopt_all(&mut self, changes: &[(&[u8], KeyMeta)]) {
+        let mut order = in_order_of_key(changes);
+        let mut before: Vec<Option<Revision>> = vec![None; changes.len()];
+        // Of each key, the first of its changes and the last.
+        let mut ends: Vec<(usize, usize)> = Vec::with_capacity(changes.len());
+        for at in order.drain(..) {
+            match ends.last_mut().filter(|(first, _)| changes[*first].0 == changes[at].0) {
+                Some((_, last)) => {
+                    before[at] = Some(changes[*last].1.revision);
+                    *last = at;
+                }
+                None => ends.push((at, at)),
+            }
+        }
+        let keys: Vec<&[u8]> = ends.iter().map(|(first, _)| changes[*first].0).collect();
+        self.keys.merge(&keys, &mut |at, old, out| {
+            let (first, last) = ends[at];
+            before[first] = old.map(|old| codec::key(old).revision);
+            // What its next event needs is with its newest one, whose link is not made yet.
+            codec::put_key(out, &changes[last].1, None);
+        });
+        let usage = Arc::make_mut(&mut self.usage);
+        for ((key, meta), before) in changes.iter().zip(before) {
+            let link = before.map(|before| link_to(&self.events, before, None));
+            self.events.push(&EventRef { key, meta: *meta, link });
+            if meta.place.len > 0 {
+                usage.add(meta.place, meta.revision.main);
+            }
+            self.current = self.current.max(meta.revision.main);
+        }
+    }
+
     /// Takes note that the store whose changes are adopted was compacted up to `revision`, and nothing is left to remove.
     pub fn adopt_compacted(&mut self, revision: i64) {
         self.compacted = revision;
@@ -423,8 +456,29 @@ impl Index {
     }
 }
 
+/// Where changes are by their keys, and those of one key as they were.
+fn in_order_of_key(changes: &[(&[u8], KeyMeta)]) -> Vec<usize> {
+    let Some(((first, _), rest)) = changes.split_first() else { return Vec::new() };
+    // What all keys begin with says nothing; of most, the eight bytes behind it say enough.
+    let alike = rest.iter().fold(first.len(), |alike, (key, _)| tree::common(&first[..alike], key));
+    let head = |key: &[u8]| {
+        let mut head = [0; 8];
+        let rest = &key[alike..];
+        let shown = rest.len().min(8);
+        head[..shown].copy_from_slice(&rest[..shown]);
+        u64::from_be_bytes(head)
+    };
+    let mut order: Vec<(u64, usize)> = changes.iter().zip(0..).map(|((key, _), at)| (head(key), at)).collect();
+    order.sort_unstable_by(|(left_head, left), (right_head, right)| {
+        let by_key = || changes[*left].0.cmp(changes[*right].0).then(left.cmp(right));
+        left_head.cmp(right_head).then_with(by_key)
+    });
+    order.into_iter().map(|(_, at)| at).collect()
+}
+
 /// How an event after `prev` hangs on the chain. `onward` is of the link of `prev`, where the key's state had it. How far a
-/// jump goes follows from the depth alone, so that nothing else is looked up, or one event. Where compaction has removed what the jump is read from, the chain begins anew.
+/// jump goes follows from the depth alone, so that nothing else is looked up, or one event. Where compaction has removed what the
+/// jump is read from, the chain begins anew.
 fn link_to(events: &Events, prev: Revision, onward: Option<Onward>) -> Link {
     let link_of = |revision: Revision| events.get(revision).and_then(|event| event.link).map(Onward::from);
     let first = Link { prev, jump: prev, depth: 1 };

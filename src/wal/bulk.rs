@@ -24,20 +24,25 @@ pub enum Pace {
 }
 
 /// One piece of memory, somewhere in it aligned as direct transfers have to be.
-struct Piece {
+#[derive(Debug)]
+pub(super) struct Piece {
     memory: Vec<u8>,
     begin: usize,
 }
 
 impl Piece {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let memory = vec![0; BULK_PIECE_BYTES + BLOCK];
         let begin = memory.as_ptr().align_offset(BLOCK);
         Piece { memory, begin }
     }
 
-    fn bytes(&mut self) -> &mut [u8] {
+    pub fn bytes(&mut self) -> &mut [u8] {
         &mut self.memory[self.begin..][..BULK_PIECE_BYTES]
+    }
+
+    pub fn read(&self) -> &[u8] {
+        &self.memory[self.begin..][..BULK_PIECE_BYTES]
     }
 }
 
@@ -47,6 +52,11 @@ fn open(path: &Path, options: &OpenOptions) -> io::Result<File> {
         Err(cause) if cause.raw_os_error() == Some(libc::EINVAL) => options.open(path),
         opened => opened,
     }
+}
+
+/// The same to read from it.
+pub(super) fn open_past_cache(path: &Path) -> io::Result<File> {
+    open(path, OpenOptions::new().read(true))
 }
 
 impl Pace {
@@ -66,7 +76,7 @@ pub struct Pieces {
 
 impl Pieces {
     pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Pieces { file: open(path, OpenOptions::new().read(true))?, piece: Piece::new(), at: 0 })
+        Ok(Pieces { file: open_past_cache(path)?, piece: Piece::new(), at: 0 })
     }
 
     /// The next ones; none at the end. Blocks that the device cannot give any more are zeros: what was in them is as lost as
@@ -202,6 +212,7 @@ pub fn give_back(file: &File, pace: Pace) {
 }
 
 /// A new file that grows by what is written into it; durable, and as long as that, once it is finished.
+#[derive(Debug)]
 pub struct BulkFile {
     file: File,
     pace: Pace,

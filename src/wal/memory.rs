@@ -19,7 +19,7 @@ use memmap2::{MmapMut, MmapOptions};
 /// The readers' side.
 pub(super) struct Memory {
     /// Owns the mapping; touched through `base` only, so that no reference to the whole of it ever exists.
-    _map: MmapMut,
+    map: MmapMut,
     base: *mut u8,
     size: u32,
     written: AtomicU32,
@@ -38,7 +38,16 @@ impl Memory {
     pub fn map(size: u32) -> io::Result<Filler> {
         let mut map = MmapOptions::new().len(size as usize).map_anon()?;
         let base = map.as_mut_ptr();
-        Ok(Filler(Arc::new(Memory { _map: map, base, size, written: AtomicU32::new(0) })))
+        Ok(Filler(Arc::new(Memory { map, base, size, written: AtomicU32::new(0) })))
+    }
+
+    /// The same for a segment that is likely to be filled soon: in large pages, where the system has them, so that filling it does
+    /// not stop at each of 4 KiB.
+    pub fn map_large(size: u32) -> io::Result<Filler> {
+        let filler = Memory::map(size)?;
+        // Advice: where it is not taken, pages are small.
+        let _ = filler.0.map.advise(memmap2::Advice::HugePage);
+        Ok(filler)
     }
 
     pub fn written(&self) -> u32 {

@@ -21,6 +21,7 @@ pub mod scrub;
 pub mod segment;
 pub mod spool;
 pub mod table;
+pub mod window;
 pub mod writer;
 
 pub use crate::store::checkpoint::LogPosition;

@@ -7,6 +7,8 @@
 //! plant a value that looks like a record. They start from the record's place, too: a disk that writes a block where another
 //! one belongs does not make it look like one.
 
+use std::io;
+
 use bytes::Bytes;
 use hashbrown::HashMap;
 
@@ -303,16 +305,11 @@ impl MovedPayload {
     pub fn push(&mut self, moved: &MovedValue) {
         assert_eq!(moved.from.len as usize, moved.value.len(), "a value is moved whole");
         let values = &mut self.values;
-        let mut store = || {
+        let at = *self.stored.entry(moved.from).or_insert_with(|| {
             let at = values.len() as u32;
             values.extend_from_slice(&moved.value);
             at
-        };
-        // Those that come from nowhere come one by one.
-        let at = match moved.from.segment {
-            NOWHERE => store(),
-            _ => *self.stored.entry(moved.from).or_insert_with(store),
-        };
+        });
         self.items.push((moved.revision, moved.from, at));
     }
 
@@ -324,15 +321,112 @@ impl MovedPayload {
         let mut offsets = Vec::with_capacity(self.items.len());
         for (revision, from, at) in &self.items {
             let at = base as u32 + at;
-            payload.extend_from_slice(&revision.main.to_le_bytes());
-            payload.extend_from_slice(&(revision.sub as u32).to_le_bytes());
-            for number in [from.segment, from.offset, from.len, at, 0] {
-                payload.extend_from_slice(&number.to_le_bytes());
-            }
+            put_item(&mut payload, *revision, *from, at);
             offsets.push(at);
         }
         payload.extend_from_slice(&self.values);
         (payload, offsets)
+    }
+}
+
+fn put_item(payload: &mut Vec<u8>, revision: Revision, from: Place, at: u32) {
+    let mut item = [0; MOVED_ITEM_BYTES];
+    item[..8].copy_from_slice(&revision.main.to_le_bytes());
+    for (field, number) in
+        item[8..].as_chunks_mut::<4>().0.iter_mut().zip([revision.sub as u32, from.segment, from.offset, from.len, at])
+    {
+        *field = number.to_le_bytes();
+    }
+    payload.extend_from_slice(&item);
+}
+
+/// Values that were in no segment, spelled as they are to lie in the log: payloads of records with their checksums, so that
+/// who appends them has only to copy them.
+#[derive(Debug, Default)]
+pub struct NewValues {
+    payloads: Vec<u8>,
+    pub(super) records: Vec<NewRecord>,
+    /// Where each value begins in its record's payload, and its length.
+    pub(super) values: Vec<(u32, u32)>,
+}
+
+#[derive(Debug)]
+pub(super) struct NewRecord {
+    /// In `payloads`.
+    begin: usize,
+    end: usize,
+    pub crc: u32,
+    /// Values up to its end, those of records before it too.
+    pub values_end: usize,
+}
+
+impl NewValues {
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// What they take of a log at most.
+    pub fn log_bytes(&self) -> usize {
+        self.payloads.len() + self.records.len() * (HEADER_BYTES + ALIGN as usize) + LOG_BLOCK_BYTES as usize
+    }
+
+    /// How long each value is.
+    pub fn lens(&self) -> impl Iterator<Item = u32> {
+        self.values.iter().map(|(_, len)| *len)
+    }
+
+    pub(super) fn payload(&self, record: &NewRecord) -> &[u8] {
+        &self.payloads[record.begin..record.end]
+    }
+}
+
+/// Where values that were in no segment are said to have been: in none, and each at another place.
+#[derive(Debug, Default)]
+pub struct Numbering(u32);
+
+impl Numbering {
+    /// Spells values, each with its revision, in records of so many bytes (`Writer::moved_record_bytes`); one value that is
+    /// larger makes a record of its own.
+    ///
+    /// # Errors
+    /// If a value is longer than any log's.
+    pub fn spell(&mut self, values: &[(Revision, &[u8])], record_bytes: usize) -> io::Result<NewValues> {
+        let bytes: usize = values.iter().map(|(_, value)| value.len() + MOVED_ITEM_BYTES).sum();
+        let mut spelled =
+            NewValues { payloads: Vec::with_capacity(bytes + bytes / 64 + MOVED_HEAD_BYTES), ..NewValues::default() };
+        spelled.values.reserve(values.len());
+        let mut left = values;
+        while !left.is_empty() {
+            let mut len = MOVED_HEAD_BYTES;
+            let fits = |(_, value): &&(Revision, &[u8])| {
+                len += MOVED_ITEM_BYTES + value.len();
+                len <= record_bytes
+            };
+            let count = left.iter().take_while(fits).count().max(1);
+            let (now, later) = left.split_at(count);
+            self.spell_record(now, &mut spelled)?;
+            left = later;
+        }
+        Ok(spelled)
+    }
+
+    fn spell_record(&mut self, values: &[(Revision, &[u8])], spelled: &mut NewValues) -> io::Result<()> {
+        let NewValues { payloads, records, values: places } = spelled;
+        let begin = payloads.len();
+        payloads.extend_from_slice(&(values.len() as u64).to_le_bytes());
+        let mut at = MOVED_HEAD_BYTES + values.len() * MOVED_ITEM_BYTES;
+        for (revision, value) in values {
+            self.0 = self.0.wrapping_add(1);
+            let [len, start] = [value.len(), at].map(u32::try_from);
+            let (len, start) = (len.map_err(io::Error::other)?, start.map_err(io::Error::other)?);
+            put_item(payloads, *revision, Place { segment: NOWHERE, offset: self.0, len }, start);
+            places.push((start, len));
+            at += value.len();
+        }
+        values.iter().for_each(|(_, value)| payloads.extend_from_slice(value));
+        let crc = crc32c::crc32c(&payloads[begin..]);
+        records.push(NewRecord { begin, end: payloads.len(), crc, values_end: places.len() });
+        Ok(())
     }
 }
 
@@ -431,6 +525,30 @@ mod tests {
             let is_one = |seed: Seed| Header::decode(&at(seed, 8192), seed.at(other), 4).is_ok();
             assert!(is_one(old), "{other}");
             assert_eq!(is_one(new), other == 8192, "{other}");
+        }
+    }
+
+    #[test]
+    fn values_that_were_nowhere_are_spelled_as_moved_ones() {
+        let texts: Vec<Vec<u8>> = [30, 0, 70, 5, 500, 1].map(|len: usize| vec![len as u8; len]).into();
+        let values: Vec<(Revision, &[u8])> =
+            (0..).zip(&texts).map(|(main, text)| (Revision::new(main, 3), &text[..])).collect();
+        let spelled = Numbering::default().spell(&values, 150).unwrap();
+        let ends: Vec<usize> = spelled.records.iter().map(|record| record.values_end).collect();
+        assert_eq!(ends, [2, 4, 5, 6], "of 150 bytes, one value that is larger by itself");
+        let (mut from, mut payload) = (0, MovedPayload::default());
+        for record in &spelled.records {
+            let (bytes, end) = (spelled.payload(record), record.values_end);
+            assert_eq!(record.crc, crc32c::crc32c(bytes));
+            for (number, (revision, value)) in (from + 1..).zip(&values[from..end]) {
+                let from = Place { segment: NOWHERE, offset: number as u32, len: value.len() as u32 };
+                payload.push(&MovedValue { revision: *revision, from, value: Bytes::copy_from_slice(value) });
+            }
+            let (wanted, offsets) = std::mem::take(&mut payload).finish();
+            assert_eq!(bytes, wanted);
+            let lens = values[from..end].iter().map(|(_, value)| value.len() as u32);
+            assert!(spelled.values[from..end].iter().copied().eq(offsets.into_iter().zip(lens)));
+            from = end;
         }
     }
 

@@ -21,6 +21,7 @@ use super::{
     memory::Memory,
     proof::{self, Proof},
     record::{ALIGN, HEADER_BYTES, RECORDS_FROM, Seed, SegmentHeader},
+    window::{Whose, Window},
 };
 use crate::limits::{LOG_BLOCK_BYTES, PROOF_INLINE_BYTES, READ_AHEAD_BYTES, RESIDENT_WINDOW_PAGES};
 
@@ -155,6 +156,18 @@ impl Segment {
                 }
                 seen.proven.set(self.prove_resident(map, offset, len, seen)?);
                 Some(bytes)
+            }
+        }
+    }
+
+    /// Bytes out of a window of the file, which is read if it has to be: blocks. None where they have to be read alone.
+    pub(super) fn read_in<'w>(&'w self, offset: u32, len: u32, window: &'w mut Window) -> Option<&'w [u8]> {
+        match &self.bytes {
+            Store::Memory(memory) => memory.get(offset, len),
+            #[cfg(test)]
+            Store::Cold(_) => None,
+            Store::File { .. } => {
+                window.get(&Whose { life: self.life, path: &self.path, seed: self.seed }, offset, len)
             }
         }
     }

@@ -11,6 +11,7 @@ use std::{
 use super::bulk::{BulkFile, Pace};
 
 /// A file that grows. Blocking: for a thread that has time.
+#[derive(Debug)]
 pub struct Spool {
     file: BulkFile,
     name: Name,

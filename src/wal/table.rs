@@ -9,6 +9,7 @@ use super::{
     bulk,
     doubts::Doubts,
     segment::{SeenResident, Segment},
+    window::Window,
 };
 use crate::{
     limits::{READ_AHEAD_BYTES, READ_AHEAD_SHARE},
@@ -68,6 +69,15 @@ impl SegmentTable {
     /// each answer, never keep it.
     pub fn reader(&self) -> Resident<'_> {
         Resident { table: self, seen: SeenResident::default() }
+    }
+
+    /// The bytes of a place, out of a window that is read if it has to be: for values in order of place that lie close to each
+    /// other. Blocks. None where it has to be read alone.
+    pub fn read_in<'w>(&'w self, place: Place, window: &'w mut Window) -> Option<&'w [u8]> {
+        match place.len {
+            0 => Some(&[]),
+            len => self.get(place.segment)?.read_in(place.offset, len, window),
+        }
     }
 
     /// Has the kernel begin to read what these places lie in, in order of place, so that reading them one after another

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::{
     LogPosition,
     memory::{Filler, Memory},
-    record::{self, FORMAT_VERSION, Header, MovedPayload, MovedValue, RECORDS_FROM, SegmentHeader, Type},
+    record::{self, FORMAT_VERSION, Header, MovedPayload, MovedValue, NewValues, RECORDS_FROM, SegmentHeader, Type},
     segment::Segment,
     table::SegmentTable,
 };
@@ -127,7 +127,7 @@ impl Writer {
     pub fn append_moved(&mut self, applied_index: u64, moves: &[MovedValue]) -> Vec<Place> {
         let mut places = Vec::with_capacity(moves.len());
         let mut payload = MovedPayload::default();
-        let most = MOVED_RECORD_BYTES.min(self.parts.segment_bytes as usize / SEGMENT_REQUESTS_MIN as usize);
+        let most = self.moved_record_bytes();
         for moved in moves {
             if !payload.is_empty() && payload.len_with(moved.value.len()) > most {
                 self.append_moved_record(applied_index, std::mem::take(&mut payload), moves, &mut places);
@@ -136,6 +136,22 @@ impl Writer {
         }
         if !payload.is_empty() {
             self.append_moved_record(applied_index, payload, moves, &mut places);
+        }
+        places
+    }
+
+    /// Bytes that a record of moved values grows to.
+    pub fn moved_record_bytes(&self) -> usize {
+        MOVED_RECORD_BYTES.min(self.parts.segment_bytes as usize / SEGMENT_REQUESTS_MIN as usize)
+    }
+
+    /// Appends values that were in no segment and says where each lies now. After a restart nothing points at them.
+    pub fn append_new(&mut self, values: &NewValues) -> Vec<Place> {
+        let mut places = Vec::with_capacity(values.values.len());
+        for record in &values.records {
+            let lies = self.append_proven(Type::Moved, 0, 0, 0, values.payload(record), record.crc);
+            let its = &values.values[places.len()..record.values_end];
+            places.extend(its.iter().map(|(at, len)| Place { offset: lies.offset + at, len: *len, ..lies }));
         }
         places
     }
@@ -156,6 +172,19 @@ impl Writer {
     }
 
     fn append(&mut self, kind: Type, entry_type: u8, term: u64, index: u64, payload: &[u8]) -> Place {
+        self.append_proven(kind, entry_type, term, index, payload, crc32c::crc32c(payload))
+    }
+
+    /// `payload_crc`: of the payload.
+    fn append_proven(
+        &mut self,
+        kind: Type,
+        entry_type: u8,
+        term: u64,
+        index: u64,
+        payload: &[u8],
+        payload_crc: u32,
+    ) -> Place {
         let needed = record::record_bytes(payload.len());
         if needed > self.active.size() - self.filler.written() {
             let most = self.parts.segment_bytes - RECORDS_FROM;
@@ -170,7 +199,7 @@ impl Writer {
         let at = self.filler.written();
         self.piece_from.get_or_insert(at);
         let header = Header {
-            payload_crc: crc32c::crc32c(payload),
+            payload_crc,
             chain: self.chain,
             len: payload.len() as u32,
             life: self.active.life(),
@@ -224,8 +253,8 @@ impl Writer {
         let life = self.active.life().checked_add(1).expect("a log has fewer than 2^32 segments in its life");
         let header = self.segment_header(life);
         // Out of address space there is nothing left to do but stop.
-        self.filler =
-            Memory::map(header.size).unwrap_or_else(|cause| panic!("no memory for a segment of the log: {cause}"));
+        self.filler = Memory::map_large(header.size)
+            .unwrap_or_else(|cause| panic!("no memory for a segment of the log: {cause}"));
         self.filler.skip_to(RECORDS_FROM);
         let memory = self.filler.memory().clone();
         self.active = Arc::new(Segment::in_memory(&self.parts.dir, &header, memory));
@@ -261,6 +290,11 @@ impl Writer {
     /// appended so far, relocations included. The segment's file must exist before such a checkpoint is written.
     pub fn position(&self) -> LogPosition {
         LogPosition { life: self.active.life(), offset: self.filler.written(), write: self.write, chain: self.chain }
+    }
+
+    /// Bytes that the segment that is being written still has room for.
+    pub fn room(&self) -> usize {
+        (self.active.size() - self.filler.written()) as usize
     }
 
     /// Life number of the segment that is being written.

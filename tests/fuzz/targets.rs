@@ -9,7 +9,7 @@
 #[path = "outside.rs"]
 mod outside;
 
-use std::{cell::Cell, collections::HashMap, io, rc::Rc, sync::mpsc, time::Duration};
+use std::{cell::Cell, collections::HashMap, io, ops::Range, rc::Rc, sync::mpsc, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
@@ -29,7 +29,7 @@ use urd::{
         apply::{AppliedBatch, ApplyEntry},
         backend::{
             export::Export,
-            import::{self, InMemory},
+            import::{self, Arrival, InMemory, KeepValues},
         },
         checkpoint, hash,
         state::State,
@@ -67,7 +67,8 @@ pub const TARGETS: [Target; 11] = [
 // ---- databases ----
 
 /// A file as etcd's database. The first byte: bit 1 puts both metas' checksums right, where they would lie with pages of
-/// 4 KiB. What is taken over makes a database that gives the same state.
+/// 4 KiB. What is taken over makes a database that gives the same state, also as it comes; the other bits say between which
+/// pages the changes are said to be.
 pub fn database(input: &[u8]) {
     let Some((how, file)) = input.split_first() else { return };
     let mut file = file.to_vec();
@@ -87,14 +88,40 @@ pub fn database(input: &[u8]) {
         let imported = import::import(&Database::open(file, "the file")?, 2, &mut kept)?;
         Ok::<_, ReadError>((imported, kept))
     };
-    let Ok((imported, kept)) = take(&file) else { return };
     let hash_of = |state: &State, kept: &InMemory| hash::hash(state, kept).expect("every value is there");
+    // As it comes, in pieces that are no pages, its changes said to be on some of its pages.
+    let arrive = |file: &[u8], changes: Range<u64>| {
+        let (mut arrival, mut kept, mut rest) = (Arrival::new(changes), InMemory::default(), Vec::new());
+        let mut keep = |arrival: &mut Arrival| {
+            let values: Vec<_> = arrival.values().collect();
+            let places = kept.keep(&values).expect("memory takes all");
+            arrival.kept(&places)
+        };
+        for piece in file.chunks(5000) {
+            arrival
+                .take(piece, &mut |bytes| io::Write::write_all(&mut rest, bytes))
+                .map_err(|cause| cause.to_string())?;
+            keep(&mut arrival)?;
+        }
+        arrival.end(&rest[..], "the file").map_err(|cause| cause.to_string())?;
+        keep(&mut arrival)?;
+        Ok::<_, String>((arrival.finish(2)?, kept))
+    };
+    let taken = take(&file);
+    if let Ok((arrived, kept)) = arrive(&file, u64::from(how >> 1 & 7)..u64::from(how >> 4)) {
+        let (imported, kept_of_whole) = taken.as_ref().expect("what is sound as it comes is sound");
+        assert_eq!(hash_of(&arrived.state, &kept), hash_of(&imported.state, kept_of_whole));
+    }
+    let Ok((imported, kept)) = taken else { return };
     assert_eq!(hash::hash_changes(&imported.state.index, &kept).expect("every value is there"), imported.changes_hash);
     let mut export = Export::new(imported.state.clone());
     for hole in export.make(usize::MAX) {
         export.pages()[hole.at..hole.at + hole.len].copy_from_slice(&kept.read(hole.what).expect("it is there"));
     }
     let (again, kept_again) = take(export.pages()).expect("what is exported is sound");
+    assert_eq!(hash_of(&again.state, &kept_again), hash_of(&imported.state, &kept));
+    let changes = export.changes();
+    let (again, kept_again) = arrive(export.pages(), changes).expect("what is exported is sound");
     assert_eq!(hash_of(&again.state, &kept_again), hash_of(&imported.state, &kept));
 }
 

@@ -4,6 +4,7 @@
 
 use std::{
     io,
+    ops::Range,
     task::{Context, Poll},
 };
 
@@ -27,9 +28,13 @@ use crate::{
         body::{Fault, Reader},
     },
     proto::raftpb::{Message, MessageType},
-    raft::{mail::ReceivedSnapshot, sending::index_of},
+    raft::{
+        arriving::{self, Inlet, Piece, Received},
+        mail::ReceivedSnapshot,
+        sending::index_of,
+    },
     runtime, version,
-    wal::spool::Spooled,
+    wal::spool::{Spool, Spooled},
     wire::peer::Kind,
 };
 
@@ -91,13 +96,17 @@ pub(super) async fn snapshot(source: &dyn Source, request: Request<Incoming>) ->
         return allow("POST");
     }
     let answer = match check(source, &request) {
-        Ok(()) => with_database(source, Reader::new(request.into_body())).await,
+        Ok(()) => {
+            let changes = arriving::announced(value_of(&request, arriving::CHANGES_HEADER));
+            with_database(source, changes, Reader::new(request.into_body())).await
+        }
         Err(why) => refusal(StatusCode::PRECONDITION_FAILED, why),
     };
     of_cluster(source, answer)
 }
 
-async fn with_database(source: &dyn Source, mut reader: Reader) -> Answer {
+/// `changes`: on which pages they are, if the sender says so.
+async fn with_database(source: &dyn Source, changes: Option<Range<u64>>, mut reader: Reader) -> Answer {
     let local = source.member_id();
     let message = match head(&mut reader).await {
         Ok(message) => message,
@@ -133,34 +142,38 @@ async fn with_database(source: &dyn Source, mut reader: Reader) -> Answer {
         "incoming-snapshot-message-size-bytes" = size as u64,
         "incoming-snapshot-message-size" = metric_size(size as u64)
     );
-    let database = match spool(source, reader).await {
-        Ok(database) => database,
-        Err(error) => {
-            log!(
-                Warn,
-                "failed to save incoming database snapshot",
-                "local-member-id" = shown_hex(local),
-                "remote-snapshot-sender-id" = shown_hex(from),
-                "incoming-snapshot-index" = index,
-                "error" = error.as_str()
-            );
-            let text = format!("failed to save KV snapshot ({error})");
-            return refusal(StatusCode::INTERNAL_SERVER_ERROR, &text);
+    let all_came = |bytes: u64| {
+        log!(
+            Info,
+            "received and saved database snapshot",
+            "local-member-id" = shown_hex(local),
+            "remote-snapshot-sender-id" = shown_hex(from),
+            "incoming-snapshot-index" = index,
+            "incoming-snapshot-size-bytes" = bytes,
+            "incoming-snapshot-size" = metric_size(bytes),
+            "download-took" = runtime::now() - began
+        );
+    };
+    let install = |database| source.install(ReceivedSnapshot { message, database, began });
+    let installed = match (source.spool().await, changes) {
+        (Err(cause), _) => Err(cause.to_string()),
+        (Ok(spool), None) => match save(spool, reader).await {
+            Ok(database) => {
+                all_came(database.bytes());
+                Ok(install(Received::Whole(database)).await)
+            }
+            Err(error) => Err(error),
+        },
+        (Ok(spool), Some(changes)) => {
+            let (inlet, arriving) = arriving::arriving(changes, spool);
+            let coming = async { bring_in(reader, inlet).await.map(all_came).map_err(|fault| fault.text().to_owned()) };
+            let (came, installed) = join(coming, install(Received::Arriving(arriving))).await;
+            came.map(|()| installed)
         }
     };
-    log!(
-        Info,
-        "received and saved database snapshot",
-        "local-member-id" = shown_hex(local),
-        "remote-snapshot-sender-id" = shown_hex(from),
-        "incoming-snapshot-index" = index,
-        "incoming-snapshot-size-bytes" = database.bytes(),
-        "incoming-snapshot-size" = metric_size(database.bytes()),
-        "download-took" = runtime::now() - began
-    );
-    match source.install(ReceivedSnapshot { message, database, began }).await {
-        Ok(()) => taken(),
-        Err(status) => {
+    match installed {
+        Ok(Ok(())) => taken(),
+        Ok(Err(status)) => {
             let error = &*status.message;
             log!(
                 Warn,
@@ -171,13 +184,23 @@ async fn with_database(source: &dyn Source, mut reader: Reader) -> Answer {
             );
             refusal(StatusCode::INTERNAL_SERVER_ERROR, &format!("failed to process raft message ({error})"))
         }
+        Err(error) => {
+            log!(
+                Warn,
+                "failed to save incoming database snapshot",
+                "local-member-id" = shown_hex(local),
+                "remote-snapshot-sender-id" = shown_hex(from),
+                "incoming-snapshot-index" = index,
+                "error" = error.as_str()
+            );
+            refusal(StatusCode::INTERNAL_SERVER_ERROR, &format!("failed to save KV snapshot ({error})"))
+        }
     }
 }
 
 /// Puts a database into a file as it comes. A piece is written while the next one comes.
-async fn spool(source: &dyn Source, mut reader: Reader) -> Result<Spooled, String> {
+async fn save(mut spool: Spool, mut reader: Reader) -> Result<Spooled, String> {
     let text = |cause: io::Error| cause.to_string();
-    let mut spool = source.spool().await.map_err(text)?;
     let mut next = reader.piece(limits::SPOOL_PIECE_BYTES).await.map_err(Fault::text)?;
     while let Some(piece) = next {
         let writing = runtime::bulk(move || spool.write(&piece).map(|()| spool));
@@ -186,6 +209,23 @@ async fn spool(source: &dyn Source, mut reader: Reader) -> Result<Spooled, Strin
         next = read.map_err(Fault::text)?;
     }
     runtime::bulk(move || spool.finish()).await.map_err(text)
+}
+
+/// Hands a database on as it comes, and gives how many bytes have come. It is read to its end also where nobody takes it any
+/// more, for its sender hears nothing before.
+async fn bring_in(mut reader: Reader, mut inlet: Inlet) -> Result<u64, Fault> {
+    let mut bytes = 0;
+    loop {
+        let mut piece = inlet.room();
+        reader.fill(&mut piece, limits::SPOOL_PIECE_BYTES).await?;
+        let is_last = piece.len() < limits::SPOOL_PIECE_BYTES;
+        bytes += piece.len() as u64;
+        inlet.send(Piece::Bytes(piece)).await;
+        if is_last {
+            inlet.send(Piece::End).await;
+            return Ok(bytes);
+        }
+    }
 }
 
 /// Bytes as etcd's logs have them for people: in thousands, with one digit behind the point below ten. (Go:

@@ -26,7 +26,7 @@ use crate::{
         view::View,
     },
     store::{checkpoint, state::State, types::Place, v2},
-    wal::record::MovedValue,
+    wal::record::NewValues,
 };
 
 /// A state of the leader's, its values in this member's log.
@@ -149,10 +149,10 @@ impl Core {
     }
 
     /// Puts values into the log and says where each lies; see `has_kept`.
-    pub fn keep_values(&mut self, values: &[MovedValue]) -> Vec<Place> {
+    pub fn keep_values(&mut self, values: &NewValues) -> Vec<Place> {
         self.install.gathering |= !values.is_empty();
         // They wait for no entry: no event of any state of this member says that its value is where they were.
-        self.writer.append_moved(0, values)
+        self.writer.append_new(values)
     }
 
     /// Whether all values that were kept are durable.

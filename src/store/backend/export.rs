@@ -2,7 +2,7 @@
 //! they are asked for, each time so many. Values are left out, with the place of each: who asks puts them in, before any
 //! page is taken away. Blocking only by its length: for a thread that has time.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use super::{ChangeValue, Content, buckets, change_name, lease_entry};
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
         write::{Hole, Part, Planner, Writer},
     },
     store::{
+        codec::EventRef,
         lease::Lease,
         state::State,
         types::{Place, Revision},
@@ -23,6 +24,7 @@ pub struct Export {
     buckets: Vec<(&'static str, Content)>,
     writer: Writer<Place>,
     bytes: u64,
+    changes: Range<u64>,
     /// The bucket that is being written, and what of it comes next.
     at: usize,
     next: Next,
@@ -52,19 +54,17 @@ impl Export {
     pub fn new(state: State) -> Export {
         let buckets = Vec::from(buckets(&state));
         let mut planner = Planner::default();
-        let mut value = ChangeValue::default();
+        let mut changes = 0..0;
         for (name, content) in &buckets {
             match content {
                 Content::Entries(entries) => {
                     planner.bucket(name, entries.iter().map(|(key, value)| (key.len(), value.len())));
                 }
-                Content::Changes => planner.bucket(
-                    name,
-                    state.index.event_refs(Revision::ZERO, i64::MAX).map(|event| {
-                        value.set(event.key, &event.meta);
-                        (change_name(&event.meta).1, value.len(&event.meta))
-                    }),
-                ),
+                Content::Changes => {
+                    let size =
+                        |event: EventRef<'_>| (change_name(&event.meta).1, ChangeValue::len(event.key, &event.meta));
+                    changes = planner.bucket(name, state.index.event_refs(Revision::ZERO, i64::MAX).map(size));
+                }
                 Content::Leases => {
                     let size = |lease: Lease| (8, lease_entry(&lease).1.len());
                     planner.bucket(name, state.leases.iter_as_unsigned(0).map(size));
@@ -73,7 +73,13 @@ impl Export {
         }
         let layout = planner.finish();
         let next = Next::beginning(&buckets[0].1);
-        Export { state, buckets, bytes: layout.bytes(), writer: Writer::new(layout), at: 0, next, is_done: false }
+        let bytes = layout.bytes();
+        Export { state, buckets, bytes, changes, writer: Writer::new(layout), at: 0, next, is_done: false }
+    }
+
+    /// The pages of bucket `key`; none if its changes are so few that they have no page of their own.
+    pub fn changes(&self) -> Range<u64> {
+        self.changes.clone()
     }
 
     /// Bytes of the whole database.

@@ -1,17 +1,20 @@
 //! A state from etcd's database: what `export` makes, and what etcd itself has written since 3.0. Every retained change is
 //! taken over as it is, compaction or not; what an entry says is believed only if writing it anew gives the same bytes.
-//! Values are handed to whoever keeps them.
+//! Values are handed to whoever keeps them. A database is read where it lies (`import`), or as it comes (`Arrival`).
 
 use std::{io, ops::Range};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use prost::{Message as _, encoding::decode_varint};
 use serde::Deserialize;
 
 use super::{ChangeValue, REMOVED, member_name, names, revision_name};
 use crate::{
     auth::Auth,
-    bolt::read::{Database, Entry, ReadError, Source},
+    bolt::{
+        arriving::{Arriving, Keep, KeptPages},
+        read::{Database, Entry, ReadError, Source},
+    },
     proto::{
         authpb::{Role, User},
         etcdserverpb::AlarmMember,
@@ -33,8 +36,11 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Takes values in.
 pub trait KeepValues {
     /// Keeps values, each with the revision whose value it is, and says where each lies now.
-    fn keep(&mut self, values: Vec<(Revision, Bytes)>) -> io::Result<Vec<Place>>;
+    fn keep(&mut self, values: &[RevisionValue<'_>]) -> io::Result<Vec<Place>>;
 }
+
+/// A value, and the revision whose value it is.
+pub type RevisionValue<'a> = (Revision, &'a [u8]);
 
 /// Values kept in memory, each a segment of its own: of databases that are only looked into.
 #[derive(Debug, Default)]
@@ -49,12 +55,12 @@ impl InMemory {
 }
 
 impl KeepValues for InMemory {
-    fn keep(&mut self, values: Vec<(Revision, Bytes)>) -> io::Result<Vec<Place>> {
-        let mut keep = |(_, value): (Revision, Bytes)| {
+    fn keep(&mut self, values: &[RevisionValue<'_>]) -> io::Result<Vec<Place>> {
+        let mut keep = |(_, value): &RevisionValue<'_>| {
             let len = value.len() as u32;
-            Place { segment: self.add(value), offset: 0, len }
+            Place { segment: self.add(Bytes::copy_from_slice(value)), offset: 0, len }
         };
-        Ok(values.into_iter().map(&mut keep).collect())
+        Ok(values.iter().map(&mut keep).collect())
     }
 }
 
@@ -74,8 +80,16 @@ pub struct Imported {
     pub term: u64,
     /// Of the schema; None before etcd 3.6.
     pub storage_version: Option<String>,
-    /// CRC-32C over `key` and every entry of that bucket: `hash::hash_changes` of the state must give the same.
+    /// CRC-32C over `key` and every entry of that bucket: `hash::hash_changes` of the state must give the same. 0 where it was
+    /// not asked for.
     pub changes_hash: u32,
+}
+
+/// Whether `Imported::changes_hash` is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hashing {
+    Changes,
+    Nothing,
 }
 
 /// What is to be known before a database is taken over.
@@ -124,7 +138,7 @@ pub fn consistent_index<S: Source>(database: &Database<S>) -> Result<u64, ReadEr
     Ok(index)
 }
 
-/// Reads a database whole. `lease_ttl_min`: see `State`.
+/// Reads a database whole, the hash of its changes with it. `lease_ttl_min`: see `State`.
 ///
 /// # Errors
 /// Where it is damaged, or holds what this version does not know; of `keep`, as `ReadError::Refused`.
@@ -133,26 +147,117 @@ pub fn import<S: Source>(
     lease_ttl_min: i64,
     keep: &mut dyn KeepValues,
 ) -> Result<Imported, ReadError> {
-    let mut importer = Importer::new(keep);
+    import_hashing(Hashing::Changes, database, lease_ttl_min, keep)
+}
+
+/// The same where the hash may not be asked for.
+///
+/// # Errors
+/// As `import`.
+pub fn import_hashing<S: Source>(
+    hashing: Hashing,
+    database: &Database<S>,
+    lease_ttl_min: i64,
+    keep: &mut dyn KeepValues,
+) -> Result<Imported, ReadError> {
+    let mut importer = Importer::new(hashing);
+    read_whole(database, &mut importer, &mut |importer| {
+        if importer.batch.is_full() { keep_batch(importer, keep) } else { Ok(()) }
+    })?;
+    keep_batch(&mut importer, keep).map_err(ReadError::Refused)?;
+    importer.finish(lease_ttl_min).map_err(ReadError::Refused)
+}
+
+/// Shows an importer every entry of a database; `then` is called after each.
+fn read_whole<S: Source>(
+    database: &Database<S>,
+    importer: &mut Importer,
+    then: &mut dyn FnMut(&mut Importer) -> Result<(), String>,
+) -> Result<(), ReadError> {
     database.each_bucket(&mut |bucket, key, entry| {
         let Entry::Value(value) = entry else {
             return Err(format!("bucket {:?} holds a bucket, which etcd's never do", text(bucket)));
         };
-        importer
-            .entry(bucket, key, value)
-            .map_err(|what| format!("{what} (key {} of bucket {:?})", key.escape_ascii(), text(bucket)))
-    })?;
-    importer.finish(lease_ttl_min).map_err(ReadError::Refused)
+        importer.entry(bucket, key, value)?;
+        then(importer)
+    })
+}
+
+fn keep_batch(importer: &mut Importer, keep: &mut dyn KeepValues) -> Result<(), String> {
+    let values: Vec<RevisionValue<'_>> = importer.batch.values().collect();
+    let places = keep.keep(&values).map_err(|cause| cause.to_string())?;
+    importer.kept(&places)
+}
+
+/// A database that is taken over as it comes, from a sender that says which pages its changes are on. Their values wait for
+/// whoever keeps them, who is to ask after each part that has come.
+pub struct Arrival {
+    pages: Option<Arriving>,
+    importer: Importer,
+}
+
+impl Arrival {
+    /// `changes`: the pages of bucket `key`, if it has any of its own.
+    pub fn new(changes: Range<u64>) -> Self {
+        Arrival { pages: Some(Arriving::new(changes)), importer: Importer::new(Hashing::Nothing) }
+    }
+
+    /// Takes the bytes that come next; `keep` takes those that are needed at the end.
+    ///
+    /// # Errors
+    /// Where they are damaged, or hold what this version does not know; of `keep`.
+    pub fn take(&mut self, bytes: &[u8], keep: &mut Keep<'_>) -> Result<(), ReadError> {
+        let pages = self.pages.as_mut().expect("nothing comes behind the end");
+        let importer = &mut self.importer;
+        pages.take(bytes, &mut |key, value| importer.entry(b"key", key, value), keep)
+    }
+
+    /// All has come: reads what was kept of it.
+    ///
+    /// # Errors
+    /// Where it is damaged, or does not go with what came before.
+    pub fn end<S: Source>(&mut self, kept: S, name: &str) -> Result<(), ReadError> {
+        let (shown, pages) = self.pages.take().expect("it ends once").finish()?;
+        let source = KeptPages::new(pages, &shown, kept);
+        let database = Database::open_kept(source, name, "key", shown)?;
+        read_whole(&database, &mut self.importer, &mut |importer| match importer.batch.is_full() {
+            // The changes of a small store lie beside the other buckets: they are a page at most.
+            true => Err("its changes are not where its sender says".into()),
+            false => Ok(()),
+        })
+    }
+
+    /// The values that wait, in order of revision.
+    pub fn values(&self) -> impl Iterator<Item = RevisionValue<'_>> {
+        self.importer.batch.values()
+    }
+
+    /// Where those that waited lie now.
+    ///
+    /// # Errors
+    /// If these are not as many.
+    pub fn kept(&mut self, places: &[Place]) -> Result<(), String> {
+        self.importer.kept(places)
+    }
+
+    /// All has come, and all values are kept. `lease_ttl_min`: see `State`.
+    ///
+    /// # Errors
+    /// If it holds what this version does not know.
+    pub fn finish(self, lease_ttl_min: i64) -> Result<Imported, String> {
+        self.importer.finish(lease_ttl_min)
+    }
 }
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Changes before their values have places. A million of them come: their keys and values lie behind each other.
+/// Changes before their values have places. A million of them come: their keys and values lie behind each other, in memory
+/// that is used again.
 #[derive(Default)]
 struct Batch {
-    bytes: BytesMut,
+    bytes: Vec<u8>,
     changes: Vec<Change>,
 }
 
@@ -170,6 +275,12 @@ impl Batch {
         self.bytes.extend_from_slice(key);
         self.bytes.extend_from_slice(value);
         self.changes.push(Change { meta, key: begin..middle, value: middle..self.bytes.len() });
+    }
+
+    /// Those that are not empty.
+    fn values(&self) -> impl Iterator<Item = RevisionValue<'_>> {
+        let values = self.changes.iter().filter(|change| !change.value.is_empty());
+        values.map(|change| (change.meta.revision, &self.bytes[change.value.clone()]))
     }
 
     /// A change is some hundred bytes beside its value.
@@ -242,10 +353,10 @@ impl<'a> Fields<'a> {
     }
 }
 
-struct Importer<'a> {
-    keep: &'a mut dyn KeepValues,
+struct Importer {
     index: Index,
     last: Revision,
+    hashing: Hashing,
     hash: u32,
     /// Changes whose values wait to be kept.
     batch: Batch,
@@ -268,13 +379,13 @@ struct Importer<'a> {
     storage_version: Option<String>,
 }
 
-impl<'a> Importer<'a> {
-    fn new(keep: &'a mut dyn KeepValues) -> Self {
+impl Importer {
+    fn new(hashing: Hashing) -> Self {
         Importer {
-            keep,
             index: Index::new(),
             last: Revision::ZERO,
-            hash: crc32c::crc32c(b"key"),
+            hashing,
+            hash: if hashing == Hashing::Changes { crc32c::crc32c(b"key") } else { 0 },
             batch: Batch::default(),
             spelled: ChangeValue::default(),
             leases: LeaseBook::default(),
@@ -297,6 +408,11 @@ impl<'a> Importer<'a> {
     }
 
     fn entry(&mut self, bucket: &[u8], key: &[u8], value: &[u8]) -> Result<(), String> {
+        self.entry_of(bucket, key, value)
+            .map_err(|what| format!("{what} (key {} of bucket {:?})", key.escape_ascii(), text(bucket)))
+    }
+
+    fn entry_of(&mut self, bucket: &[u8], key: &[u8], value: &[u8]) -> Result<(), String> {
         match bucket {
             b"key" => self.change(key, value),
             b"lease" => self.lease(key, value),
@@ -338,26 +454,28 @@ impl<'a> Importer<'a> {
             return Err("no transaction has so many changes".into());
         }
         self.last = revision;
-        self.hash = crc32c::crc32c_append(crc32c::crc32c_append(self.hash, name), raw);
-
+        if self.hashing == Hashing::Changes {
+            self.hash = crc32c::crc32c_append(crc32c::crc32c_append(self.hash, name), raw);
+        }
         let (meta, key, value) = spelled_change(&mut self.spelled, revision, is_tombstone, raw)
             .ok_or("this is no change as etcd writes it")?;
         self.batch.push(meta, key, value);
-        if self.batch.is_full() { self.keep_batch() } else { Ok(()) }
+        Ok(())
     }
 
-    fn keep_batch(&mut self) -> Result<(), String> {
+    /// Where the values of the batch lie now.
+    fn kept(&mut self, places: &[Place]) -> Result<(), String> {
+        let mut places = places.iter();
         let Batch { bytes, changes } = &mut self.batch;
-        let bytes = bytes.split().freeze();
-        let values = changes.iter().filter(|change| !change.value.is_empty());
-        let values = values.map(|change| (change.meta.revision, bytes.slice(change.value.clone()))).collect();
-        let mut places = self.keep.keep(values).map_err(|cause| cause.to_string())?.into_iter();
+        let mut placed = Vec::with_capacity(changes.len());
         for Change { mut meta, key, value } in changes.drain(..) {
             if !value.is_empty() {
-                meta.place = places.next().ok_or("a value was kept nowhere")?;
+                meta.place = *places.next().ok_or("a value was kept nowhere")?;
             }
-            self.index.adopt(&bytes[key], meta);
+            placed.push((&bytes[key], meta));
         }
+        self.index.adopt_all(&placed);
+        bytes.clear();
         Ok(())
     }
 
@@ -424,8 +542,8 @@ impl<'a> Importer<'a> {
         Ok(())
     }
 
-    fn finish(mut self, lease_ttl_min: i64) -> Result<Imported, String> {
-        self.keep_batch()?;
+    fn finish(self, lease_ttl_min: i64) -> Result<Imported, String> {
+        debug_assert!(self.batch.changes.is_empty(), "all values are kept");
         let Importer { mut index, mut leases, members, removed, .. } = self;
         // What was compacted, whether or not the removals got done. (etcd: mvcc/kvstore.go, restore.)
         if let Some(finished) = self.finished {
@@ -435,7 +553,8 @@ impl<'a> Importer<'a> {
             index.set_current(index.current().max(scheduled));
             index.begin_compaction(scheduled).map_err(|status| status.to_string())?;
         }
-        for (key, meta) in index.iter(KeyRange::From(&[]), 0) {
+        let keys = (!leases.is_empty()).then(|| index.iter(KeyRange::From(&[]), 0));
+        for (key, meta) in keys.into_iter().flatten() {
             // A lease that is not there holds nothing. (etcd: the same, keyToLease.)
             if meta.lease != 0 && leases.contains(meta.lease) {
                 leases.attach(meta.lease, key);

@@ -117,10 +117,26 @@ impl ChangeValue {
         put_number(tail, 6, meta.lease);
     }
 
-    /// Bytes of it all, the key's value included.
-    pub fn len(&self, meta: &KeyMeta) -> usize {
-        self.head.len() + meta.place.len as usize + self.tail.len()
+    /// Bytes of it all, the key's value included, without making it.
+    pub fn len(key: &[u8], meta: &KeyMeta) -> usize {
+        let len = meta.place.len as usize;
+        if key.is_empty() {
+            return len;
+        }
+        let name = 1 + varint_bytes(key.len() as u64) + key.len();
+        if meta.is_tombstone() {
+            return name + len;
+        }
+        let numbers = [meta.create, meta.revision.main, meta.version, meta.lease];
+        let numbers = numbers.into_iter().filter(|number| *number != 0);
+        let value = if len > 0 { 1 + varint_bytes(len as u64) + len } else { 0 };
+        name + numbers.map(|number| 1 + varint_bytes(number as u64)).sum::<usize>() + value
     }
+}
+
+/// What a number takes as a varint.
+fn varint_bytes(number: u64) -> usize {
+    (70 - (number | 1).leading_zeros() as usize) / 7
 }
 
 /// A field of wire type 0; zeros are left out.

@@ -288,3 +288,30 @@ fn a_jump_is_as_long_as_its_depth_says() {
     }
     assert!(super::jump_len(u64::MAX - 1) > 0);
 }
+
+#[test]
+fn many_changes_at_once_are_as_one_after_another() {
+    let key = |at: i64| format!("/k/{:03}{}", at * 37 % 211, if at % 5 == 0 { "/longer" } else { "" });
+    let changes: Vec<(String, KeyMeta)> = (2..2000i64)
+        .map(|at| {
+            let (revision, place) = (Revision::new(at / 2, at % 2), Place { segment: 1, offset: at as u32, len: 1 });
+            let meta = match at % 11 {
+                0 => KeyMeta { revision, ..KeyMeta::default() },
+                _ => KeyMeta { revision, create: 1, version: 1, lease: 0, place },
+            };
+            (key(at), meta)
+        })
+        .collect();
+    let mut single = Index::new();
+    changes.iter().for_each(|(key, meta)| single.adopt(key.as_bytes(), *meta));
+    for at_once in [1, 2, 100, 700, 5000] {
+        let mut many = Index::new();
+        for part in changes.chunks(at_once) {
+            many.adopt_all(&part.iter().map(|(key, meta)| (key.as_bytes(), *meta)).collect::<Vec<_>>());
+        }
+        assert!(many.all_events().iter().eq(single.all_events().iter()), "{at_once}");
+        assert!(many.keys_tree().iter().eq(single.keys_tree().iter()), "{at_once}");
+        assert_eq!(many.live_keys(), single.live_keys());
+        assert_eq!((many.usage(), many.current()), (single.usage(), single.current()));
+    }
+}

@@ -74,6 +74,11 @@ impl<M: Measure> Inner<M> {
         }
     }
 
+    /// What all keys of the child at `at` are below; None for the last one.
+    pub(super) fn bound(&self, at: usize) -> Option<&[u8]> {
+        (at < self.separators.len()).then(|| self.separators.key(at))
+    }
+
     /// Adds a child at the end. `separator` stands before it, unless it is the first.
     pub(super) fn push(&mut self, separator: &[u8], node: Node<M>, summary: M::Summary) {
         if self.children.is_empty() {
@@ -113,6 +118,27 @@ impl<M: Measure> Inner<M> {
         };
         self.separators = self.separators.part(0, at - 1);
         Some((separator, right))
+    }
+
+    /// Splits off to the right what is too much, into nodes that are full, as this one is then, or, where it has not grown at its
+    /// end, into such as are equally so. Each with the separator before it.
+    pub(super) fn split_into_parts(&mut self, at_end: bool) -> Vec<(Vec<u8>, Inner<M>)> {
+        let len = self.len();
+        if len <= CHILDREN_MAX {
+            return Vec::new();
+        }
+        let size = if at_end { CHILDREN_MAX } else { len.div_ceil(len.div_ceil(CHILDREN_MAX)) };
+        let mut parts = Vec::new();
+        let mut begin = (len - 1) / size * size;
+        while begin > 0 {
+            let separator = self.separators.key(begin - 1).to_vec();
+            let separators = self.separators.part(begin, self.separators.len());
+            parts.push((separator, Inner { separators, children: self.children.split_off(begin) }));
+            self.separators = self.separators.part(0, begin - 1);
+            begin -= size;
+        }
+        parts.reverse();
+        parts
     }
 
     /// Whether the last child is a fresh one, as an append leaves behind.

@@ -89,6 +89,11 @@ fn put_len(out: &mut [u8; 5], mut len: usize) -> usize {
     at + 1
 }
 
+/// What an entry takes.
+pub(super) fn entry_bytes(key: &[u8], value: &[u8]) -> usize {
+    put_len(&mut [0; 5], key.len()) + key.len() + value.len()
+}
+
 impl Leaf {
     #[inline]
     pub(super) fn len(&self) -> usize {
@@ -332,6 +337,10 @@ impl Filling {
 
     pub(super) fn last_key(&self) -> &[u8] {
         &self.entries[self.last_key.0..self.last_key.1]
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.entries.len()
     }
 
     pub(super) fn would_be_large(&self, key: &[u8], value: &[u8]) -> bool {

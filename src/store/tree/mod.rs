@@ -11,6 +11,7 @@
 mod inner;
 mod iter;
 mod leaf;
+mod merge;
 
 use std::sync::Arc;
 

@@ -64,6 +64,7 @@ fn count(tree: &Tree<Probe>, from: &[u8], to: Option<&[u8]>) -> (u64, usize) {
 #[derive(Clone, Debug)]
 enum Op {
     Insert(Vec<u8>, Vec<u8>),
+    Merge(Naive),
     Remove(Vec<u8>),
     RemoveNth(usize),
     Snapshot,
@@ -80,6 +81,9 @@ fn key() -> impl Strategy<Value = Vec<u8>> {
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => (key(), prop::collection::vec(any::<u8>(), 0..200)).prop_map(|(k, v)| Op::Insert(k, v)),
+        2 => prop::collection::btree_map(key(), prop::collection::vec(any::<u8>(), 0..200), 0..60).prop_map(Op::Merge),
+        // Behind all others.
+        1 => (0u32..400).prop_map(|len| Op::Merge((0..len).map(|n| (vec![255, 255, n as u8], vec![7; 9])).collect())),
         2 => key().prop_map(Op::Remove),
         4 => any::<usize>().prop_map(Op::RemoveNth),
         1 => Just(Op::Snapshot),
@@ -99,6 +103,19 @@ proptest! {
                     let had = naive.insert(key.clone(), value.clone()).is_some();
                     prop_assert_eq!(tree.insert(&key, &value), had);
                     prop_assert_eq!(tree.get(&key), Some(&value[..]));
+                }
+                Op::Merge(new) => {
+                    let keys: Vec<&[u8]> = new.keys().map(|key| &key[..]).collect();
+                    let mut next = 0;
+                    tree.merge(&keys, &mut |at, before, out| {
+                        assert_eq!(at, next);
+                        next += 1;
+                        assert_eq!(before, naive.get(keys[at]).map(|value| &value[..]));
+                        out.extend_from_slice(&new[keys[at]]);
+                    });
+                    prop_assert_eq!(next, keys.len());
+                    naive.extend(new.clone());
+                    prop_assert!(keys.iter().all(|key| tree.get(key) == Some(&new[*key][..])));
                 }
                 Op::Remove(key) => prop_assert_eq!(tree.remove(&key), naive.remove(&key).is_some()),
                 Op::RemoveNth(n) if !naive.is_empty() => {

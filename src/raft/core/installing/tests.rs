@@ -13,19 +13,18 @@ use crate::{
         bootstrap::{Founder, attributes_request},
         core::{Covered, Roll},
         database::Making,
-        install::Numbering,
         mail::{Proposal, ToCore, Token},
         start::{self, Manner, Resumed},
     },
     store::{
-        backend::import::{self, KeepValues},
+        backend::import::{self, KeepValues, RevisionValue},
         checkpoint::CheckpointHead,
         hash::{hash, hash_kv},
-        types::Revision,
     },
     wal::{
         bulk::Pace,
         disk::{Dir, Recycled},
+        record::Numbering,
         recovery::Options,
     },
 };
@@ -174,8 +173,9 @@ struct Keeper<'a> {
 }
 
 impl KeepValues for Keeper<'_> {
-    fn keep(&mut self, values: Vec<(Revision, Bytes)>) -> std::io::Result<Vec<Place>> {
-        Ok(self.core.keep_values(&self.numbering.moved(values)?))
+    fn keep(&mut self, values: &[RevisionValue<'_>]) -> std::io::Result<Vec<Place>> {
+        let record_bytes = self.core.writer().moved_record_bytes();
+        Ok(self.core.keep_values(&self.numbering.spell(values, record_bytes)?))
     }
 }
 

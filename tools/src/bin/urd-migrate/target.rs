@@ -10,9 +10,8 @@ use std::{
 use bytes::Bytes;
 use urd::{
     limits,
-    raft::install::Numbering,
     store::{
-        backend::import::KeepValues,
+        backend::import::{KeepValues, RevisionValue},
         checkpoint::{CheckpointHead, HardState},
         state::State,
         types::{Place, Revision, Values},
@@ -21,6 +20,7 @@ use urd::{
         bulk::Pace,
         disk::Dir,
         inspect,
+        record::Numbering,
         recovery::{self, Options},
         writer::Writer,
     },
@@ -85,7 +85,7 @@ impl Target {
 
     /// Keeps the data of a log entry and says where it lies; the values in it lie there, too.
     pub fn keep_entry(&mut self, data: &Bytes) -> io::Result<Place> {
-        let places = self.keep(vec![(Revision::ZERO, data.clone())])?;
+        let places = self.keep(&[(Revision::ZERO, data)])?;
         Ok(places[0])
     }
 
@@ -116,10 +116,10 @@ impl Target {
 }
 
 impl KeepValues for Target {
-    fn keep(&mut self, values: Vec<(Revision, Bytes)>) -> io::Result<Vec<Place>> {
+    fn keep(&mut self, values: &[RevisionValue<'_>]) -> io::Result<Vec<Place>> {
         self.unwritten += values.iter().map(|(_, value)| value.len()).sum::<usize>();
-        let moved = self.numbering.moved(values)?;
-        let places = self.writer.append_moved(0, &moved);
+        let spelled = self.numbering.spell(values, self.writer.moved_record_bytes())?;
+        let places = self.writer.append_new(&spelled);
         if self.unwritten >= limits::WRITE_BATCH_BYTES {
             self.write().map_err(|cause| io::Error::other(cause.to_string()))?;
         }
