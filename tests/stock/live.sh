@@ -77,7 +77,7 @@ cat >"$work/stop" <<END
 cd "$work"
 echo "\$URD_OLD_NAME" >>stopped
 # It ends by itself.
-for _ in \$(seq 100); do
+for _ in \$(seq 200); do
     kill -0 "\$(cat "\$URD_OLD_NAME.pid")" 2>/dev/null || exit 0
     sleep 0.1
 done

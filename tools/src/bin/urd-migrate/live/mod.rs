@@ -57,7 +57,8 @@ pub struct Arguments {
     #[arg(long, value_name = "OLD=NEW PEER_URLS [CLIENT_URLS]")]
     replace: Vec<String>,
     /// Run by /bin/sh to start a new member. In its environment: ETCD_NAME, ETCD_INITIAL_CLUSTER, ETCD_INITIAL_CLUSTER_STATE,
-    /// ETCD_INITIAL_ADVERTISE_PEER_URLS, and ETCD_ADVERTISE_CLIENT_URLS if the plan has them. It ends once the member is started,
+    /// ETCD_INITIAL_ADVERTISE_PEER_URLS, ETCD_ADVERTISE_CLIENT_URLS if the plan has them, and ETCD_MAX_CLUSTER_VERSION if the
+    /// cluster states 3.6. It ends once the member is started,
     /// and does nothing if it runs already
     #[arg(long, value_name = "COMMAND")]
     start_command: Option<String>,
@@ -115,7 +116,7 @@ async fn migrate(arguments: &Arguments) -> Result<(), Stop> {
     let version = cluster.version(&facts).await;
     show.say("version", None, &version_text("the cluster states", version.as_deref()));
     if arguments.dry_run {
-        tell_steps(&plan, &facts, arguments, &show);
+        tell_steps(&plan, &facts, version.as_deref(), arguments, &show);
         return Ok(());
     }
     let memory = Memory::at_start(&plan, &facts);
@@ -172,7 +173,7 @@ fn version_text(what: &str, version: Option<&str>) -> String {
 }
 
 /// What a run would do, and how it is done by hand.
-fn tell_steps(plan: &Plan, facts: &Facts, arguments: &Arguments, show: &Show) {
+fn tell_steps(plan: &Plan, facts: &Facts, version: Option<&str>, arguments: &Arguments, show: &Show) {
     let mut after = facts.clone();
     for (at, one) in plan.0.iter().enumerate() {
         let about = || Some((at, one.to_string()));
@@ -195,7 +196,7 @@ fn tell_steps(plan: &Plan, facts: &Facts, arguments: &Arguments, show: &Show) {
             });
         }
         if new.is_none_or(|new| new.name.is_empty()) {
-            let variables = operator::of_start(one, &after);
+            let variables = operator::of_start(one, &after, version);
             let by = match &arguments.start_command {
                 Some(command) => format!("run `{command}`, with"),
                 None => "wait for you to start it, on an empty data directory, with".to_owned(),
@@ -297,8 +298,8 @@ impl Run<'_> {
         let (old, new) = replacement.map_or(("", ""), |one| (one.old.as_str(), one.new.as_str()));
         let what = match step {
             Step::AwaitStart(at) => format!(
-                "{new} was not started, or does not get on ({}): look at its log. A member of 3.6 does not join a cluster that states 3.7 \
-                 (etcdctl downgrade enable 3.6.0, and urd's members started again with --max-cluster-version=3.6). To give it up: etcdctl member remove, and remove its data directory",
+                "{new} was not started, or does not get on ({}): look at its log. A member of etcd 3.6 does not join a cluster that \
+                 states 3.7 (docs/operations.md, From etcd 3.6). To give it up: etcdctl member remove, and remove its data directory",
                 self.of(*at).2.and_then(|new| new.answer.as_ref().err()).map_or("", String::as_str)
             ),
             Step::CatchUp(_) => {
@@ -381,7 +382,7 @@ impl Run<'_> {
     fn start(&mut self, at: usize) -> Result<(), Stop> {
         let (one, _, new) = self.of(at);
         let Some(new) = new else { return Ok(()) };
-        let variables = operator::of_start(one, &self.facts);
+        let variables = operator::of_start(one, &self.facts, self.version.as_deref());
         match &self.arguments.start_command {
             Some(command) => {
                 self.show.wait(at, 1, &format!("{} is started: {command}", one.new));

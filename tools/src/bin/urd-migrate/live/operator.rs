@@ -11,8 +11,9 @@ use super::{
 /// Variables in the order in which they are told.
 pub type Variables = Vec<(&'static str, String)>;
 
-/// What the new member has to know to join, as `etcdctl member add` prints it, and who it is.
-pub fn of_start(replacement: &Replacement, facts: &Facts) -> Variables {
+/// What the new member has to know to join, as `etcdctl member add` prints it, and who it is. Of a cluster that states `version`
+/// 3.6, that a member of urd is to keep it there, which a member of etcd takes no notice of.
+pub fn of_start(replacement: &Replacement, facts: &Facts, version: Option<&str>) -> Variables {
     let mut cluster: Vec<String> = Vec::new();
     for member in facts.members.iter().filter(|member| member.peer_urls != replacement.peer_urls) {
         cluster.extend(member.peer_urls.iter().map(|url| format!("{}={url}", member.name)));
@@ -26,6 +27,9 @@ pub fn of_start(replacement: &Replacement, facts: &Facts) -> Variables {
     ];
     if !replacement.client_urls.is_empty() {
         variables.push(("ETCD_ADVERTISE_CLIENT_URLS", replacement.client_urls.join(",")));
+    }
+    if version.is_some_and(|version| version.starts_with("3.6.")) {
+        variables.push(("ETCD_MAX_CLUSTER_VERSION", "3.6".to_owned()));
     }
     variables
 }
@@ -88,9 +92,10 @@ mod tests {
             peer_urls: vec!["http://c:1".into()],
             client_urls: Vec::new(),
         };
-        let variables = of_start(&replacement, &facts);
+        let variables = of_start(&replacement, &facts, Some("3.7.0"));
         assert_eq!(variables[1].1, "m1=http://a:1,m1=http://b:1,it's=http://c:1");
         assert_eq!(variables.len(), 4);
+        assert_eq!(of_start(&replacement, &facts, Some("3.6.0"))[4], ("ETCD_MAX_CLUSTER_VERSION", "3.6".to_owned()));
         assert!(shown(&variables).starts_with("    ETCD_NAME='it'\\''s'\n"));
     }
 
