@@ -298,6 +298,9 @@ async fn of_users(facts: &Facts, cluster: &Cluster, findings: &mut Findings) {
         Ok(_) => findings.fine("there are no users"),
         Err(cause) => findings.refuse(with_cure(&format!("whether there are users cannot be told: {cause}"))),
     }
+    if cluster.has_signed_tokens() {
+        findings.note("tokens are signed: give the new members --auth-token with the same keys");
+    }
 }
 
 /// What an old member has turned on and a new one should be told of.

@@ -84,6 +84,11 @@ impl Cluster {
         self.access.user.is_some() || self.access.jwt.is_some()
     }
 
+    /// Whether the tokens that members gave are signed, and not known by heart.
+    pub fn has_signed_tokens(&self) -> bool {
+        self.tokens.borrow().values().flatten().any(|token| token.split('.').count() == 3)
+    }
+
     async fn client(&self, url: &str) -> Result<Client, Error> {
         if let Some(client) = self.connections.borrow().get(url) {
             return Ok(client.clone());
@@ -280,7 +285,10 @@ impl Cluster {
     }
 
     pub async fn remove(&self, facts: &Facts, id: u64) -> Result<(), Error> {
-        self.call(self.leaders_url(facts, Some(id))?, &MemberRemoveRequest { id }).await.map(|_| ())
+        self.call(self.leaders_url(facts, Some(id))?, &MemberRemoveRequest { id }).await?;
+        // It is asked for nothing more.
+        self.reached.borrow_mut().remove(&id);
+        Ok(())
     }
 
     pub async fn move_leader(&self, facts: &Facts, target_id: u64) -> Result<(), Error> {

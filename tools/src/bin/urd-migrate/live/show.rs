@@ -2,6 +2,7 @@
 //! on stderr with what is waited for.
 
 use std::{
+    cell::Cell,
     io::Write,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -14,8 +15,13 @@ pub struct Show {
     bar: ProgressBar,
     json: bool,
     begin: Instant,
+    /// When something was told the last time.
+    told: Cell<Instant>,
     total: usize,
 }
+
+/// Where there is no terminal, what is waited for is told so often.
+const WAIT_TOLD: Duration = Duration::from_secs(60);
 
 impl Show {
     pub fn new(json: bool, total: usize) -> Show {
@@ -23,7 +29,7 @@ impl Show {
         let bar = ProgressBar::with_draw_target(Some(total as u64 * PHASES), ProgressDrawTarget::stderr());
         let style = ProgressStyle::with_template("[{bar:21.cyan/dim}] {percent:>3}% {elapsed:.dim} {wide_msg}");
         bar.set_style(style.expect("a template that can be read").progress_chars("━━╌"));
-        Show { bar, json, begin: Instant::now(), total }
+        Show { bar, json, begin: Instant::now(), told: Cell::new(Instant::now()), total }
     }
 
     /// One thing that has happened, `at` a replacement; `event` is its word for scripts.
@@ -47,6 +53,7 @@ impl Show {
             }
             (false, None) => text.to_owned(),
         };
+        self.told.set(Instant::now());
         self.bar.suspend(|| {
             let mut out = std::io::stdout().lock();
             // A reader that has gone away does not end a migration.
@@ -59,6 +66,9 @@ impl Show {
         self.bar.set_position(at as u64 * PHASES + phase);
         self.bar.set_message(text.to_owned());
         self.bar.tick();
+        if self.bar.is_hidden() && self.told.get().elapsed() > WAIT_TOLD {
+            self.say("waits", None, &format!("{:>7.1}s waits: {text}", self.begin.elapsed().as_secs_f32()));
+        }
     }
 
     pub fn clear(&self) {
