@@ -16,7 +16,11 @@ use super::{
     service::Services,
 };
 use crate::{
-    auth::{self, Ask, Auth, ROOT, Who, jwt::Claims, tokens::Tokens},
+    auth::{
+        self, Ask, Auth, ROOT, Who,
+        jwt::Claims,
+        tokens::{self, Tokens},
+    },
     error::{self, Status},
     grpc::{Call, Metadata},
     limits,
@@ -141,6 +145,19 @@ impl Services {
             Tokens::None => None,
         });
         known.map(Some).ok_or(error::INVALID_AUTH_TOKEN)
+    }
+
+    /// Whether a simple token is shown that this member cannot know yet: another one gave it for an entry that this one has not
+    /// applied. (etcd: simple_token.go, isValidSimpleToken.)
+    pub(super) fn has_token_to_come(&self, metadata: &Metadata) -> bool {
+        let Tokens::Simple(_) = &self.shard.member.tokens else { return false };
+        let view = self.shard.view();
+        if !view.state.auth.is_enabled() {
+            return false;
+        }
+        let shown = metadata.get("token").or_else(|| metadata.get("authorization")).unwrap_or_default();
+        let text = std::str::from_utf8(shown.strip_prefix(b"Bearer ").unwrap_or(shown)).unwrap_or_default();
+        tokens::made_at(text).is_some_and(|index| index > view.state.applied().0)
     }
 
     /// Whether who shows this, beside gRPC, may do what is the operator's: anybody while no users are asked for, then root

@@ -351,6 +351,29 @@ impl Services {
         }
         Ok(())
     }
+
+    fn serve_stream(
+        self: Rc<Self>,
+        row: &'static Row,
+        call: Call,
+        requests: Requests,
+        replies: Replies,
+    ) -> LocalBoxFuture<Result<(), Status>> {
+        let Serve::Stream(serve) = row.serve else {
+            return Box::pin(std::future::ready(Err(error::method_unimplemented(row.method))));
+        };
+        if !needs_leader(&call) {
+            return serve(self, call, requests, replies);
+        }
+        let leaderless = self.shard.leaderless();
+        let served = serve(self, call, requests, replies);
+        Box::pin(async move {
+            match futures_util::future::select(served, leaderless).await {
+                futures_util::future::Either::Left((result, _)) => result,
+                futures_util::future::Either::Right(_) => Err(error::NO_LEADER),
+            }
+        })
+    }
 }
 
 fn learner_serves(row: &Row, message: &Bytes) -> bool {
@@ -466,20 +489,15 @@ impl Handler for Services {
         if let Err(status) = self.check_metadata(&call, true) {
             return Box::pin(std::future::ready(Err(status)));
         }
-        let Serve::Stream(serve) = row.serve else {
-            return Box::pin(std::future::ready(Err(error::method_unimplemented(row.method))));
-        };
-        if !needs_leader(&call) {
-            return serve(self, call, requests, replies);
+        if self.has_token_to_come(&call.metadata) {
+            // A refusal would be the end of a watch that goes on here after it was on another member. Whoever cannot be heard of
+            // is answered all the same.
+            return Box::pin(async move {
+                let _ = self.shard.linearizable().await;
+                self.serve_stream(row, call, requests, replies).await
+            });
         }
-        let leaderless = self.shard.leaderless();
-        let served = serve(self, call, requests, replies);
-        Box::pin(async move {
-            match futures_util::future::select(served, leaderless).await {
-                futures_util::future::Either::Left((result, _)) => result,
-                futures_util::future::Either::Right(_) => Err(error::NO_LEADER),
-            }
-        })
+        self.serve_stream(row, call, requests, replies)
     }
 }
 

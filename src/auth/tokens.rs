@@ -82,6 +82,12 @@ pub fn simple_token(prefix: &str, index: u64) -> String {
     format!("{prefix}.{}", index.saturating_sub(1))
 }
 
+/// The index of the entry that a simple token says has made it.
+pub fn made_at(token: &str) -> Option<u64> {
+    let (_, before) = token.split_once('.')?;
+    before.parse::<u64>().ok()?.checked_add(1)
+}
+
 /// The letters of a simple token, of random bytes. (etcd: sixteen of 52, each as likely as the others.)
 ///
 /// # Errors
@@ -221,6 +227,10 @@ mod tests {
     #[test]
     fn a_token_names_the_entry_before_its_own() {
         assert_eq!(simple_token("jjbgmIAZdWHVWrjE", 9), "jjbgmIAZdWHVWrjE.8");
+        assert_eq!(made_at("jjbgmIAZdWHVWrjE.8"), Some(9));
+        for none in ["", "jjbgmIAZdWHVWrjE", "a.b", "a.1.2", "a.18446744073709551615", "a.-1"] {
+            assert_eq!(made_at(none), None, "{none}");
+        }
     }
 
     fn simple(ttl_ms: u64) -> Tokens {

@@ -49,6 +49,23 @@ fn a_request_is_logged_with_its_users_name_and_revision() {
     assert_eq!((&header.username[..], header.auth_revision), ("", 0));
 }
 
+/// Another member may have given it: then it is waited for, once, where a stream begins.
+#[test]
+fn a_token_of_an_entry_that_is_not_applied_yet_is_to_come() {
+    let shows = |bench: &Bench, name: &'static str, token: String| {
+        bench.services.has_token_to_come(&Metadata::default().with(name, token.as_bytes()))
+    };
+    assert!(!shows(&Bench::new(), "token", "t.1000".into()), "while nobody is asked for a name");
+    let bench = with_users();
+    let applied = bench.state.applied().0;
+    // It names the entry before the one that made it.
+    assert!(shows(&bench, "token", format!("t.{applied}")));
+    assert!(shows(&bench, "authorization", format!("Bearer t.{applied}")));
+    assert!(!shows(&bench, "token", format!("t.{}", applied - 1)));
+    assert!(!shows(&bench, "token", format!("{applied}")));
+    assert!(!bench.services.has_token_to_come(&Metadata::default()));
+}
+
 #[test]
 fn no_password_is_ever_logged() {
     let bench = with_users();
