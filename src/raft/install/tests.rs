@@ -161,8 +161,8 @@ fn what_comes_and_does_not_add_up_is_refused() {
             match (taken(&damaged, INDEX), arrived(&damaged, 5000, changes.clone(), INDEX)) {
                 (Err(_), Err(_)) => different += 1,
                 (Ok(_), Ok(_)) => {}
-                // Which a file's may be, and no page is that urd has written.
-                (Ok(_), Err(cause)) if cause.ends_with("it is empty") => {}
+                // A file may have an empty leaf, and lack one: nothing tells that entries have been there. What came has them.
+                (Ok(_), Err(cause)) if cause.ends_with("it is empty") || cause.contains("nothing leads to it") => {}
                 (whole, arrived) => panic!("page {page}, byte {byte}: {whole:?}, {arrived:?}"),
             }
         }

@@ -310,7 +310,11 @@ fn many_changes_at_once_are_as_one_after_another() {
             many.adopt_all(&part.iter().map(|(key, meta)| (key.as_bytes(), *meta)).collect::<Vec<_>>());
         }
         assert!(many.all_events().iter().eq(single.all_events().iter()), "{at_once}");
-        assert!(many.keys_tree().iter().eq(single.keys_tree().iter()), "{at_once}");
+        // What a key's next event needs is found in its newest one where the state does not say it.
+        let states = |index: &Index| {
+            index.keys_tree().iter().map(|(key, state)| (key.to_vec(), codec::key(state))).collect::<Vec<_>>()
+        };
+        assert_eq!(states(&many), states(&single), "{at_once}");
         assert_eq!(many.live_keys(), single.live_keys());
         assert_eq!((many.usage(), many.current()), (single.usage(), single.current()));
     }
