@@ -3,7 +3,10 @@
 
 use std::{io, path::Path, sync::Arc};
 
-use raft::eraftpb::{ConfState, EntryType, HardState};
+use raft::{
+    Storage as _,
+    eraftpb::{ConfState, EntryType, HardState},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -31,6 +34,9 @@ const DURABILITY_FILE: &str = "durability";
 
 /// Where it keeps how the member came to its cluster, until its log says so.
 const FOUNDING_FILE: &str = "founding";
+
+/// The most learners that entries of the log were applied under.
+const LEARNERS_FILE: &str = "max-learners";
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -165,6 +171,14 @@ pub fn start(
     let Resumed { mut parts, cluster_id, covered, tail_bytes, tail, cut } =
         resume(&dir, &options, manner, Some(&mut ask))?;
     parts.state.set_learners_max(config.max_learners);
+    let before = dir.read_note(LEARNERS_FILE)?.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    // What is applied again may have been let in by a higher bound than today's: nobody is turned out by a lower one.
+    let replayed = if tail > 0 { config.max_learners.max(before) } else { config.max_learners };
+    let last = parts.log.last_index().expect("the log's last index is always known");
+    parts.state.set_learners_max_until(last, replayed);
+    if before != replayed {
+        dir.write_note(LEARNERS_FILE, &format!("{replayed}\n"))?;
+    }
     Ok(Started {
         dir,
         member_id: parts.id,

@@ -278,7 +278,9 @@ impl State {
     /// Where it does not fit the members there are: then raft must not see it.
     pub fn apply_conf_change(&mut self, index: u64, term: u64, change: &raftpb::ConfChange) -> Result<(), Status> {
         self.apply_empty(index, term);
-        self.membership.apply(change, self.learners_max)
+        let (until, before) = self.learners_max_until;
+        let learners_max = if index <= until { before } else { self.learners_max };
+        self.membership.apply(change, learners_max)
     }
 
     /// Applies a request.

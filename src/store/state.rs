@@ -74,6 +74,8 @@ pub struct State {
     pub(super) lease_ttl_min: i64,
     /// `--max-learners`.
     pub(super) learners_max: usize,
+    /// What counts in its place up to an entry.
+    pub(super) learners_max_until: (u64, usize),
 }
 
 impl State {
@@ -91,6 +93,7 @@ impl State {
             applied_term: 0,
             lease_ttl_min,
             learners_max: limits::LEARNERS_DEFAULT,
+            learners_max_until: (0, 0),
         }
     }
 
@@ -132,6 +135,11 @@ impl State {
 
     pub fn learners_max(&self) -> usize {
         self.learners_max
+    }
+
+    /// Entries up to this one may have been applied before, by a process with this bound: they come to the same again.
+    pub fn set_learners_max_until(&mut self, index: u64, learners: usize) {
+        self.learners_max_until = (index, learners);
     }
 
     pub fn conf_state(&self) -> &raftpb::ConfState {
