@@ -105,6 +105,12 @@ pub(super) struct Proven {
     claims: Claims,
 }
 
+/// The token that a call shows, if it shows one.
+fn shown_token(metadata: &Metadata) -> Option<&[u8]> {
+    let shown = metadata.get("token").or_else(|| metadata.get("authorization"))?;
+    Some(shown.strip_prefix(b"Bearer ").unwrap_or(shown))
+}
+
 impl Services {
     /// Whose call it is, as of these users and roles; None: nobody's.
     ///
@@ -116,12 +122,11 @@ impl Services {
             Caller::Client { metadata, certified, .. } => (metadata, certified),
             Caller::Member => return Ok(Some(Identity { user: ROOT.into(), revision })),
         };
-        let Some(shown) = metadata.get("token").or_else(|| metadata.get("authorization")) else {
+        let Some(token) = shown_token(metadata) else {
             // The certificate of somebody who hands on what others ask tells nothing of those. (etcd: AuthInfoFromTLS.)
             let named = certified.as_ref().filter(|_| metadata.get("grpcgateway-accept").is_none());
             return Ok(named.map(|name| Identity { user: Arc::from(&**name), revision }));
         };
-        let token = shown.strip_prefix(b"Bearer ").unwrap_or(shown);
         let text = std::str::from_utf8(token).ok().filter(|text| text.len() <= limits::TOKEN_BYTES_MAX);
         let known = text.and_then(|text| match &self.shard.member.tokens {
             Tokens::Simple(table) => {
@@ -155,9 +160,8 @@ impl Services {
         if !view.state.auth.is_enabled() {
             return false;
         }
-        let shown = metadata.get("token").or_else(|| metadata.get("authorization")).unwrap_or_default();
-        let text = std::str::from_utf8(shown.strip_prefix(b"Bearer ").unwrap_or(shown)).unwrap_or_default();
-        tokens::made_at(text).is_some_and(|index| index > view.state.applied().0)
+        let text = shown_token(metadata).and_then(|token| std::str::from_utf8(token).ok());
+        text.and_then(tokens::made_at).is_some_and(|index| index > view.state.applied().0)
     }
 
     /// Whether who shows this, beside gRPC, may do what is the operator's: anybody while no users are asked for, then root
